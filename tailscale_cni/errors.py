@@ -1,0 +1,246 @@
+"""Every error that a person can meet: its code, its sentence, its hint.
+
+The class *is* the error. Its docstring is the sentence, with the names of the values that make it concrete in braces; ``hint``
+says what to do now; ``code`` is what CNI prints. ``docs/errors.md`` is generated from here. Codes below 100 are the CNI
+specification's, section "Error"; from 100 on they are ours.
+
+This module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+SHOWN = 200
+"""How many characters of a foreign value an error shows."""
+
+
+def show(value: object) -> str:
+    """A foreign value as it may be printed: no control characters, no bidirectional tricks, not longer than ``SHOWN``."""
+    text = ascii(value) if isinstance(value, str) else ascii(str(value))[1:-1]
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+class Error(Exception):
+    """{what}"""
+
+    code: ClassVar[int] = 100
+    hint: ClassVar[str] = ""
+
+    def __init__(self, **values: object) -> None:
+        """Values fill the sentence's and the hint's braces. Foreign ones are given through ``show``."""
+        self.values = values
+        super().__init__(self.sentence)
+
+    @property
+    def sentence(self) -> str:
+        """What happened, to what."""
+        return (type(self).__doc__ or "").format(**self.values)
+
+    @property
+    def advice(self) -> str:
+        """What to do now."""
+        return self.hint.format(**self.values)
+
+
+class IncompatibleVersion(Error):
+    """CNI version {version} is not supported"""
+
+    code = 1
+    hint = "This plugin speaks {supported}; set one of them as cniVersion of the network list."
+
+
+class UnsupportedField(Error):
+    """the key {key} of the network configuration has a value that is not supported: {value}"""
+
+    code = 2
+    hint = "{expected}"
+
+
+class UnknownContainer(Error):
+    """container {container_id} is not known here"""
+
+    code = 3
+    hint = "The pod asks for a tailnet node and has none: it was added before the plugin was installed. Restart the pod."
+
+
+class BadEnvironment(Error):
+    """environment variables are missing or invalid: {variables}"""
+
+    code = 4
+    hint = "{reasons}"
+
+
+class InputOutput(Error):
+    """{what}: {reason}"""
+
+    code = 5
+    hint = "Look at the disk and the permissions of {path}."
+
+
+class Undecodable(Error):
+    """the network configuration on standard input cannot be read: {reason}"""
+
+    code = 6
+    hint = "It must be one JSON object in UTF-8, as the CNI specification describes it."
+
+
+class InvalidConfiguration(Error):
+    """{where}: {key}: {reason}"""
+
+    code = 7
+    hint = "{expected}"
+
+
+class MissingPrevResult(Error):
+    """there is no prevResult: no plugin ran before this one"""
+
+    code = 7
+    hint = "tailscale-cni is a chained plugin. List it after the primary plugin; 'tailscale-cni install' does it."
+
+
+class InvalidNetns(Error):
+    """{path} is not a network namespace that a pod can have: {reason}"""
+
+    code = 8
+    hint = "CNI_NETNS must be the path of the pod's own network namespace."
+
+
+class Busy(Error):
+    """another call for {what} has not ended within {seconds:.0f} s"""
+
+    code = 11
+    hint = "The runtime tries again by itself. If this stays, look for a hanging tailscale-cni process on the host."
+
+
+class NotConnected(Error):
+    """{pod} asks to start only on the tailnet (tailscale.com/required), and its node is not connected after {seconds:.0f} s: {state}"""
+
+    code = 11
+    hint = "The runtime tries again. Look at the control plane, at the auth key, and at the worker's log ({log})."
+
+
+class NotAvailable(Error):
+    """tailscale-cni cannot enrol pods on this host: {reason}"""
+
+    code = 50
+    hint = "{advice}"
+
+
+class Internal(Error):
+    """unexpected {kind}: {reason}"""
+
+    code = 100
+    hint = "This is a defect of tailscale-cni. Please report it with the line that it logged."
+
+
+class InvalidAnnotation(Error):
+    """{pod}: annotation {annotation}={value} is not valid: expected {expected}"""
+
+    code = 101
+    hint = "Mend the annotation; the pod starts at the next try. docs/annotations.md lists them all."
+
+
+class UnsupportedAnnotation(Error):
+    """{pod}: annotation {annotation}={value} is not supported by this version"""
+
+    code = 102
+    hint = "Remove the annotation, or install a version that has the feature."
+
+
+class NoTun(Error):
+    """{pod}: a TUN interface cannot be made: {reason}"""
+
+    code = 103
+    hint = "The host's kernel must have the tun module (modprobe tun) and /dev/net/tun must exist."
+
+
+class NoFirewall(Error):
+    """{what}: this kernel has no nf_tables ({reason})"""
+
+    code = 104
+    hint = "Load the module (modprobe nf_tables), or set antiSpoofing: false, which lets neighbours forge tailnet addresses."
+
+
+class NetworkFailed(Error):
+    """{what}: {reason}"""
+
+    code = 105
+    hint = "The pod's network namespace could not be configured. The runtime tries again; if it stays, please report it."
+
+
+class NoAuthKey(Error):
+    """there is no auth key: {reason}"""
+
+    code = 106
+    hint = "{advice}"
+
+
+class WorkerFailed(Error):
+    """{pod}: the node's processes could not be started: {reason}"""
+
+    code = 107
+    hint = "Look at {log}."
+
+
+class UnsafeDirectory(Error):
+    """{path} is not safe to keep state in: {reason}"""
+
+    code = 108
+    hint = "It must be a directory of root that nobody else can write to: 'chown root: {path}; chmod go-w {path}'."
+
+
+class CheckFailed(Error):
+    """{pod}: {findings}"""
+
+    code = 109
+    hint = "Something changed the pod's network after it was set up. Deleting the pod makes it anew."
+
+
+class DeletedMeanwhile(Error):
+    """{pod}: the container was deleted while it was being added"""
+
+    code = 110
+    hint = "Nothing is left of it. The runtime decides whether it adds the pod again."
+
+
+class NothingFree(Error):
+    """all {what} from {first} to {last} are taken"""
+
+    code = 111
+    hint = "Give more of them with {key} in the host's configuration, or remove pods."
+
+
+class NoArtefact(Error):
+    """{what} of this build is not there: {reason}"""
+
+    code = 112
+    hint = "Build the artefact (make zipapp) and run that; or give its cache ({path}) some space."
+
+
+class NoPrimary(Error):
+    """{directory} has no network list that tailscale-cni could follow: {reason}"""
+
+    code = 113
+    hint = "Install a primary CNI (flannel, calico, cilium, …) first, or name its directory with --cni-conf-dir."
+
+
+class LocalApiFailed(Error):
+    """the node's LocalAPI does not answer: {reason}"""
+
+    code = 114
+    hint = "The worker may be restarting. Look at its log ({log})."
+
+
+class UnreadableState(Error):
+    """{path} cannot be read as state of this plugin: {reason}"""
+
+    code = 115
+    hint = "It was set aside as {path}.unreadable; nothing else is disturbed."
+
+
+class UsageError(Error):
+    """{what}"""
+
+    code = 116
+    hint = "{advice}"
