@@ -1,0 +1,1 @@
+"""What is on the disk: attachments, claims, identities, and the few verbs that touch files safely."""

@@ -1,0 +1,193 @@
+"""Attachments: what ADD did, all that DEL, CHECK and GC need of it.
+
+One directory per container, which is also its lock; one file per network and interface in it. Read tolerantly: unknown keys are
+kept out, missing ones have defaults, so that the previous version can read what this one wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import errors
+from . import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOCK_SECONDS = 30.0
+"""How long a call waits for another one of the same container."""
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One pod's place in one network, and everything that was made for it. Addresses and networks are text, as in JSON."""
+
+    network: str
+    container_id: str
+    ifname: str
+    netns: str
+    state_dir: str
+    run_dir: str
+    nonce: str
+    """Tells this ADD from a later one of the same container."""
+    boot_id: str = ""
+    netns_inode: int = 0
+    netns_cookie: int | None = None
+    namespace: str = ""
+    pod: str = ""
+    pod_uid: str = ""
+    hostname: str = ""
+    tags: tuple[str, ...] = ()
+    ephemeral: bool = True
+    required: bool = False
+    control_url: str = ""
+    auth_key_file: str = ""
+    underlay: str = "host"
+    interface: str = "ts0"
+    mtu: int = 1280
+    pod_addresses: tuple[str, ...] = ()
+    cluster_cidrs: tuple[str, ...] = ()
+    anti_spoofing: bool = True
+    port_mapping: bool = False
+    launcher: str = "session"
+    uid: int | None = None
+    uid_base: int = 0
+    port: int | None = None
+    build: str = ""
+    addresses: tuple[str, ...] = ()
+    """The tailnet addresses that were configured."""
+    was_running: bool = False
+    """Once true, CHECK really verifies."""
+    version: int = 1
+
+    @property
+    def id(self) -> str:
+        """Short enough for a socket's path and a unit's name."""
+        return identify(self.network, self.container_id, self.ifname)
+
+    @property
+    def who(self) -> str:
+        """As a person calls it."""
+        return f"pod {self.namespace}/{self.pod}" if self.pod else f"container {self.container_id}"
+
+    @property
+    def identity_dir(self) -> str:
+        """Where the node's keys are."""
+        return f"{self.state_dir}/identities/{self.id}"
+
+    @property
+    def worker_dir(self) -> str:
+        """Where the node's socket is."""
+        return f"{self.run_dir}/{self.id}"
+
+    @property
+    def socket(self) -> str:
+        """The node's LocalAPI."""
+        return f"{self.worker_dir}/local.sock"
+
+    @property
+    def log(self) -> str:
+        """Where the node's log is, as a person finds it."""
+        return f"journalctl -u {self.unit}" if self.launcher == "systemd" else f"{self.worker_dir}/log"
+
+    @property
+    def unit(self) -> str:
+        """The node's unit, where there is systemd."""
+        return f"tailscale-cni-{self.id}.service"
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is on the disk."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Attachment:
+        """From the disk. Raises TypeError if what every attachment has is missing."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {key: tuple(value) if isinstance(value, list) else value for key, value in document.items() if key in names}
+        return cls(**known)
+
+
+def identify(network: str, container_id: str, ifname: str) -> str:
+    """An attachment's id: 12 hex digits."""
+    return hashlib.sha256(f"{network}\0{container_id}\0{ifname}".encode()).hexdigest()[:12]
+
+
+class Attachments:
+    """All attachments of a host. Whoever changes one holds its container's lock."""
+
+    def __init__(self, state_dir: str) -> None:
+        """``state_dir`` need not exist as long as nothing is written."""
+        self.root = f"{state_dir}/attachments"
+
+    @contextlib.contextmanager
+    def locked(self, container_id: str, *, create: bool = False) -> Iterator[bool]:
+        """Hold a container's lock; whether anything is known of it. An empty container leaves no directory."""
+        directory = f"{self.root}/{container_id}"
+        with files.locked(directory, LOCK_SECONDS, f"container {container_id}", create=create) as there:
+            try:
+                yield there
+            finally:
+                if there:
+                    with contextlib.suppress(OSError):  # not empty: something of it is still here
+                        os.rmdir(directory)
+
+    def save(self, attachment: Attachment) -> None:
+        """Write one down."""
+        files.write_json(self._path(attachment.network, attachment.container_id, attachment.ifname), attachment.to_json())
+
+    def forget(self, attachment: Attachment) -> None:
+        """The last step of a removal."""
+        files.remove(self._path(attachment.network, attachment.container_id, attachment.ifname))
+
+    def get(self, network: str, container_id: str, ifname: str) -> Attachment | None:
+        """The attachment, if it is there. Raises UnreadableState."""
+        path = self._path(network, container_id, ifname)
+        document = files.read_json(path)
+        if document is None:
+            return None
+        try:
+            return Attachment.from_json(document)
+        except TypeError as e:
+            os.rename(path, f"{path}.unreadable")
+            raise errors.UnreadableState(path=path, reason=errors.show(str(e))) from None
+
+    def of_container(self, container_id: str, ifname: str) -> list[Attachment]:
+        """All of a container and interface, whatever their network is called by now."""
+        found = [self.get(network, container_id, name) for network, name in self._names(container_id) if name == ifname]
+        return [attachment for attachment in found if attachment]
+
+    def with_id(self, attachment_id: str) -> Attachment | None:
+        """By the short id that units and sockets carry."""
+        for container_id in self._containers():
+            for network, ifname in self._names(container_id):
+                if identify(network, container_id, ifname) == attachment_id:
+                    return self.get(network, container_id, ifname)
+        return None
+
+    def all(self) -> Iterator[Attachment]:
+        """Every one that can be read; the others are set aside."""
+        for container_id in self._containers():
+            for network, ifname in self._names(container_id):
+                with contextlib.suppress(errors.UnreadableState):
+                    attachment = self.get(network, container_id, ifname)
+                    if attachment:
+                        yield attachment
+
+    def _path(self, network: str, container_id: str, ifname: str) -> str:
+        return f"{self.root}/{container_id}/{network}@{ifname}.json"
+
+    def _containers(self) -> list[str]:
+        return sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []
+
+    def _names(self, container_id: str) -> list[tuple[str, str]]:
+        try:
+            names = os.listdir(f"{self.root}/{container_id}")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        pairs = [name.removesuffix(".json").partition("@") for name in sorted(names) if name.endswith(".json")]
+        return [(network, ifname) for network, _, ifname in pairs if not network.startswith(".")]

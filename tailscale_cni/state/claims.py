@@ -1,0 +1,66 @@
+"""Claims: numbers that only one attachment may hold, worker uids and UDP ports.
+
+A claim is a file that is linked into place and names its holder, so there is no lock, and a crash leaves something that names whom
+to ask. The holder's record is on the disk before its first claim.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from .. import errors
+from . import files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Claims:
+    """The claims of one kind (``uid``, ``port``) on a host."""
+
+    def __init__(self, state_dir: str, kind: str) -> None:
+        """Makes the directory."""
+        files.make_directory(f"{state_dir}/claims")
+        self.root = f"{state_dir}/claims/{kind}"
+        files.make_directory(self.root)
+
+    def take(self, holder: str, span: tuple[int, int], key: str, usable: Callable[[int], bool]) -> int:
+        """The lowest free number of ``span`` (both ends included) that is ``usable``.
+
+        Raises NothingFree, which names the configuration's ``key``.
+        """
+        taken = self._numbers()
+        for number in range(span[0], span[1] + 1):
+            if number not in taken and usable(number) and self._make(number, holder):
+                return number
+        raise errors.NothingFree(what=os.path.basename(self.root) + "s", first=span[0], last=span[1], key=key)
+
+    def release(self, holder: str, number: int | None) -> None:
+        """Give back what a holder has: the number, or, where a crash kept it from being written down, whatever names the holder."""
+        for candidate in [number] if number is not None else self._numbers():
+            if self._holder(candidate) == holder:
+                files.remove(f"{self.root}/{candidate}")
+
+    def _holder(self, number: int) -> str | None:
+        try:
+            with open(f"{self.root}/{number}", encoding="ascii") as f:
+                return f.read().strip()
+        except FileNotFoundError:
+            return None
+
+    def _numbers(self) -> set[int]:
+        return {int(name) for name in os.listdir(self.root) if name.isdecimal()}
+
+    def _make(self, number: int, holder: str) -> bool:
+        """Linked into place with its content: a crash never leaves a claim of nobody."""
+        temporary = f"{self.root}/.{holder}"
+        files.write(temporary, holder.encode())
+        try:
+            os.link(temporary, f"{self.root}/{number}")
+        except FileExistsError:
+            return False
+        else:
+            return True
+        finally:
+            files.remove(temporary)

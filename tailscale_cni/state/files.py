@@ -1,0 +1,161 @@
+"""Files that survive a crash, directories that nobody else can write to, locks that leave nothing behind.
+
+The one place that writes state. Must not know what is in the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def make_directory(path: str, mode: int = 0o700) -> None:
+    """Make a directory of root, or check that the one that is there is root's alone to write to.
+
+    Raises UnsafeDirectory for a symlink, a foreign owner, or one that group or others can write to.
+    """
+    try:
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+            os.chmod(path, mode)  # mkdir's mode is cut by the umask
+        status = os.lstat(path)
+    except OSError as e:
+        raise errors.InputOutput(what=f"the directory {path} cannot be made", reason=e.strerror, path=path) from None
+    if stat.S_ISLNK(status.st_mode):
+        raise errors.UnsafeDirectory(path=path, reason="it is a symbolic link")
+    if not stat.S_ISDIR(status.st_mode):
+        raise errors.UnsafeDirectory(path=path, reason="it is not a directory")
+    if status.st_uid != os.geteuid():
+        raise errors.UnsafeDirectory(path=path, reason=f"it belongs to uid {status.st_uid}")
+    if status.st_mode & 0o022:
+        raise errors.UnsafeDirectory(path=path, reason="group or others can write to it")
+
+
+def write(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Replace a file as a whole: after a crash it is the old one or the new one. Its directory must be root's."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}~")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            os.write(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+        sync_directory(directory)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise errors.InputOutput(what=f"{path} cannot be written", reason=e.strerror, path=directory) from None
+
+
+def write_json(path: str, document: Any, mode: int = 0o600) -> None:
+    """``write``, of a JSON document."""
+    write(path, json.dumps(document, separators=(",", ":")).encode() + b"\n", mode)
+
+
+def sync_directory(path: str) -> None:
+    """Make what was renamed in a directory last over a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """A JSON object from a file; None if there is none.
+
+    Raises UnreadableState after setting aside what cannot be read, so that it disturbs nobody twice.
+    """
+    try:
+        with open(path, "rb") as f:
+            document = json.loads(f.read())
+        if not isinstance(document, dict):
+            raise ValueError("it is not an object")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError) as e:
+        os.rename(path, f"{path}.unreadable")
+        raise errors.UnreadableState(path=path, reason=errors.show(str(e))) from None
+    except OSError as e:
+        raise errors.InputOutput(what=f"{path} cannot be read", reason=e.strerror, path=path) from None
+    return document
+
+
+def remove(path: str) -> None:
+    """Remove a file; nothing if it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory that somebody else may have written into, without following a link; nothing if it is not there."""
+    import shutil
+
+    try:
+        shutil.rmtree(path)  # by descriptors where the kernel allows it, which Linux does
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise errors.InputOutput(what=f"{path} cannot be removed", reason=e.strerror, path=path) from None
+
+
+@contextlib.contextmanager
+def locked(directory: str, seconds: float, what: str, *, create: bool) -> Iterator[bool]:
+    """Hold a directory's lock; whether the directory is there.
+
+    The directory may be removed by whoever holds the lock: who waited for it then begins again. ``create`` makes it when it is not
+    there. Raises Busy after ``seconds``, naming ``what``.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        if create:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if create:
+                continue
+            yield False
+            return
+        try:
+            _flock(fd, deadline, seconds, what)
+            if _is_at(fd, directory):
+                yield True
+                return
+        finally:
+            os.close(fd)
+
+
+def _flock(fd: int, deadline: float, seconds: float, what: str) -> None:
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise errors.Busy(what=what, seconds=seconds) from None
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (os.fstat(fd).st_dev, os.fstat(fd).st_ino)
