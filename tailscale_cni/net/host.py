@@ -1,0 +1,42 @@
+"""What the host's own network namespace needs, and tells. The calling thread must be in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .model import HOST_PRIORITY, MAIN_TABLE, Rule, is_tailnet
+from .netlink import FAMILIES, routing
+
+if TYPE_CHECKING:
+    from .model import Address
+
+
+def ensure_uid_rule(first_uid: int, last_uid: int) -> None:
+    """Let the workers' sockets use the host's own routes, before a tailscaled there tunnels them.
+
+    Said by every ADD, by several at once: what is there already is no error. Raises NetworkFailed.
+    """
+    with routing() as net:
+        for rule in _uid_rules(first_uid, last_uid):
+            net.add_rule(rule)
+
+
+def remove_uid_rule(first_uid: int, last_uid: int) -> None:
+    """Undo ``ensure_uid_rule``; it is no error if there is nothing to undo. Raises NetworkFailed."""
+    with routing() as net:
+        for rule in _uid_rules(first_uid, last_uid):
+            net.delete_rule(rule)
+
+
+def host_tailnet_addresses() -> tuple[Address, ...]:
+    """The host's addresses within the tailnet's ranges, where kubelet's probes may come from.
+
+    Raises NetworkFailed.
+    """
+    with routing() as net:
+        found = [address for address in net.addresses() if is_tailnet(address)]
+    return tuple(sorted(found, key=lambda address: (address.version, address.packed)))
+
+
+def _uid_rules(first_uid: int, last_uid: int) -> list[Rule]:
+    return [Rule(family, HOST_PRIORITY, MAIN_TABLE, uids=(first_uid, last_uid)) for family in FAMILIES]

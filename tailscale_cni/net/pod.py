@@ -1,0 +1,134 @@
+"""A pod's own network namespace: what a node needs in it, done, checked and undone.
+
+The calling thread must be inside. ``ts0`` is there already: it is the TUN that the worker reads. Everything
+here can be said again and again and changes only what is not so yet; what others added it leaves alone,
+except for addresses of the node's interface and routes of its table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import errors
+from . import firewall, model
+from .netlink import routing
+
+if TYPE_CHECKING:
+    from .model import PodNetwork, Tailnet
+    from .netlink import Link, Routing
+
+SYSCTLS = Path("/proc/sys/net")
+
+QUIET = (
+    ("ipv4", "forwarding", "0"),
+    ("ipv6", "forwarding", "0"),
+    ("ipv6", "accept_ra", "0"),
+    ("ipv6", "autoconf", "0"),
+    ("ipv6", "router_solicitations", "0"),
+    ("ipv6", "addr_gen_mode", "1"),  # no link-local address
+    ("ipv6", "accept_dad", "0"),
+)
+"""The interface's sysctls (linux: ip-sysctl.rst): it forwards nothing and says nothing by itself.
+
+A reverse-path filter is left as it is: ``model.rules`` agree with a strict one.
+"""
+
+
+def prepare(pod: PodNetwork) -> None:
+    """Make the namespace ready for a node that has no address yet: sysctls, firewall, rules, interface up.
+
+    Raises NoFirewall where the kernel has no nf_tables and ``anti_spoofing`` is wanted, NetworkFailed for
+    everything else.
+    """
+    with routing() as net:
+        link = _link(net, pod)
+        _quieten(pod)
+        if pod.anti_spoofing:
+            firewall.protect(pod, tuple(net.addresses(link.index)))
+        for rule in model.rules(pod, _families(pod)):
+            net.add_rule(rule)
+        net.bring_up(pod.interface, link, pod.mtu)
+
+
+def apply(pod: PodNetwork, tailnet: Tailnet) -> bool:
+    """Give the node exactly these addresses and routes; whether anything was otherwise.
+
+    No address is ever there without its protection, so the firewall comes before it and goes after it.
+    """
+    families = _families(pod)
+    addresses = tuple(address for address in tailnet.addresses if address.version in families)
+    with routing() as net:
+        link = _link(net, pod)
+        found = net.addresses(link.index)
+        for address in found - set(addresses):
+            net.delete_address(address, link.index)
+        protected = pod.anti_spoofing and firewall.protect(pod, addresses)
+        for address in addresses:
+            if address not in found:
+                net.add_address(address, link.index)
+        rerouted = net.replace_routes(model.routes(pod, tailnet, families), link.index)
+    return found != set(addresses) or protected or rerouted
+
+
+def verify(pod: PodNetwork, tailnet: Tailnet) -> list[str]:
+    """What is not as ``prepare`` and ``apply`` made it, one sentence each; what others added is no matter."""
+    families = _families(pod)
+    addresses = tuple(address for address in tailnet.addresses if address.version in families)
+    with routing() as net:
+        link = net.link(pod.interface)
+        if link is None:
+            return [f"{pod.interface} is not there"]
+        findings = [] if link.up else [f"{pod.interface} is down"]
+        if link.mtu != pod.mtu:
+            findings.append(f"{pod.interface} has an MTU of {link.mtu}, not {pod.mtu}")
+        found = net.addresses(link.index)
+        findings += [f"{pod.interface} does not have the address {a}" for a in addresses if a not in found]
+        rules, routes = net.rules(), net.routes(link.index)
+    findings += [f"the rule '{r}' is missing" for r in model.rules(pod, families) if r not in rules]
+    findings += [f"the route {r} is missing" for r in model.routes(pod, tailnet, families) if r not in routes]
+    if pod.anti_spoofing:
+        findings += [f"the firewall rule '{r}' is missing" for r in firewall.missing(pod, addresses)]
+    return findings
+
+
+def remove(pod: PodNetwork) -> None:
+    """Take away what ``prepare`` and ``apply`` made, as far as it is still there.
+
+    The interface goes first, and with it its addresses and routes: none is ever there without its protection.
+    """
+    with routing() as net:
+        net.delete_link(pod.interface)
+        net.replace_routes((), index=0)
+        for rule in model.rules(pod, (4, 6)):
+            net.delete_rule(rule)
+    firewall.unprotect()
+
+
+def _link(net: Routing, pod: PodNetwork) -> Link:
+    if link := net.link(pod.interface):
+        return link
+    raise errors.NetworkFailed(what=f"look for {pod.interface}", reason="it is not there")
+
+
+def _families(pod: PodNetwork) -> tuple[int, ...]:
+    """The IP versions that the interface speaks: a host may have no IPv6, or have it switched off."""
+    off = _sysctl("ipv6", pod.interface, "disable_ipv6")
+    return (4, 6) if off.is_file() and off.read_text().strip() == "0" else (4,)
+
+
+def _quieten(pod: PodNetwork) -> None:
+    """Set the interface's sysctls, as far as they are not so: some hosts have /proc/sys read-only."""
+    for version, name, wanted in QUIET:
+        path = _sysctl(version, pod.interface, name)
+        if not path.parent.is_dir():
+            continue
+        try:
+            if path.read_text().strip() != wanted:
+                path.write_text(wanted)
+        except OSError as e:
+            raise errors.NetworkFailed(what=f"set {path} to {wanted}", reason=e.strerror) from None
+
+
+def _sysctl(version: str, interface: str, name: str) -> Path:
+    return SYSCTLS / version / "conf" / interface / name
