@@ -1,0 +1,128 @@
+"""The tests' control plane: devcontrol in a namespace of its own, driven through its admin socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import tools
+from .actor import Actor
+from .netns import Netns
+from .process import Daemon
+from .wire import Wire
+
+PORT = 8080
+STUN_PORT = 3478
+
+
+class _AdminConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("admin", timeout=10)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+@dataclass(frozen=True)
+class AuthKey:
+    """What registers a node."""
+
+    id: str
+    key: str
+
+
+class ControlPlane(Actor):
+    """One tailnet, with DERP, STUN and MagicDNS. It can be stopped and started again, and remembers its nodes."""
+
+    def __init__(self, wire: Wire, root: Path) -> None:
+        root.mkdir(parents=True)
+        self.root = root
+        self.netns = Netns("control")
+        self.address = wire.plug(self.netns).v4
+        self.url = f"http://{self.address}:{PORT}"
+        self._daemon: Daemon | None = None
+        self.start()
+
+    def close(self) -> None:
+        """The end of the tailnet."""
+        self.stop()
+        self.netns.close()
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        if self._daemon:
+            return
+        argv: list[str | Path] = [
+            tools.devcontrol(),
+            "--listen",
+            f"{self.address}:{PORT}",
+            "--stun",
+            f"{self.address}:{STUN_PORT}",
+        ]
+        argv += ["--admin", self._admin, "--state", self.root / "state.json"]
+        self._daemon = self.netns.daemon(argv, self.root / "log")
+        self.domain: str = json.loads(self._daemon.first_line())["domain"]
+
+    def stop(self) -> None:
+        """Nothing answers any more; the nodes go on."""
+        if self._daemon:
+            self._daemon.close()
+            self._daemon = None
+
+    def mint(
+        self,
+        *,
+        reusable: bool = True,
+        ephemeral: bool = True,
+        tags: Sequence[str] = ("tag:k8s-pod",),
+        expiry_seconds: int = 3600,
+    ) -> AuthKey:
+        """A new auth key."""
+        wanted = {
+            "reusable": reusable,
+            "ephemeral": ephemeral,
+            "tags": list(tags),
+            "expirySeconds": expiry_seconds,
+        }
+        return AuthKey(**self._call("POST", "/keys", wanted))
+
+    def expire_key(self, key: AuthKey) -> None:
+        """The key registers nobody any more."""
+        self._call("POST", f"/keys/{key.id}/expire")
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """All nodes: id, nodeKey, name, fqdn, hostname, addresses, tags, ephemeral, online, …"""
+        nodes: list[dict[str, Any]] = self._call("GET", "/nodes")
+        return nodes
+
+    def node(self, name: str) -> dict[str, Any] | None:
+        """The node of that name, if there is one."""
+        return next((node for node in self.nodes() if node["name"] == name), None)
+
+    def delete_node(self, node_id: str) -> None:
+        """As an admin does it."""
+        self._call("DELETE", f"/nodes/{node_id}")
+
+    @property
+    def _admin(self) -> Path:
+        return self.root / "admin.sock"
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        connection = _AdminConnection(self._admin)
+        try:
+            connection.request(method, path, json.dumps(body) if body is not None else None)
+            response = connection.getresponse()
+            text = response.read()
+        finally:
+            connection.close()
+        if response.status >= 300:
+            raise RuntimeError(f"{method} {path}: {response.status} {text!r}")
+        return json.loads(text) if text else None

@@ -1,0 +1,176 @@
+"""A host: a network namespace with a runtime, an auth key, and directories of its own for the product."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from . import tools
+from .actor import Actor
+from .controlplane import ControlPlane
+from .netns import Netns
+from .process import Process, attempt, processes
+from .runtime import Pod, Runtime, Sandbox
+from .wait import wait_until
+from .wire import Wire
+
+CGROUPS = Path("/sys/fs/cgroup")
+SUBNET, SUBNET6 = "10.88.0.0/24", "fd88::/64"
+
+
+class Host(Actor):
+    """A machine that runs pods.
+
+    ``config`` is added to our plugin's conflist entry. Everything of the product is below ``root``, and what it leaves there,
+    in the host's namespace or in the process table is what ``leftovers`` lists.
+    """
+
+    def __init__(self, wire: Wire, control: ControlPlane, root: Path, **config: Any) -> None:
+        root.mkdir(parents=True)
+        self.control, self.root = control, root
+        self.netns = Netns("host")
+        self.plug = wire.plug(self.netns)
+        self.state_dir, self.run_dir = root / "state", root / "run"
+        self.key_file = root / "authkey"
+        self.set_key(control.mint().key)
+        self.config: dict[str, Any] = {
+            "stateDir": str(self.state_dir),
+            "runDir": str(self.run_dir),
+            "configFile": str(root / "config.yaml"),
+            "controlURL": control.url,
+            "authKeyFile": str(self.key_file),
+            "launcher": "session",  # a suite that wants units has a machine of its own: tests/hosts
+            **config,
+        }
+        self.runtime = Runtime(self.netns, root / "runtime", self.config, subnet=SUBNET, subnet6=SUBNET6)
+        self.sandboxes: list[Sandbox] = []
+        self._pristine = set(self.netns.rules())
+
+    def close(self) -> None:
+        """End what still runs, and remove everything."""
+        for sandbox in self.sandboxes:
+            sandbox.netns.close()
+        while left := self.processes():
+            for process in left:
+                process.kill()
+        for group in self._cgroups():
+            with contextlib.suppress(OSError):
+                group.rmdir()
+        self.netns.close()
+        shutil.rmtree(self.root)
+
+    def set_key(self, key: str) -> None:
+        """The static auth key of this host."""
+        self.key_file.touch(0o600)
+        self.key_file.write_text(key)
+
+    def configure(self, **config: Any) -> None:
+        """Change our plugin's conflist entry; None takes a key away."""
+        merged = {**self.config, **config}
+        self.config = {key: value for key, value in merged.items() if value is not None}
+        self.runtime.config = self.config
+
+    def sandbox(self, pod: Pod, *, container_id: str | None = None) -> Sandbox:
+        """A namespace for a pod, before any CNI call."""
+        netns = Netns(pod.name[:16])
+        sandbox = Sandbox(pod, netns, container_id) if container_id else Sandbox(pod, netns)
+        self.sandboxes.append(sandbox)
+        return sandbox
+
+    def start(self, pod: Pod) -> Sandbox:
+        """A sandbox, and ADD."""
+        sandbox = self.sandbox(pod)
+        self.runtime.add(sandbox)
+        return sandbox
+
+    def id(self, sandbox: Sandbox) -> str:
+        """The attachment's short name."""
+        text = f"{self.runtime.network}\0{sandbox.container_id}\0{sandbox.ifname}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def supervisor(self, sandbox: Sandbox) -> Process:
+        """The process that looks after a pod's worker. Raises OSError if there is none."""
+        pid = int((self.run_dir / self.id(sandbox) / "supervisor").read_text().split()[0])
+        process = Process.of(pid)
+        if not process:
+            raise ProcessLookupError(f"process {pid} has ended")
+        return process
+
+    def worker(self, sandbox: Sandbox) -> Process:
+        """The process that is a pod's node, waited for."""
+
+        def find() -> Process | None:
+            children = self.supervisor(sandbox).children if self._supervised(sandbox) else []
+            return next((p for p in children if p.link("exe").endswith("/worker")), None)
+
+        return wait_until(find, what=f"a worker of {sandbox.pod.name}")
+
+    def node(self, sandbox: Sandbox) -> dict[str, Any]:
+        """What the LocalAPI says of a pod's node: tailscale's own client, ``tailscale status --json``."""
+        socket = self.run_dir / self.id(sandbox) / "local.sock"
+        done = attempt([tools.clients() / "tailscale", f"--socket={socket}", "status", "--json"])
+        status: dict[str, Any] = json.loads(done.stdout or b"{}")
+        return status
+
+    def running(self, sandbox: Sandbox) -> bool:
+        """Whether a pod's node is Running and has its addresses on ``ts0``."""
+        node = self.node(sandbox)
+        if node.get("BackendState") != "Running":
+            return False
+        return set(node["TailscaleIPs"]) <= set(sandbox.interface("ts0").addresses)
+
+    def addresses(self, sandbox: Sandbox) -> list[str]:
+        """A pod's tailnet addresses, waited for, IPv4 first."""
+        wait_until(lambda: self.running(sandbox), what=f"{sandbox.pod.name} on the tailnet")
+        addresses: list[str] = self.node(sandbox)["TailscaleIPs"]
+        return addresses
+
+    def command(self, *arguments: str) -> str:
+        """What the command line prints on this host. Raises Failed."""
+        return self.netns.run(self.runtime.plugin, *arguments)
+
+    def processes(self) -> list[Process]:
+        """Processes of the product: by program, working directory or command line."""
+
+        def ours(process: Process) -> bool:
+            places = [process.link("exe"), process.link("cwd"), *process.argv]
+            return any(place.startswith(f"{self.root}/") or f"={self.root}/" in place for place in places)
+
+        return processes(ours)
+
+    def files(self) -> list[str]:
+        """What attachments have left in ``stateDir`` and ``runDir``: all but the unpacked build and the rooms themselves."""
+        rooms = [
+            self.state_dir / name
+            for name in ("attachments", "identities", "claims", "claims/uid", "claims/port")
+        ]
+        kept = [self.state_dir / "cache", self.state_dir / "enroll.json"]
+        found = [path for top in (self.state_dir, self.run_dir) for path in top.rglob("*")]
+        left = [p for p in found if p not in rooms and not any(p.is_relative_to(k) for k in kept)]
+        return sorted(str(path.relative_to(self.root)) for path in left)
+
+    def leftovers(self) -> list[str]:
+        """Everything that is on this host because of a pod: empty before the first and after the last one."""
+        links = self.netns.links() - {"lo", "eth0", "cni0"}
+        rules = set(self.netns.rules()) - self._pristine
+        return [
+            *(f"process {p.pid}: {' '.join(p.argv)}" for p in self.processes()),
+            *(f"file {name}" for name in self.files()),
+            *(f"interface {name}" for name in sorted(links)),
+            *(f"rule {rule}" for rule in sorted(rules)),
+            *(f"control group {group}" for group in self._cgroups()),
+        ]
+
+    def _supervised(self, sandbox: Sandbox) -> bool:
+        try:
+            return self.supervisor(sandbox).alive
+        except (OSError, ValueError, IndexError):
+            return False
+
+    def _cgroups(self) -> list[Path]:
+        ids = {self.id(sandbox) for sandbox in self.sandboxes}
+        return [group for name in ids for group in CGROUPS.glob(f"**/tailscale-cni/{name}")]

@@ -1,0 +1,155 @@
+"""What runs inside a namespace on behalf of a test: a web server, a web client, a TCP conversation, a UDP inbox.
+
+Run as a program, with the standard library only:
+
+    web PORT TEXT            an HTTP server that answers TEXT and the address that asked; prints "ready"
+    fetch URL [--source A]   prints what a web server answers
+    echo PORT                a TCP server that sends every line back; prints "ready"
+    talk HOST PORT           a TCP connection: lines of standard input go out, lines that come in are printed
+    inbox PORT               prints every UDP datagram that arrives; prints "ready"
+    send ADDRESS PORT TEXT [--source A]   one UDP datagram
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import http.server
+import ipaddress
+import socket
+import socketserver
+import sys
+import threading
+import urllib.parse
+
+CONNECT_SECONDS = 10
+
+
+class _DualStackTCP(socketserver.ThreadingTCPServer):
+    """Listens on IPv4 and IPv6."""
+
+    address_family = socket.AF_INET6
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+class _Web(_DualStackTCP):
+    text: str
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    server: _Web
+
+    def do_GET(self) -> None:
+        body = f"{self.server.text} {_plain(self.client_address[0])}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads it."""
+
+
+class _Echo(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line)
+
+
+def _plain(address: str) -> str:
+    """``::ffff:10.0.0.1`` → ``10.0.0.1``."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    return str(ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else str(ip)
+
+
+def web(port: int, text: str) -> None:
+    """Serve one page for ever."""
+    server = _Web(("::", port), _Page)
+    server.text = text
+    print("ready", flush=True)
+    server.serve_forever()
+
+
+def fetch(url: str, source: str | None) -> None:
+    """Print a page. Raises OSError."""
+    parts = urllib.parse.urlsplit(url)
+    assert parts.hostname
+    local = (source, 0) if source else None
+    connection = http.client.HTTPConnection(
+        parts.hostname, parts.port or 80, CONNECT_SECONDS, source_address=local
+    )
+    connection.request("GET", parts.path or "/")
+    sys.stdout.write(connection.getresponse().read().decode())
+
+
+def echo(port: int) -> None:
+    """Send every line back, for ever."""
+    server = _DualStackTCP(("::", port), _Echo)
+    print("ready", flush=True)
+    server.serve_forever()
+
+
+def talk(host: str, port: int) -> None:
+    """Carry lines both ways until either side ends."""
+    connection = socket.create_connection((host, port), CONNECT_SECONDS)
+    connection.settimeout(None)
+    print("ready", flush=True)
+
+    def hear() -> None:
+        for line in connection.makefile("rb"):
+            sys.stdout.write(line.decode())
+            sys.stdout.flush()
+
+    threading.Thread(target=hear, daemon=True).start()
+    for line in sys.stdin.buffer:
+        connection.sendall(line)
+
+
+def inbox(port: int) -> None:
+    """Print what arrives, for ever."""
+    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    server.bind(("::", port))
+    print("ready", flush=True)
+    while True:
+        data, sender = server.recvfrom(2048)
+        print(f"{_plain(sender[0])} {data.decode()}", flush=True)
+
+
+def send(address: str, port: int, text: str, source: str | None) -> None:
+    """Send one datagram. Raises OSError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        if source:
+            sender.bind((source, 0))
+        sender.sendto(text.encode(), (address, port))
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, *arguments: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name)
+        for argument in arguments:
+            added.add_argument(argument, type=int if argument == "port" else str)
+        return added
+
+    command("web", "port", "text")
+    command("fetch", "url").add_argument("--source")
+    command("echo", "port")
+    command("talk", "host", "port")
+    command("inbox", "port")
+    command("send", "address", "port", "text").add_argument("--source")
+    options = vars(parser.parse_args())
+    globals()[options.pop("command")](**options)
+
+
+if __name__ == "__main__":
+    main()

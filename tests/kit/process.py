@@ -1,0 +1,195 @@
+"""Processes that the tests start, and what /proc says of those that the product starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from .actor import Actor
+from .wait import wait_until
+
+Argv = Sequence[str | Path]
+
+CLEAN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+"""What a program of the tests gets as its environment: nothing of the person's who runs them."""
+
+
+class Failed(Exception):
+    """A program ended with another status than 0; says what it was and what it printed."""
+
+
+def run(
+    argv: Argv,
+    *,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+    timeout: float = 60.0,
+) -> str:
+    """What a program prints. Raises Failed if it fails, TimeoutExpired if it takes longer than ``timeout`` seconds."""
+    done = attempt(argv, stdin=stdin.encode(), env=env, timeout=timeout)
+    if done.returncode != 0:
+        words = (done.stderr + done.stdout).decode(errors="replace").strip()
+        raise Failed(f"{' '.join(map(str, argv))}: exit status {done.returncode}: {words}")
+    return done.stdout.decode()
+
+
+def attempt(
+    argv: Argv,
+    *,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    timeout: float = 60.0,
+) -> subprocess.CompletedProcess[bytes]:
+    """A program that may fail, run to its end."""
+    return subprocess.run(
+        argv,
+        input=stdin,
+        env=env or CLEAN,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+class Daemon(Actor):
+    """A program that runs until it is stopped; it dies with the tests, whatever becomes of them.
+
+    Standard error goes to ``log``; standard output and input are pipes.
+    """
+
+    def __init__(self, argv: Argv, *, log: Path, env: Mapping[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=env or CLEAN,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process ID."""
+        return self._process.pid
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        """What it reads."""
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """What it prints."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def first_line(self) -> str:
+        """The line by which it says that it is ready. Raises Failed if it ends instead."""
+        if line := self.stdout.readline():
+            return line.decode()
+        self.close()
+        raise Failed(f"{self._process.args!r} ended: {self.log.read_text(errors='replace')[-2000:]}")
+
+    def close(self) -> None:
+        """SIGTERM, and SIGKILL when that is not enough; returns when it is dead."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for pipe in (self.stdin, self.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that somebody else started, told from a later one of the same ID by its start time."""
+
+    pid: int
+    start: str
+
+    @classmethod
+    def of(cls, pid: int) -> Process | None:
+        """The process of that ID, unless there is none or it is a zombie."""
+        stat = _stat(pid)
+        return cls(pid, stat[19]) if stat and stat[0] not in "ZX" else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether this one still runs."""
+        return Process.of(self.pid) == self
+
+    @property
+    def argv(self) -> list[str]:
+        """Its command line."""
+        return _read(self.pid, "cmdline").split("\0")[:-1]
+
+    @property
+    def environ(self) -> str:
+        """Its environment."""
+        return _read(self.pid, "environ")
+
+    @property
+    def parent(self) -> int:
+        """The ID of the process that started it, or that has it now."""
+        stat = _stat(self.pid)
+        return int(stat[1]) if stat else 0
+
+    @property
+    def children(self) -> list[Process]:
+        """The processes that it started."""
+        return [p for p in processes() if p.parent == self.pid]
+
+    @property
+    def status(self) -> dict[str, str]:
+        """``/proc/PID/status``."""
+        pairs = (line.partition(":") for line in _read(self.pid, "status").splitlines())
+        return {key: value.strip() for key, _, value in pairs}
+
+    def link(self, name: str) -> str:
+        """Where ``/proc/PID/<name>`` points to: exe, cwd, ns/net; empty when it is gone."""
+        try:
+            return os.readlink(f"/proc/{self.pid}/{name}")
+        except OSError:
+            return ""
+
+    def kill(self) -> None:
+        """SIGKILL, and the end of it."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        wait_until(lambda: not self.alive, 10, what=f"the death of process {self.pid}")
+
+
+def processes(where: Callable[[Process], bool] = lambda _: True) -> list[Process]:
+    """The processes of this machine for which ``where`` is true."""
+    return [p for p in _all() if where(p)]
+
+
+def _all() -> Iterator[Process]:
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and (process := Process.of(int(name))):
+            yield process
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _stat(pid: int) -> list[str]:
+    """``/proc/PID/stat`` from its third field on (state, ppid, …): proc_pid_stat(5)."""
+    return _read(pid, "stat").rpartition(")")[2].split()

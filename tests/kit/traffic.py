@@ -1,0 +1,74 @@
+"""Traffic between namespaces: pages, conversations and datagrams. The other end of each is ``inside.py``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from .actor import Actor
+from .netns import Netns
+from .process import Daemon
+
+INSIDE: list[str | Path] = [
+    sys.executable,
+    "-IS",
+    Path(__file__).with_name("inside.py"),
+]
+
+
+def web_server(netns: Netns, log: Path, *, port: int = 80, text: str = "hello") -> Daemon:
+    """Answers every GET with ``text``, a space and the address that asked."""
+    return _ready(netns, log, "web", str(port), text)
+
+
+def fetch(netns: Netns, url: str, *, source: str | None = None) -> str:
+    """A page, as seen from a namespace. Raises Failed."""
+    return netns.run(*INSIDE, "fetch", url, *(["--source", source] if source else [])).strip()
+
+
+def echo_server(netns: Netns, log: Path, *, port: int = 7) -> Daemon:
+    """Sends back every line of every TCP connection."""
+    return _ready(netns, log, "echo", str(port))
+
+
+def inbox(netns: Netns, log: Path, *, port: int = 9) -> Daemon:
+    """Its standard output has a line per datagram: the sender's address, and the text."""
+    return _ready(netns, log, "inbox", str(port))
+
+
+def send(netns: Netns, address: str, text: str, *, port: int = 9, source: str | None = None) -> None:
+    """One UDP datagram. Raises Failed."""
+    netns.run(
+        *INSIDE,
+        "send",
+        address,
+        str(port),
+        text,
+        *(["--source", source] if source else []),
+    )
+
+
+class Conversation(Actor):
+    """One TCP connection to an echo server, for as long as the test holds it."""
+
+    def __init__(self, netns: Netns, log: Path, host: str, *, port: int = 7) -> None:
+        self._daemon = _ready(netns, log, "talk", host, str(port))
+
+    def close(self) -> None:
+        """End the connection."""
+        self._daemon.close()
+
+    def say(self, line: str) -> None:
+        """Send a line."""
+        self._daemon.stdin.write(f"{line}\n".encode())
+        self._daemon.stdin.flush()
+
+    def heard(self) -> str:
+        """The next line that comes back; waits for it, and is empty when the connection has ended."""
+        return self._daemon.stdout.readline().decode().strip()
+
+
+def _ready(netns: Netns, log: Path, *arguments: str) -> Daemon:
+    daemon = netns.daemon([*INSIDE, *arguments], log)
+    daemon.first_line()
+    return daemon

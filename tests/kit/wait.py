@@ -1,0 +1,26 @@
+"""Waiting for something to become true: the only place in the tests that sleeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.02
+
+
+def wait_until(condition: Callable[[], T | None], deadline: float = 30.0, *, what: str = "") -> T:
+    """The first true value of ``condition()``.
+
+    Raises TimeoutError after ``deadline`` seconds, with ``what`` was waited for and what the condition said last.
+    """
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"not within {deadline:g} s: {what or condition.__qualname__}; the last answer was {value!r}"
+            )
+        time.sleep(POLL_SECONDS)
+    return value
