@@ -1,7 +1,9 @@
 """The host's configuration: the conflist entry and ``config.yaml`` → one frozen Config.
 
-Both take the same keys; the entry's win. They are read once, checked once, and nothing else reads a path constant or the
-environment. ``stateDir``, ``runDir`` and ``configFile`` are keys of the entry alone: they say where everything else is.
+Both take the same keys; the entry's win. They are read once, checked once, and nothing else reads a path
+constant or the
+environment. ``stateDir``, ``runDir`` and ``configFile`` are keys of the entry alone: they say where
+everything else is.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 STATE_DIR = "/var/lib/tailscale-cni"
 RUN_DIR = "/run/tailscale-cni"
 CONFIG_FILE = "/etc/tailscale-cni/config.yaml"
+KEY_FILE = "/etc/tailscale-cni/authkey"
+ENTRY = "the conflist entry"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -43,7 +47,12 @@ def _string(value: Any) -> str:
 
 
 def _path(value: Any) -> str:
-    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable() or "/../" in f"{value}/":
+    if (
+        not isinstance(value, str)
+        or not value.startswith("/")
+        or not value.isprintable()
+        or "/../" in f"{value}/"
+    ):
         raise _Expected("an absolute path")
     return value
 
@@ -55,7 +64,11 @@ def _flag(value: Any) -> bool:
 
 
 def _uid(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1000 <= value < 2**32 - 2**17:
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not 1000 <= value < 2**32 - 2**17
+    ):
         raise _Expected("a user ID from 1000 to 4294836223")
     return value
 
@@ -71,7 +84,11 @@ def _one_of(*words: str) -> Callable[[Any], str]:
 
 def _seconds(value: Any) -> float:
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
+    text = (
+        str(value)
+        if isinstance(value, int | float | str) and not isinstance(value, bool)
+        else ""
+    )
     number = text.rstrip("hms")
     try:
         seconds = float(number) * units[text[len(number) :] or "s"]
@@ -100,14 +117,24 @@ def _network(value: Any) -> Network:
 
 def _tag(value: Any) -> str:
     name = _string(value).removeprefix("tag:")
-    if name == value or not name[:1].isalpha() or not name.isascii() or not name.replace("-", "").isalnum():
+    if (
+        name == value
+        or not name[:1].isalpha()
+        or not name.isascii()
+        or not name.replace("-", "").isalnum()
+    ):
         raise _Expected("tags as in tag:k8s-pod")
     return f"tag:{name}"
 
 
 def _ports(value: Any) -> tuple[int, int]:
     first, dash, last = str(value).partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) <= 65535):
+    if not (
+        dash
+        and first.isdecimal()
+        and last.isdecimal()
+        and 1024 <= int(first) <= int(last) <= 65535
+    ):
         raise _Expected("a range of UDP ports as in 21641-22640")
     return int(first), int(last)
 
@@ -117,30 +144,98 @@ def _url(value: Any) -> str:
 
     try:
         parts = urlsplit(_string(value))
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+        valid = (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and not parts.username
+        )
         _ = parts.port
     except ValueError:
         valid = False
     if not valid or any(c.isspace() for c in value):
-        raise _Expected("an http or https URL without a user name, as in https://headscale.example.com")
+        raise _Expected(
+            "an http or https URL without a user name, as in https://headscale.example.com"
+        )
     return str(value).rstrip("/")
 
 
 SETTINGS = (
-    Setting("controlURL", _url, "https://controlplane.tailscale.com", "The control plane: Tailscale's, or your Headscale's URL."),
-    Setting("authKeyFile", _path, "/etc/tailscale-cni/authkey", "A file (0600) with a reusable, tagged auth key."),
-    Setting("enroll", _one_of("annotated", "all"), "annotated", "Which pods become nodes: those annotated, or all."),
-    Setting("excludeNamespaces", _list(_string), ("kube-system",), "Namespaces that 'enroll: all' leaves out."),
+    Setting(
+        "controlURL",
+        _url,
+        "https://controlplane.tailscale.com",
+        "The control plane: Tailscale's, or your Headscale's URL.",
+    ),
+    Setting(
+        "authKeyFile",
+        _path,
+        KEY_FILE,
+        "A file (0600) with a reusable, tagged auth key.",
+    ),
+    Setting(
+        "enroll",
+        _one_of("annotated", "all"),
+        "annotated",
+        "Which pods become nodes: those annotated, or all.",
+    ),
+    Setting(
+        "excludeNamespaces",
+        _list(_string),
+        ("kube-system",),
+        "Namespaces that 'enroll: all' leaves out.",
+    ),
     Setting("tags", _list(_tag), ("tag:k8s-pod",), "The tags that a node gets."),
-    Setting("underlay", _one_of("host", "pod"), "host", "The network namespace of a node's encrypted socket."),
-    Setting("readyTimeout", _seconds, 10.0, "How long ADD waits for the tailnet address before it lets the pod start."),
-    Setting("antiSpoofing", _flag, True, "Drop packets that forge tailnet addresses; needs nf_tables."),
-    Setting("clusterCIDRs", _list(_network), (), "The cluster's pod and service networks."),
-    Setting("ports", _ports, (21641, 22640), "The UDP ports of the nodes of this host, one each."),
-    Setting("portMapping", _flag, False, "Let each node ask the router for a port (UPnP, NAT-PMP)."),
-    Setting("uidBase", _uid, 2_000_000_000, "The first user ID of the nodes' processes, one each."),
-    Setting("logFile", _path, "", "A file that gets one line per CNI call, besides standard error."),
-    Setting("launcher", _one_of("auto", "systemd", "session"), "auto", "What keeps a node running: systemd where it is PID 1."),
+    Setting(
+        "underlay",
+        _one_of("host", "pod"),
+        "host",
+        "The network namespace of a node's encrypted socket.",
+    ),
+    Setting(
+        "readyTimeout",
+        _seconds,
+        10.0,
+        "How long ADD waits for the tailnet address before it lets the pod start.",
+    ),
+    Setting(
+        "antiSpoofing",
+        _flag,
+        True,
+        "Drop packets that forge tailnet addresses; needs nf_tables.",
+    ),
+    Setting(
+        "clusterCIDRs", _list(_network), (), "The cluster's pod and service networks."
+    ),
+    Setting(
+        "ports",
+        _ports,
+        (21641, 22640),
+        "The UDP ports of the nodes of this host, one each.",
+    ),
+    Setting(
+        "portMapping",
+        _flag,
+        False,
+        "Let each node ask the router for a port (UPnP, NAT-PMP).",
+    ),
+    Setting(
+        "uidBase",
+        _uid,
+        2_000_000_000,
+        "The first user ID of the nodes' processes, one each.",
+    ),
+    Setting(
+        "logFile",
+        _path,
+        "",
+        "A file that gets one line per CNI call, besides standard error.",
+    ),
+    Setting(
+        "launcher",
+        _one_of("auto", "systemd", "session"),
+        "auto",
+        "What keeps a node running: systemd where it is PID 1.",
+    ),
 )
 
 ROOTS = (
@@ -149,7 +244,19 @@ ROOTS = (
     Setting("configFile", _path, CONFIG_FILE, "The host's configuration file."),
 )
 
-PROTOCOL_KEYS = frozenset(("type", "name", "cniVersion", "capabilities", "prevResult", "runtimeConfig", "ipam", "dns", "args"))
+PROTOCOL_KEYS = frozenset(
+    (
+        "type",
+        "name",
+        "cniVersion",
+        "capabilities",
+        "prevResult",
+        "runtimeConfig",
+        "ipam",
+        "dns",
+        "args",
+    )
+)
 """What the specification and the runtime put into an entry beside the plugin's own keys."""
 
 UID_COUNT = 65536
@@ -184,12 +291,29 @@ class Config:
 
         Raises InvalidConfiguration, which names the key and where it stands.
         """
-        own = {key: value for key, value in entry.items() if key not in PROTOCOL_KEYS and "/" not in key}
+        own = {
+            key: value
+            for key, value in entry.items()
+            if key not in PROTOCOL_KEYS and "/" not in key
+        }
         values = {row.key: row.default for row in (*ROOTS, *SETTINGS)}
-        values |= _parse(ROOTS, "the conflist entry", {row.key: own.pop(row.key) for row in ROOTS if row.key in own})
+        values |= _parse(
+            ROOTS, ENTRY, {row.key: own.pop(row.key) for row in ROOTS if row.key in own}
+        )
         file = values["configFile"]
-        values |= _parse(SETTINGS, file, _read(file)) | _parse(SETTINGS, "the conflist entry", own)
+        values |= _parse(SETTINGS, file, read(file)) | _parse(SETTINGS, ENTRY, own)
         return cls(**{_attribute(key): value for key, value in values.items()})
+
+    @classmethod
+    def for_cleanup(cls, entry: Mapping[str, Any]) -> Config:
+        """The same, for verbs that a broken configuration must not keep from cleaning: the roots are what they need."""
+        try:
+            return cls.load(entry)
+        except errors.Error:
+            return cls.load(
+                {row.key: entry[row.key] for row in ROOTS[:2] if row.key in entry}
+                | {"configFile": "/dev/null"}
+            )
 
 
 def _attribute(key: str) -> str:
@@ -198,7 +322,9 @@ def _attribute(key: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in flat)
 
 
-def _parse(rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _parse(
+    rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
     table = {row.key: row for row in rows}
     values = {}
     for key, value in given.items():
@@ -208,42 +334,67 @@ def _parse(rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]) -> d
             values[key] = table[key].parse(value)
         except _Expected as e:
             reason = f"{errors.show(value)} is not what it takes"
-            raise errors.InvalidConfiguration(where=where, key=key, reason=reason, expected=f"Expected {e}.") from None
+            raise errors.InvalidConfiguration(
+                where=where, key=key, reason=reason, expected=f"Expected {e}."
+            ) from None
     return values
 
 
-def _unknown(where: str, key: object, known: tuple[str, ...]) -> errors.InvalidConfiguration:
+def _unknown(
+    where: str, key: object, known: tuple[str, ...]
+) -> errors.InvalidConfiguration:
     from difflib import get_close_matches
 
     nearest = get_close_matches(str(key), known, 1)
-    expected = f"Did you mean {nearest[0]}?" if nearest else f"The keys are {', '.join(known)}."
-    return errors.InvalidConfiguration(where=where, key=errors.show(key), reason="there is no such key", expected=expected)
+    expected = (
+        f"Did you mean {nearest[0]}?"
+        if nearest
+        else f"The keys are {', '.join(known)}."
+    )
+    return errors.InvalidConfiguration(
+        where=where,
+        key=errors.show(key),
+        reason="there is no such key",
+        expected=expected,
+    )
 
 
-def _read(path: str) -> Mapping[str, Any]:
+def read(path: str) -> Mapping[str, Any]:
     try:
         with open(path, encoding="utf-8") as f:
             text = f.read()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as e:
-        raise errors.InputOutput(what=f"the configuration {path} cannot be read", reason=e, path=path) from None
+        raise errors.InputOutput(
+            what=f"the configuration {path} cannot be read", reason=e, path=path
+        ) from None
     import yaml  # 15 ms: only where there is a file
 
     try:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as e:
         reason = errors.show(" ".join(str(e).split()))
-        raise errors.InvalidConfiguration(where=path, key="the file", reason=reason, expected="It must be YAML.") from None
+        raise errors.InvalidConfiguration(
+            where=path, key="the file", reason=reason, expected="It must be YAML."
+        ) from None
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise errors.InvalidConfiguration(where=path, key="the file", reason="it is not a map", expected="Write key: value.")
+        raise errors.InvalidConfiguration(
+            where=path,
+            key="the file",
+            reason="it is not a map",
+            expected="Write key: value.",
+        )
     return document
 
 
 def fingerprint(path: str) -> list[int] | None:
-    """What changes when a file changes, cheap to read: [mtime in ns, size, inode]; None if it is not there."""
+    """What changes when a file changes, cheap to read: [mtime in ns, size, inode].
+
+    None if it is not there.
+    """
     try:
         status = os.stat(path)
     except OSError:
@@ -251,6 +402,7 @@ def fingerprint(path: str) -> list[int] | None:
     return [status.st_mtime_ns, status.st_size, status.st_ino]
 
 
-def door_view(config: Config) -> dict[str, Any]:
-    """What the door must know of the configuration: ``stateDir/enroll.json``."""
-    return {"version": 1, "config": fingerprint(config.config_file), "enroll": config.enroll}
+def door_view(config: Config, *watched: str) -> dict[str, Any]:
+    """``stateDir/enroll.json``: what the door must know, for as long as the watched files are what they are."""
+    watch = {path: fingerprint(path) for path in (config.config_file, *watched)}
+    return {"version": 1, "enroll": config.enroll, "watch": watch}

@@ -1,8 +1,8 @@
 """Every error that a person can meet: its code, its sentence, its hint.
 
-The class *is* the error. Its docstring is the sentence, with the names of the values that make it concrete in braces; ``hint``
-says what to do now; ``code`` is what CNI prints. ``docs/errors.md`` is generated from here. Codes below 100 are the CNI
-specification's, section "Error"; from 100 on they are ours.
+The class *is* the error. Its docstring is the sentence, with the names of the values that make it concrete in
+braces; ``hint``
+says what to do now; ``code`` is what CNI prints: below 100 the CNI specification's (section "Error"), from 100 on ours.
 
 This module imports nothing of ours.
 """
@@ -16,7 +16,7 @@ SHOWN = 200
 
 
 def show(value: object) -> str:
-    """A foreign value as it may be printed: no control characters, no bidirectional tricks, not longer than ``SHOWN``."""
+    """A foreign value as it may be printed: no control characters, no bidirectional tricks, cut."""
     text = ascii(value) if isinstance(value, str) else ascii(str(value))[1:-1]
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
@@ -35,7 +35,7 @@ class Error(Exception):
     @property
     def sentence(self) -> str:
         """What happened, to what."""
-        return (type(self).__doc__ or "").format(**self.values)
+        return " ".join((type(self).__doc__ or "").split()).format(**self.values)
 
     @property
     def advice(self) -> str:
@@ -50,6 +50,13 @@ class IncompatibleVersion(Error):
     hint = "This plugin speaks {supported}; set one of them as cniVersion of the network list."
 
 
+class VerbTooNew(Error):
+    """CNI version {version} has no {verb}: it came with {since}"""
+
+    code = 1
+    hint = "Set {since} or a newer one as cniVersion of the network list."
+
+
 class UnsupportedField(Error):
     """the key {key} of the network configuration has a value that is not supported: {value}"""
 
@@ -61,7 +68,7 @@ class UnknownContainer(Error):
     """container {container_id} is not known here"""
 
     code = 3
-    hint = "The pod asks for a tailnet node and has none: it was added before the plugin was installed. Restart the pod."
+    hint = "The pod should be a node and is none: it was added before the plugin was installed. Restart it."
 
 
 class BadEnvironment(Error):
@@ -96,7 +103,7 @@ class MissingPrevResult(Error):
     """there is no prevResult: no plugin ran before this one"""
 
     code = 7
-    hint = "tailscale-cni is a chained plugin. List it after the primary plugin; 'tailscale-cni install' does it."
+    hint = "tailscale-cni is a chained plugin: list it after the primary one; 'tailscale-cni install' does it."
 
 
 class InvalidNetns(Error):
@@ -110,14 +117,22 @@ class Busy(Error):
     """another call for {what} has not ended within {seconds:.0f} s"""
 
     code = 11
-    hint = "The runtime tries again by itself. If this stays, look for a hanging tailscale-cni process on the host."
+    hint = "The runtime tries again. If this stays, look for a hanging tailscale-cni process on the host."
+
+
+class Interrupted(Error):
+    """{verb} was interrupted by a signal"""
+
+    code = 11
+    hint = "The runtime tries again by itself."
 
 
 class NotConnected(Error):
-    """{pod} asks to start only on the tailnet (tailscale.com/required), and its node is not connected after {seconds:.0f} s: {state}"""
+    """{pod} must not start off the tailnet (tailscale.com/required), and its node is not connected after
+    {seconds:.0f} s: {state}"""
 
     code = 11
-    hint = "The runtime tries again. Look at the control plane, at the auth key, and at the worker's log ({log})."
+    hint = "The runtime tries again. Look at the control plane, the auth key, and the worker's log ({log})."
 
 
 class NotAvailable(Error):
@@ -159,14 +174,14 @@ class NoFirewall(Error):
     """{what}: this kernel has no nf_tables ({reason})"""
 
     code = 104
-    hint = "Load the module (modprobe nf_tables), or set antiSpoofing: false, which lets neighbours forge tailnet addresses."
+    hint = "modprobe nf_tables; or set antiSpoofing: false, which lets neighbours forge tailnet addresses."
 
 
 class NetworkFailed(Error):
     """{what}: {reason}"""
 
     code = 105
-    hint = "The pod's network namespace could not be configured. The runtime tries again; if it stays, please report it."
+    hint = "The pod's network could not be configured. The runtime tries again; if it stays, please report it."
 
 
 class NoAuthKey(Error):
@@ -187,7 +202,7 @@ class UnsafeDirectory(Error):
     """{path} is not safe to keep state in: {reason}"""
 
     code = 108
-    hint = "It must be a directory of root that nobody else can write to: 'chown root: {path}; chmod go-w {path}'."
+    hint = "It must be root's, and nobody else's to write to: 'chown root: {path}; chmod go-w {path}'."
 
 
 class CheckFailed(Error):

@@ -1,6 +1,7 @@
 """Raw kernel calls: namespaces, TUN, processes. Standard library only, and nothing of ours but the errors.
 
-``worker run`` is in the path of every start of a node, and imports this instead of pyroute2 (100 ms). Numbers are the kernel's,
+``worker run`` is in the path of every start of a node, and imports this instead of pyroute2 (100 ms). Numbers
+are the kernel's,
 from the header named beside each.
 """
 
@@ -55,7 +56,7 @@ def open_netns(path: str) -> int:
 
 @contextlib.contextmanager
 def in_netns(netns: str | int) -> Iterator[None]:
-    """Run the body with the calling thread in that network namespace (a path or a descriptor), then come back."""
+    """Run the body with the calling thread in that network namespace (path or descriptor); then come back."""
     home = os.open(OWN_NETNS, os.O_RDONLY | os.O_CLOEXEC)
     there = open_netns(netns) if isinstance(netns, str) else netns
     try:
@@ -84,10 +85,17 @@ def enter_netns(fd: int) -> None:
 
 
 def netns_cookie() -> int | None:
-    """The cookie of the calling thread's network namespace, which no other one gets until a reboot; None before Linux 5.14."""
+    """The cookie of the calling thread's network namespace, which no other one gets until a reboot.
+
+    None before Linux 5.14.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            return int(struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))[0])
+            return int(
+                struct.unpack(
+                    "=Q", probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+                )[0]
+            )
         except OSError:
             return None
 
@@ -101,7 +109,8 @@ def is_own_netns(fd: int) -> bool:
 def open_tun(name: str, owner: int, mtu: int, wait: float = 0) -> int:
     """Make, or attach to, the persistent TUN interface ``name`` in the calling thread's network namespace.
 
-    It keeps its addresses and routes when nobody holds the descriptor. It belongs to ``owner`` (a uid): an unowned one can be attached
+    It keeps its addresses and routes when nobody holds the descriptor. It belongs to ``owner`` (a uid): an
+    unowned one can be attached
     by anybody. Raises OSError; EBUSY while another process holds it, after ``wait`` seconds of trying.
     """
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -143,13 +152,16 @@ def interface_exists(name: str) -> bool:
 
 
 def boot_id() -> str:
-    """This boot's identity: what was recorded under another one is about processes and namespaces that are gone."""
+    """This boot's identity: what was recorded under another one is about what is gone."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as f:
         return f.read().strip()
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None if it is gone or a zombie. proc(5), /proc/pid/stat, field 22."""
+    """When a process started, in clock ticks since boot; None if it is gone or a zombie.
+
+    proc(5), /proc/pid/stat, field 22.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as f:
             fields = f.read().rpartition(")")[2].split()
@@ -171,13 +183,19 @@ class Process:
         return start_time(self.pid) == self.started
 
     def end(self, patience: float) -> None:
-        """SIGTERM, and SIGKILL after ``patience`` seconds; returns when it is gone. Nothing if it is gone already."""
+        """SIGTERM, and SIGKILL after ``patience`` seconds; returns when it is gone.
+
+        Nothing if it is gone already.
+        """
         with contextlib.suppress(ProcessLookupError):
             handle = os.pidfd_open(self.pid)
             try:
                 if not self.alive():
                     return
-                for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+                for number, seconds in (
+                    (signal.SIGTERM, patience),
+                    (signal.SIGKILL, 5.0),
+                ):
                     signal.pidfd_send_signal(handle, number)
                     if select.select([handle], [], [], seconds)[0]:
                         return

@@ -12,18 +12,21 @@ LONGEST = 4096
 
 
 class StaticKey:
-    """The key of one file. Whether nodes are ephemeral, and their tags, were decided when the key was made."""
+    """The key of one file.
+
+    Whether nodes are ephemeral, and their tags, were decided when the key was made.
+    """
 
     def __init__(self, path: str) -> None:
         """``path`` is read at each mint: the key may be replaced at any time."""
         self.path = path
 
-    def mint(self, *, hostname: str, tags: tuple[str, ...], ephemeral: bool) -> AuthKey:  # noqa: ARG002 - the key decides
+    def mint(self, *, hostname: str, tags: tuple[str, ...], ephemeral: bool) -> AuthKey:  # noqa: ARG002
         """The file's key. Raises NoAuthKey for a file that is missing, readable by others, or no key."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as e:
-            advice = f"Write a reusable, tagged auth key to {self.path} (mode 0600), or name another file with authKeyFile."
+            advice = f"Write a reusable, tagged auth key to {self.path} (mode 0600), or set authKeyFile."
             raise errors.NoAuthKey(reason=f"{self.path}: {e.strerror}", advice=advice) from None
         try:
             status = os.fstat(fd)

@@ -1,4 +1,4 @@
-"""What a pod should be: pure functions from the host's configuration and a pod's annotations to a PodIntent."""
+"""What a pod should be: pure functions from configuration and annotations to a PodIntent."""
 
 from .intent import PodIntent, decide
 

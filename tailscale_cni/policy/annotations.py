@@ -20,7 +20,10 @@ class Unparsable(ValueError):
 
 
 class Annotation(NamedTuple):
-    """A row of the table. ``parse`` is None where the feature is not in this version: the annotation is refused, never ignored."""
+    """A row of the table.
+
+    ``parse`` is None where the feature is not in this version: the annotation is refused, never ignored.
+    """
 
     name: str
     parse: Callable[[str], Any] | None
@@ -78,5 +81,7 @@ def parse(pod: str, annotations: Mapping[str, str]) -> dict[str, Any]:
         try:
             wishes[row.name] = row.parse(value)
         except Unparsable as e:
-            raise errors.InvalidAnnotation(pod=pod, annotation=key, value=errors.show(value), expected=e) from None
+            raise errors.InvalidAnnotation(
+                pod=pod, annotation=key, value=errors.show(value), expected=e
+            ) from None
     return wishes

@@ -1,6 +1,7 @@
 """What a node is called when nobody said: the workload's name, from the pod's.
 
-Without the API at hand, names are all there is: Kubernetes builds a pod's name from its controller's and characters of an alphabet of
+Without the API at hand, names are all there is: Kubernetes builds a pod's name from its controller's and
+characters of an alphabet of
 its own, which has no vowels and so meets few words (k8s.io/apimachinery/pkg/util/rand).
 """
 
@@ -13,7 +14,10 @@ KINDS = ("deployment", "statefulset", "daemonset", "replicaset")
 
 
 def from_pod(pod: str) -> str:
-    """``plex-deployment-7b5d9c6f8-xyz12`` → ``plex``; ``postgres-0`` stays. Always a DNS label of at most 63 characters."""
+    """``plex-deployment-7b5d9c6f8-xyz12`` → ``plex``; ``postgres-0`` stays.
+
+    Always a DNS label of at most 63 characters.
+    """
     words = pod.lower().split("-")
     if len(words) > 1 and len(words[-1]) == SUFFIX and SAFE.issuperset(words[-1]):
         words.pop()

@@ -33,7 +33,8 @@ def decide(
 ) -> PodIntent | None:
     """What the pod should be; None if it should not be a node.
 
-    A pod that says ``enabled: "false"``, or says nothing where only annotated pods are enrolled, is left alone whatever else it says.
+    A pod that says ``enabled: "false"``, or says nothing where only annotated pods are enrolled, is left
+    alone whatever else it says.
     Raises InvalidAnnotation, UnsupportedAnnotation.
     """
     who = f"pod {namespace}/{pod}"

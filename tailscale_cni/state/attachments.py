@@ -1,6 +1,7 @@
 """Attachments: what ADD did, all that DEL, CHECK and GC need of it.
 
-One directory per container, which is also its lock; one file per network and interface in it. Read tolerantly: unknown keys are
+One directory per container, which is also its lock; one file per network and interface in it. Read
+tolerantly: unknown keys are
 kept out, missing ones have defaults, so that the previous version can read what this one wrote.
 """
 
@@ -25,7 +26,10 @@ LOCK_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Attachment:
-    """One pod's place in one network, and everything that was made for it. Addresses and networks are text, as in JSON."""
+    """One pod's place in one network, and everything that was made for it.
+
+    Addresses and networks are text, as in JSON.
+    """
 
     network: str
     container_id: str
@@ -51,6 +55,8 @@ class Attachment:
     interface: str = "ts0"
     mtu: int = 1280
     pod_addresses: tuple[str, ...] = ()
+    host_addresses: tuple[str, ...] = ()
+    """The host's own addresses in the tailnet's ranges: its probes come from there."""
     cluster_cidrs: tuple[str, ...] = ()
     anti_spoofing: bool = True
     port_mapping: bool = False
@@ -108,7 +114,11 @@ class Attachment:
     def from_json(cls, document: dict[str, Any]) -> Attachment:
         """From the disk. Raises TypeError if what every attachment has is missing."""
         names = {field.name for field in dataclasses.fields(cls)}
-        known = {key: tuple(value) if isinstance(value, list) else value for key, value in document.items() if key in names}
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in document.items()
+            if key in names
+        }
         return cls(**known)
 
 
@@ -126,7 +136,10 @@ class Attachments:
 
     @contextlib.contextmanager
     def locked(self, container_id: str, *, create: bool = False) -> Iterator[bool]:
-        """Hold a container's lock; whether anything is known of it. An empty container leaves no directory."""
+        """Hold a container's lock; whether anything is known of it.
+
+        An empty container leaves no directory.
+        """
         directory = f"{self.root}/{container_id}"
         with files.locked(directory, LOCK_SECONDS, f"container {container_id}", create=create) as there:
             try:
@@ -138,7 +151,9 @@ class Attachments:
 
     def save(self, attachment: Attachment) -> None:
         """Write one down."""
-        files.write_json(self._path(attachment.network, attachment.container_id, attachment.ifname), attachment.to_json())
+        files.write_json(
+            self._path(attachment.network, attachment.container_id, attachment.ifname), attachment.to_json()
+        )
 
     def forget(self, attachment: Attachment) -> None:
         """The last step of a removal."""
@@ -158,7 +173,11 @@ class Attachments:
 
     def of_container(self, container_id: str, ifname: str) -> list[Attachment]:
         """All of a container and interface, whatever their network is called by now."""
-        found = [self.get(network, container_id, name) for network, name in self._names(container_id) if name == ifname]
+        found = [
+            self.get(network, container_id, name)
+            for network, name in self._names(container_id)
+            if name == ifname
+        ]
         return [attachment for attachment in found if attachment]
 
     def with_id(self, attachment_id: str) -> Attachment | None:
@@ -189,5 +208,7 @@ class Attachments:
             names = os.listdir(f"{self.root}/{container_id}")
         except (FileNotFoundError, NotADirectoryError):
             return []
-        pairs = [name.removesuffix(".json").partition("@") for name in sorted(names) if name.endswith(".json")]
+        pairs = [
+            name.removesuffix(".json").partition("@") for name in sorted(names) if name.endswith(".json")
+        ]
         return [(network, ifname) for network, _, ifname in pairs if not network.startswith(".")]

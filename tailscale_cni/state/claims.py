@@ -1,6 +1,7 @@
 """Claims: numbers that only one attachment may hold, worker uids and UDP ports.
 
-A claim is a file that is linked into place and names its holder, so there is no lock, and a crash leaves something that names whom
+A claim is a file that is linked into place and names its holder, so there is no lock, and a crash leaves
+something that names whom
 to ask. The holder's record is on the disk before its first claim.
 """
 
@@ -37,7 +38,7 @@ class Claims:
         raise errors.NothingFree(what=os.path.basename(self.root) + "s", first=span[0], last=span[1], key=key)
 
     def release(self, holder: str, number: int | None) -> None:
-        """Give back what a holder has: the number, or, where a crash kept it from being written down, whatever names the holder."""
+        """Give back a holder's number; without one (a crash kept it from being recorded), whatever names the holder."""
         for candidate in [number] if number is not None else self._numbers():
             if self._holder(candidate) == holder:
                 files.remove(f"{self.root}/{candidate}")

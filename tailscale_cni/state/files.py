@@ -31,7 +31,9 @@ def make_directory(path: str, mode: int = 0o700) -> None:
             os.chmod(path, mode)  # mkdir's mode is cut by the umask
         status = os.lstat(path)
     except OSError as e:
-        raise errors.InputOutput(what=f"the directory {path} cannot be made", reason=e.strerror, path=path) from None
+        raise errors.InputOutput(
+            what=f"the directory {path} cannot be made", reason=e.strerror, path=path
+        ) from None
     if stat.S_ISLNK(status.st_mode):
         raise errors.UnsafeDirectory(path=path, reason="it is a symbolic link")
     if not stat.S_ISDIR(status.st_mode):
@@ -43,7 +45,10 @@ def make_directory(path: str, mode: int = 0o700) -> None:
 
 
 def write(path: str, content: bytes, mode: int = 0o600) -> None:
-    """Replace a file as a whole: after a crash it is the old one or the new one. Its directory must be root's."""
+    """Replace a file as a whole: after a crash it is the old one or the new one.
+
+    Its directory must be root's.
+    """
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}~")
     try:
@@ -58,7 +63,9 @@ def write(path: str, content: bytes, mode: int = 0o600) -> None:
     except OSError as e:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise errors.InputOutput(what=f"{path} cannot be written", reason=e.strerror, path=directory) from None
+        raise errors.InputOutput(
+            what=f"{path} cannot be written", reason=e.strerror, path=directory
+        ) from None
 
 
 def write_json(path: str, document: Any, mode: int = 0o600) -> None:
@@ -102,7 +109,10 @@ def remove(path: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory that somebody else may have written into, without following a link; nothing if it is not there."""
+    """Remove a directory that somebody else may have written into, without following a link.
+
+    Nothing if it is not there.
+    """
     import shutil
 
     try:
@@ -117,7 +127,8 @@ def remove_tree(path: str) -> None:
 def locked(directory: str, seconds: float, what: str, *, create: bool) -> Iterator[bool]:
     """Hold a directory's lock; whether the directory is there.
 
-    The directory may be removed by whoever holds the lock: who waited for it then begins again. ``create`` makes it when it is not
+    The directory may be removed by whoever holds the lock: who waited for it then begins again. ``create``
+    makes it when it is not
     there. Raises Busy after ``seconds``, naming ``what``.
     """
     deadline = time.monotonic() + seconds

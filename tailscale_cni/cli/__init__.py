@@ -1,0 +1,63 @@
+"""The command line: ``tailscale-cni COMMAND``. A file per command; this one only knows which there are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from .. import __version__, errors
+from ..config import RUN_DIR, STATE_DIR
+
+ABOUT = """\
+tailscale-cni makes a Kubernetes pod a Tailscale node: own address, own name, own tags.
+
+The container runtime runs it as a chained CNI plugin. As a person, start with
+
+  tailscale-cni install --help
+"""
+
+COMMANDS = ("install", "uninstall", "status", "worker")
+
+
+def main(argv: list[str]) -> int:
+    """Run a command.
+
+    Answers go to standard output, everything else to standard error; the exit status is 0, 1 or 2
+    (usage).
+    """
+    if not argv:
+        sys.stdout.write(ABOUT)
+        return 0
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except errors.Error as e:
+        sys.stderr.write(f"error: {e}\n{e.advice}\n")
+        return 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tailscale-cni", description=ABOUT.partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"tailscale-cni {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = import_module(f".{name}", __name__)
+        about = (module.__doc__ or "").partition("\n")[0]
+        command = commands.add_parser(name, help=about, description=about)
+        module.configure(command)
+    return parser
+
+
+def add_roots(parser: argparse.ArgumentParser) -> None:
+    """The options that say where everything is."""
+    parser.add_argument(
+        "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--run-dir", default=RUN_DIR, metavar="DIR", help="where sockets are (default: %(default)s)"
+    )

@@ -1,0 +1,174 @@
+"""Install this file as a CNI plugin of this host, chained after the primary one.
+
+Binary first, list last: whenever this is cut short, the cluster has the network that it had. Running it again
+changes nothing but what
+differs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .. import artefact, config, conflist, errors
+from ..control.static import StaticKey
+from ..state import files
+from ..state.installation import Installation
+from ..verbs import enrolment, upkeep
+from . import add_roots, layout
+
+if TYPE_CHECKING:
+    import argparse
+
+BINARY = "tailscale-cni"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    add_roots(parser)
+    parser.add_argument(
+        "--root", default="", metavar="DIR", help="the host's root directory, from within a container"
+    )
+    parser.add_argument(
+        "--cni-conf-dir", metavar="DIR", help="where the runtime reads network lists (default: found)"
+    )
+    parser.add_argument(
+        "--cni-bin-dir", metavar="DIR", help="where the runtime finds plugins (default: found)"
+    )
+    parser.add_argument(
+        "--config-file",
+        default=config.CONFIG_FILE,
+        metavar="FILE",
+        help="the configuration (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--control-url", metavar="URL", help="a control plane other than Tailscale's, as your Headscale's URL"
+    )
+    parser.add_argument(
+        "--auth-key-file", metavar="FILE", help="a file with a reusable, tagged auth key; it is copied"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Put everything in place, and say what was put where."""
+    root, found = arguments.root.rstrip("/"), layout.find(arguments.root.rstrip("/"))
+    conf_dir, bin_dir = arguments.cni_conf_dir or found.conf_dir, arguments.cni_bin_dir or found.bin_dir
+    _say(
+        f"network lists: {conf_dir}, plugins: {bin_dir} ({'given' if arguments.cni_conf_dir else found.why})"
+    )
+    primary = conflist.find_primary(root + conf_dir)
+    _say(f"primary network: {primary.document['name']} ({primary.path})")
+    settings = _settings(arguments, root)
+    enrolment.make_roots(root + arguments.state_dir, root + arguments.run_dir)
+    _install_key(arguments, root)
+    _install_settings(root + arguments.config_file, settings)
+    entry = _entry(arguments)
+    host = config.Config.load(entry | {"configFile": root + arguments.config_file})
+    _install_binary(root + bin_dir)
+    Installation(conf_dir, bin_dir, entry).save(root + arguments.state_dir)
+    conflist.write(root + conf_dir, conflist.derive(primary, entry))
+    if not root:
+        upkeep.keep_in_step(host)
+    _say(
+        f'{conf_dir}/{conflist.NAME} is in place: new pods with tailscale.com/enabled: "true" become nodes'
+    )
+    _warn(host, root)
+    return 0
+
+
+def _entry(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Our entry, with only what differs from the defaults."""
+    roots = {
+        "stateDir": arguments.state_dir,
+        "runDir": arguments.run_dir,
+        "configFile": arguments.config_file,
+    }
+    return conflist.entry(
+        **{row.key: roots[row.key] for row in config.ROOTS if roots[row.key] != row.default}
+    )
+
+
+def _settings(arguments: argparse.Namespace, root: str) -> dict[str, Any]:
+    """What the options ask of ``config.yaml``."""
+    settings = {}
+    if arguments.control_url:
+        settings["controlURL"] = arguments.control_url
+    if arguments.auth_key_file and _key_file(arguments) != config.KEY_FILE:
+        settings["authKeyFile"] = _key_file(arguments)
+    config.Config.load({"configFile": f"{root}/nonexistent", **settings})
+    return settings
+
+
+def _key_file(arguments: argparse.Namespace) -> str:
+    return f"{os.path.dirname(arguments.config_file)}/{os.path.basename(config.KEY_FILE)}"
+
+
+def _install_key(arguments: argparse.Namespace, root: str) -> None:
+    if not arguments.auth_key_file:
+        return
+    key = StaticKey(arguments.auth_key_file).mint(hostname="", tags=(), ephemeral=True)
+    path = root + _key_file(arguments)
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    files.write(path, f"{key.reveal()}\n".encode())
+    _say(f"auth key: {path}")
+
+
+def _install_settings(path: str, settings: dict[str, Any]) -> None:
+    """Only what was asked for and is not so already: the file is the admin's."""
+    import yaml
+
+    there = config.read(path)
+    missing = {key: value for key, value in settings.items() if there.get(key) != value}
+    if not missing:
+        return
+    clash = next((key for key in missing if key in there), None)
+    if clash:
+        reason = f"it is {errors.show(there[clash])}, and {errors.show(missing[clash])} was asked for"
+        raise errors.InvalidConfiguration(
+            where=path, key=clash, reason=reason, expected="Change it there, or leave the option out."
+        )
+    text = ""
+    if there:
+        with open(path, encoding="utf-8") as f:
+            text = f.read().rstrip("\n") + "\n"
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    files.write(path, (text + yaml.safe_dump(missing, sort_keys=True)).encode(), 0o644)
+    _say(f"configuration: {path}")
+
+
+def _install_binary(bin_dir: str) -> None:
+    """By rename: the old file may be running, and nobody may see half of the new one."""
+    source, target = artefact.executable(), f"{bin_dir}/{BINARY}"
+    if os.path.exists(target) and os.path.samefile(source, target):
+        return
+    temporary = f"{bin_dir}/.{BINARY}.{os.getpid()}~"
+    try:
+        os.makedirs(bin_dir, 0o755, exist_ok=True)
+        shutil.copyfile(source, temporary)
+        os.chmod(temporary, 0o755)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.rename(temporary, target)
+    except OSError as e:
+        files.remove(temporary)
+        raise errors.InputOutput(
+            what=f"{target} cannot be written", reason=e.strerror, path=bin_dir
+        ) from None
+    _say(f"plugin: {target}")
+
+
+def _warn(host: config.Config, root: str) -> None:
+    """What will keep the first pod from becoming a node."""
+    try:
+        StaticKey(root + host.auth_key_file).mint(hostname="", tags=(), ephemeral=True)
+    except errors.NoAuthKey as e:
+        _say(f"warning: {e}. {e.advice}")
+    if not os.path.exists("/dev/net/tun"):
+        _say("warning: /dev/net/tun is not there; load the kernel's module: modprobe tun")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,124 @@
+"""Show the nodes of this host's pods.
+
+Exit status 1 if any is not running.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from .. import errors
+from ..config import STATE_DIR
+from ..state.attachments import Attachment, Attachments
+from ..verbs import enrolment
+from ..worker import launch
+
+if TYPE_CHECKING:
+    import argparse
+
+API_VERSION = "tailscale-cni/v1"
+HEADERS = ("NAMESPACE", "POD", "NAME", "IP", "STATE", "TAGS", "PATH", "LAST-HANDSHAKE")
+ANSWER_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One node, as people see it."""
+
+    namespace: str
+    pod: str
+    name: str
+    addresses: tuple[str, ...]
+    state: str
+    tags: tuple[str, ...]
+    path: str
+    last_handshake: str
+    port: int | None
+    id: str
+    log: str
+
+    @classmethod
+    def of(cls, attachment: Attachment) -> Row:
+        """Ask the node; one that does not answer says so in STATE."""
+        try:
+            node = enrolment.local_api(attachment, ANSWER_SECONDS).node(peers=True)
+            state, name, addresses = node.state, node.name, tuple(map(str, node.addresses))
+            tags, paths, handshake = node.tags, node.paths, node.last_handshake
+        except errors.LocalApiFailed:
+            state = "NotAnswering" if launch.supervised(attachment) else "NotSupervised"
+            name, addresses, tags, paths, handshake = (
+                attachment.hostname,
+                attachment.addresses,
+                attachment.tags,
+                (),
+                "",
+            )
+        path = "direct" if "direct" in paths else "relay" if paths else "idle"
+        never = handshake.startswith("0001") or not handshake
+        return cls(
+            namespace=attachment.namespace,
+            pod=attachment.pod,
+            name=name,
+            addresses=addresses,
+            state=state,
+            tags=tags,
+            path=path,
+            last_handshake="" if never else handshake,
+            port=attachment.port,
+            id=attachment.id,
+            log=attachment.log,
+        )
+
+    def cells(self) -> tuple[str, ...]:
+        """In the order of ``HEADERS``; nothing is never empty, so that columns can be cut."""
+        row = (
+            self.namespace,
+            self.pod,
+            self.name,
+            ",".join(self.addresses),
+            self.state,
+            ",".join(self.tags),
+            self.path,
+        )
+        return tuple(cell or "-" for cell in (*row, self.last_handshake))
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument(
+        "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
+    )
+    parser.add_argument("-n", "--namespace", metavar="NAME", help="only this namespace")
+    parser.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="the form (default: %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a row per node."""
+    wanted = [a for a in Attachments(arguments.state_dir).all() if arguments.namespace in (None, a.namespace)]
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        rows = sorted(pool.map(Row.of, wanted), key=lambda row: (row.namespace, row.pod))
+    if arguments.output == "json":
+        document = {"apiVersion": API_VERSION, "kind": "NodeList", "items": [asdict(row) for row in rows]}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        sys.stdout.write(
+            table([HEADERS, *(row.cells() for row in rows)]) if rows else "No pod of this host is a node.\n"
+        )
+    return int(any(row.state != "Running" for row in rows))
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Columns as wide as their widest cell, three spaces between, as kubectl does it."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "".join(f"{line}\n" for line in lines)

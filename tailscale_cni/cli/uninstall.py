@@ -1,0 +1,84 @@
+"""Remove the plugin from this host: the cluster falls back to the network that it had.
+
+Our list first, so that no new pod is enrolled; then the nodes of running pods, which keep their primary
+network; then the rest. The
+configuration and the auth key stay unless --purge.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from .. import config, conflist, errors
+from ..state import files
+from ..state.attachments import Attachments
+from ..state.installation import Installation
+from ..verbs import enrolment
+from . import add_roots, layout
+from .install import BINARY
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    add_roots(parser)
+    parser.add_argument(
+        "--cni-conf-dir", metavar="DIR", help="where the runtime reads network lists (default: as installed)"
+    )
+    parser.add_argument(
+        "--cni-bin-dir", metavar="DIR", help="where the runtime finds plugins (default: as installed)"
+    )
+    parser.add_argument("--purge", action="store_true", help="remove the configuration and the auth key too")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Take everything away that ``install`` and the pods' nodes brought; nothing of it need be there."""
+    installed = Installation.load(arguments.state_dir)
+    found = layout.find("")
+    conf_dir = arguments.cni_conf_dir or (installed.conf_dir if installed else found.conf_dir)
+    bin_dir = arguments.cni_bin_dir or (installed.bin_dir if installed else found.bin_dir)
+    if conflist.remove(conf_dir):
+        _say(f"{conf_dir}/{conflist.NAME} is removed: new pods get the primary's network")
+    left = _end_nodes(arguments.state_dir)
+    if left:
+        _say(f"{left} nodes could not be ended; run this again")
+        return 1
+    files.remove(f"{bin_dir}/{BINARY}")
+    if arguments.purge:
+        _purge(installed)
+    for directory in (arguments.run_dir, arguments.state_dir):
+        files.remove_tree(directory)
+    _say("everything is removed")
+    return 0
+
+
+def _end_nodes(state_dir: str) -> int:
+    """End the nodes of all pods; how many could not be."""
+    left = 0
+    for attachment in Attachments(state_dir).all():
+        try:
+            enrolment.end(attachment)
+        except (errors.Error, OSError) as e:
+            _say(f"{attachment.who}: {e}")
+            left += 1
+        else:
+            _say(f"{attachment.who} is no longer a node")
+    return left
+
+
+def _purge(installed: Installation | None) -> None:
+    host = config.Config.for_cleanup(installed.entry if installed else {})
+    for path in (host.auth_key_file, host.config_file):
+        files.remove(path)
+    directory = os.path.dirname(host.config_file)
+    if os.path.isdir(directory) and not os.listdir(directory):
+        os.rmdir(directory)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

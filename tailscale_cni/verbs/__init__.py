@@ -1,0 +1,22 @@
+"""CNI's verbs, each a story on one page.
+
+They compose the other rooms; nothing imports them but the two doors and the commands.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..cni.request import Request
+
+MODULES = {"ADD": "add", "DEL": "delete", "CHECK": "check", "GC": "gc", "STATUS": "status"}
+
+
+def load(command: str) -> Callable[[Request], Mapping[str, Any] | None]:
+    """The verb for a CNI_COMMAND, imported now: no call pays for another verb's imports."""
+    verb: Callable[[Request], Mapping[str, Any] | None] = import_module(f".{MODULES[command]}", __name__).run
+    return verb

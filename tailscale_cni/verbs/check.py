@@ -1,0 +1,66 @@
+"""CHECK: is the pod's node as ADD left it?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import errors, linux
+from ..state.attachments import Attachments
+from ..worker import launch
+from . import enrolment
+from .wish import Wish
+
+if TYPE_CHECKING:
+    from ..cni.request import Request
+    from ..state.attachments import Attachment
+    from ..worker.localapi import Node
+
+
+def run(request: Request) -> None:
+    """Verify the attachment.
+
+    While the address is pending there is nothing to verify: CRI-O calls this straight after ADD.
+
+    Raises UnknownContainer for a pod that should be a node and was never added; CheckFailed, which names all
+    that is wrong.
+    """
+    wish = Wish.of(request)
+    attachment = Attachments(wish.config.state_dir).get(request.network, request.container_id, request.ifname)
+    if attachment is None:
+        if wish.intent is not None:
+            raise errors.UnknownContainer(container_id=request.container_id)
+        return
+    findings = _findings(attachment)
+    if findings:
+        raise errors.CheckFailed(pod=attachment.who, findings="; ".join(findings))
+
+
+def _findings(attachment: Attachment) -> list[str]:
+    if not launch.supervised(attachment):
+        return ["the node's supervisor does not run"]
+    if not attachment.was_running:
+        return []
+    try:
+        node = enrolment.local_api(attachment).node(peers=bool(attachment.cluster_cidrs))
+    except errors.LocalApiFailed as e:
+        return [str(e)]
+    return [*_node_findings(attachment, node), *_network_findings(attachment, node)]
+
+
+def _node_findings(attachment: Attachment, node: Node) -> list[str]:
+    if not node.running:
+        return [f"the node is not connected: {node.state}"]
+    if {str(address) for address in node.addresses} != set(attachment.addresses):
+        return ["the node has other addresses than the pod"]
+    return []
+
+
+def _network_findings(attachment: Attachment, node: Node) -> list[str]:
+    from ..net import pod
+
+    network, tailnet = enrolment.pod_network(attachment), enrolment.tailnet(node)
+    with enrolment.recorded_netns(attachment) as netns:
+        if netns is None:
+            return ["the pod's network namespace is gone"]
+        with linux.in_netns(netns):
+            return list(pod.verify(network, tailnet))

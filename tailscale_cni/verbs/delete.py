@@ -1,0 +1,23 @@
+"""DEL: the pod is no longer a node, and nothing of it is left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..config import Config
+from ..state.attachments import Attachments
+from . import enrolment, upkeep
+
+if TYPE_CHECKING:
+    from ..cni.request import Request
+
+
+def run(request: Request) -> None:
+    """Unmake what ADD recorded, whatever the configuration is by now. Nothing recorded is nothing to do."""
+    config = Config.for_cleanup(request.config)
+    store = Attachments(config.state_dir)
+    attachments = store.of_container(request.container_id, request.ifname)
+    exact = [attachment for attachment in attachments if attachment.network == request.network]
+    for attachment in exact or attachments:
+        enrolment.end(attachment)
+    upkeep.keep_in_step(config)

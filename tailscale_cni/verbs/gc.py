@@ -1,0 +1,35 @@
+"""GC: remove what the runtime no longer knows of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import errors
+from ..config import Config
+from ..state.attachments import Attachments
+from . import enrolment
+
+if TYPE_CHECKING:
+    from ..cni.request import Request
+
+
+def run(request: Request) -> None:
+    """Remove this network's attachments that are not among the valid ones.
+
+    One that cannot be removed does not keep the rest.
+
+    Without the list of valid ones nothing is done: its absence does not say that none is valid.
+    """
+    if request.valid_attachments is None:
+        return
+    failures = []
+    for attachment in Attachments(Config.for_cleanup(request.config).state_dir).all():
+        known = (attachment.container_id, attachment.ifname) in request.valid_attachments
+        if attachment.network != request.network or known:
+            continue
+        try:
+            enrolment.end(attachment)
+        except (errors.Error, OSError) as e:
+            failures.append(e)
+    if failures:
+        raise failures[0]

@@ -1,0 +1,36 @@
+"""STATUS: could a pod be enrolled on this host?
+
+Local and cheap: containerd asks every 5 s, and a failing answer makes the Kubernetes node NotReady. A control
+plane that is down is
+never one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from .. import artefact, errors
+from ..config import Config
+
+if TYPE_CHECKING:
+    from ..cni.request import Request
+
+
+def run(request: Request) -> None:
+    """Raises NotAvailable, which says what to do."""
+    try:
+        config = Config.load(request.config)
+        artefact.worker_binary()
+        artefact.supervisor_binary()
+    except errors.Error as e:
+        raise errors.NotAvailable(reason=e, advice=e.advice) from None
+    if not os.path.exists("/dev/net/tun"):
+        raise errors.NotAvailable(
+            reason="/dev/net/tun is not there", advice="Load the kernel's module: modprobe tun."
+        )
+    nearest = config.state_dir if os.path.isdir(config.state_dir) else os.path.dirname(config.state_dir)
+    if not os.access(nearest, os.W_OK):
+        raise errors.NotAvailable(
+            reason=f"{nearest} cannot be written to", advice="Look at its file system: 'findmnt -T' shows it."
+        )

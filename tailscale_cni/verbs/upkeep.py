@@ -1,0 +1,68 @@
+"""Repair and cleanup that ride on calls for other pods.
+
+Best effort: nothing here fails or delays the call that it rides on for long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from .. import conflist, config, errors, linux
+from ..state import files
+from ..state.attachments import Attachments
+from ..state.installation import Installation
+from ..worker import launch
+from . import enrolment
+
+
+def keep_in_step(host: config.Config) -> None:
+    """Render our list anew if the primary's changed, and note what the door must know.
+
+    What is watched is looked at before it is read: a change in between is seen the next time.
+    """
+    with contextlib.suppress(errors.Error, OSError):
+        path = f"{host.state_dir}/enroll.json"
+        for _ in range(3):  # our own rename changes the directory
+            installed = Installation.load(host.state_dir)
+            watched = _watched(installed)
+            view = config.door_view(host, *watched)
+            if files.read_json(path) == view:
+                return
+            if not (installed and _refresh(installed)):
+                files.write_json(path, view)
+                return
+
+
+def _watched(installed: Installation | None) -> list[str]:
+    if installed is None:
+        return []
+    try:
+        return [installed.conf_dir, conflist.find_primary(installed.conf_dir).path]
+    except errors.NoPrimary:
+        return [installed.conf_dir]
+
+
+def _refresh(installed: Installation) -> bool:
+    """Whether our list was another one. A primary that cannot be read keeps the list that is there."""
+    try:
+        primary = conflist.find_primary(installed.conf_dir)
+    except errors.NoPrimary:
+        return False
+    return conflist.write(installed.conf_dir, conflist.derive(primary, installed.entry))
+
+
+def revive(state_dir: str, *, but: str = "") -> None:
+    """Start what should run and does not, and clean up after pods that ended without a DEL.
+
+    ``but`` is an attachment that is looked after already.
+    """
+    boot = linux.boot_id()
+    store = Attachments(state_dir)
+    for attachment in store.all():
+        if attachment.id == but or (attachment.boot_id == boot and launch.supervised(attachment)):
+            continue
+        with contextlib.suppress(errors.Error, OSError), enrolment.recorded_netns(attachment) as netns:
+            if netns is None:
+                enrolment.end(attachment)
+            else:
+                enrolment.restart(attachment, netns)

@@ -1,0 +1,67 @@
+"""A control group for a node that no systemd looks after: it is neither counted nor ended with the runtime.
+
+Best effort: where no group can be made, the node stays in the runtime's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PARENT = "tailscale-cni"
+LIMITS = {"memory.max": "512M", "memory.limit_in_bytes": "512M", "pids.max": "256"}
+
+
+def join(name: str) -> None:
+    """Move this process into a group of that name, in every hierarchy that lets us."""
+    for root in _hierarchies():
+        with contextlib.suppress(OSError):
+            group = f"{root}/{PARENT}/{name}"
+            os.makedirs(group, exist_ok=True)
+            _limit(group)
+            _write(f"{group}/cgroup.procs", str(os.getpid()))
+
+
+def leave() -> None:
+    """Move this process out of the group that ``join`` made, so that it can be removed."""
+    for root in _hierarchies():
+        with contextlib.suppress(OSError):
+            _write(f"{root}/cgroup.procs", str(os.getpid()))
+
+
+def remove(name: str) -> None:
+    """Remove the group when nothing is in it; and the parent after the last one."""
+    for root in _hierarchies():
+        for group in (f"{root}/{PARENT}/{name}", f"{root}/{PARENT}"):
+            with contextlib.suppress(OSError):
+                os.rmdir(group)
+
+
+def _hierarchies() -> Iterator[str]:
+    """Where cgroup file systems are mounted: proc_pid_mounts(5).
+
+    cpuset wants to be told its CPUs, and is of no use here.
+    """
+    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as f:
+        for line in f:
+            _, directory, kind, options, *_ = line.split(" ")
+            if kind == "cgroup2" or (kind == "cgroup" and "cpuset" not in options.split(",")):
+                yield directory
+
+
+def _limit(group: str) -> None:
+    for name, value in LIMITS.items():
+        with contextlib.suppress(OSError):
+            _write(f"{group}/{name}", value)
+
+
+def _write(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)

@@ -1,0 +1,223 @@
+"""Starting and ending the detached processes of one attachment.
+
+Two ways, one command line: the main process of a transient unit where PID 1 is systemd, a session leader
+elsewhere. Both run
+``tailscale-cni worker run``, which becomes the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
+
+from .. import errors, linux
+from ..state import files
+from . import cgroup, systemd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ..state.attachments import Attachment
+
+PATIENCE = 3.0
+"""Seconds between asking the supervisor to end and ending it."""
+
+ATTACH_SECONDS = 5.0
+"""How long the TUN's last holder may take to die."""
+
+IGNORED_INTERFACES = (
+    "veth,cali,cni,flannel,lxc,cilium,docker,br-,virbr,kube-,nodelocaldns,tailscale,wg,tun,tap,dummy,ifb"
+)
+"""Interfaces of a host whose coming and going is no news to a node, by prefix."""
+
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+def start(attachment: Attachment, executable: Path) -> int | None:
+    """Start the node's processes, and return at once: the PID, or None where systemd has it.
+
+    Raises WorkerFailed.
+    """
+    files.make_directory(attachment.run_dir)
+    files.make_directory(attachment.worker_dir)
+    argv = [str(executable), "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
+    try:
+        if attachment.launcher == "systemd":
+            description = f"Tailscale node of {attachment.who}"
+            systemd.start(
+                attachment.unit, description, argv, loopback=tuple(_loopback(attachment.control_url))
+            )
+            return None
+        return _spawn(argv, f"{attachment.worker_dir}/log")
+    except OSError as e:
+        raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
+
+
+def end(attachment: Attachment) -> None:
+    """End the node's processes; nothing if there are none."""
+    if attachment.launcher == "systemd":
+        try:
+            systemd.stop(attachment.unit)
+        except OSError as e:
+            raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
+    supervisor = running(attachment)
+    if supervisor:
+        supervisor.end(PATIENCE)
+    cgroup.remove(attachment.id)
+
+
+def running(attachment: Attachment) -> linux.Process | None:
+    """The supervisor, if it runs."""
+    try:
+        with open(f"{attachment.worker_dir}/supervisor", encoding="ascii") as f:
+            pid, started = (int(word) for word in f.read().split())
+    except (OSError, ValueError):
+        return None
+    process = linux.Process(pid, started)
+    return process if process.alive() else None
+
+
+def supervised(attachment: Attachment) -> bool:
+    """Whether somebody looks after the node, or is about to."""
+    if attachment.launcher == "systemd":
+        return systemd.is_active(attachment.unit)
+    return running(attachment) is not None
+
+
+def become_supervisor(
+    attachment: Attachment, netns: int, executable: Path, supervisor: Path, worker: Path, first: bytes
+) -> NoReturn:
+    """Turn this process into the node's supervisor, with the descriptors that docs/architecture.md lists.
+
+    ``netns`` is a descriptor of the pod's namespace; ``first`` is the start line. Raises NoTun, WorkerFailed.
+    """
+    try:
+        if attachment.launcher == "session":
+            cgroup.join(attachment.id)
+            with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
+                f.write("0")
+        descriptors = [_tun(attachment, netns), _listener(attachment), _peers(attachment), _line(first)]
+        if attachment.underlay == "pod":
+            linux.enter_netns(netns)
+        inode = os.fstat(netns).st_ino
+        os.close(netns)
+        os.chdir(attachment.identity_dir)
+        me = os.getpid()
+        files.write(f"{attachment.worker_dir}/supervisor", f"{me} {linux.start_time(me)}\n".encode())
+        argv = [
+            str(supervisor),
+            *_supervisor_flags(attachment, executable, inode),
+            "--",
+            str(worker),
+            *_worker_flags(attachment),
+        ]
+        _place(descriptors)
+        os.execve(supervisor, argv, ENVIRONMENT)  # noqa: S606 - no shell: that is the point
+    except OSError as e:
+        raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
+
+
+def _supervisor_flags(attachment: Attachment, executable: Path, inode: int) -> list[str]:
+    flags = ["--id", attachment.id, "--self", str(executable), "--state-dir", attachment.state_dir]
+    flags += ["--netns", attachment.netns, "--netns-inode", str(inode), "--uid", str(attachment.uid)]
+    flags += ["--ephemeral"] if attachment.ephemeral else []
+    flags += ["--log", f"{attachment.worker_dir}/log"] if attachment.launcher == "session" else []
+    return flags
+
+
+def _worker_flags(attachment: Attachment) -> list[str]:
+    flags = [
+        "--hostname",
+        attachment.hostname,
+        "--control-url",
+        attachment.control_url,
+        "--port",
+        str(attachment.port),
+    ]
+    flags += ["--tun", attachment.interface, "--ignore-interfaces", IGNORED_INTERFACES]
+    flags += ["--ephemeral"] if attachment.ephemeral else []
+    flags += ["--port-mapping"] if attachment.port_mapping else []
+    return flags
+
+
+def _tun(attachment: Attachment, netns: int) -> int:
+    with linux.in_netns(netns):
+        return open_tun(attachment)
+
+
+def open_tun(attachment: Attachment) -> int:
+    """Make or attach to the node's TUN, from within the pod's namespace. Raises NoTun."""
+    assert attachment.uid is not None
+    try:
+        return linux.open_tun(attachment.interface, attachment.uid, attachment.mtu, ATTACH_SECONDS)
+    except OSError as e:
+        raise errors.NoTun(pod=attachment.who, reason=e.strerror) from None
+
+
+def _listener(attachment: Attachment) -> int:
+    files.remove(attachment.socket)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener.bind(attachment.socket)
+    os.chmod(attachment.socket, 0o600)
+    listener.listen(64)
+    return listener.detach()
+
+
+def _peers(attachment: Attachment) -> int:
+    return os.open(
+        f"{attachment.worker_dir}/peers", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+
+
+def _line(first: bytes) -> int:
+    """A pipe that has the line in it already: a key is far smaller than a pipe."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.write(writing, first)
+    os.close(writing)
+    return reading
+
+
+def _place(descriptors: list[int]) -> None:
+    """Put descriptors at 3, 4, 5, …: first out of one another's way, then where they belong."""
+    import fcntl
+
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in descriptors]
+    for number, fd in enumerate(high, 3):
+        os.dup2(fd, number, inheritable=True)
+
+
+def _spawn(argv: list[str], log: str) -> int:
+    """A detached session leader that inherits no descriptor: who waits for ours must not wait for it."""
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, log, append, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()]
+    return os.posix_spawn(argv[0], argv, ENVIRONMENT, file_actions=actions, setsid=True)
+
+
+def _inheritable() -> Iterator[int]:
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own descriptor is gone by now
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                yield int(name)
+
+
+def _loopback(control_url: str) -> Iterator[str]:
+    """The loopback addresses that a node in the host's namespace needs: the resolver's, a local control plane's."""
+    import ipaddress
+
+    candidates = [urlsplit(control_url).hostname or ""]
+    candidates += ["127.0.0.1", "::1"] if candidates == ["localhost"] else []
+    with contextlib.suppress(OSError), open("/etc/resolv.conf", encoding="utf-8", errors="replace") as f:
+        candidates += [words[1] for words in map(str.split, f) if len(words) > 1 and words[0] == "nameserver"]
+    for text in candidates:
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(text).is_loopback:
+                yield text
