@@ -121,7 +121,7 @@ class Busy(Error):
 
 
 class Interrupted(Error):
-    """{verb} was interrupted by a signal"""
+    """the call was interrupted by a signal"""
 
     code = 11
     hint = "The runtime tries again by itself."

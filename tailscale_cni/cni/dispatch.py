@@ -1,0 +1,276 @@
+"""From a runtime's call to an exit status: find the verb, run it, answer on standard output, once.
+
+Whatever happens inside a verb, the runtime gets one JSON document and one log line, and never a traceback.
+What that needs (environment, streams, the verbs themselves) comes as arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple, TextIO
+
+from tailscale_cni import errors
+
+from . import document, request, result, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+Verb = Callable[[request.Request], Mapping[str, Any] | None]
+"""What does the work. Its result is printed; for ADD, None stands for the echoed prevResult."""
+
+SENTENCE_LIMIT = 1000
+ADVICE_LIMIT = 4000
+"""How many characters of ``msg`` and ``details`` are printed."""
+
+_SECRET = re.compile(r"\b(?:tskey|hskey)-[\w-]*")
+_PACKAGE = __name__.partition(".")[0]
+
+
+class Outcome(NamedTuple):
+    """How a call ended: what goes to standard output, the error if any, the request if it was understood."""
+
+    text: bytes
+    error: errors.Error | None
+    request: request.Request | None
+
+
+def main(
+    environ: Mapping[str, str],
+    stdin: BinaryIO | None,
+    stdout: BinaryIO | None,
+    stderr: TextIO | None,
+    load: Callable[[str], Verb],
+    log: Callable[[Mapping[str, Any], str], None] | None = None,
+) -> int:
+    """Answer one CNI call; returns the exit status, 0 or 1. Raises nothing.
+
+    ``load`` gives the verb of a name (ADD, DEL, CHECK, GC, STATUS), so that only that one need be imported.
+    ``log`` gets the conflist entry ({} if it was not understood) and the line that goes to ``stderr``.
+    """
+    started = time.monotonic()
+    with _Interrupt() as interrupt:
+        outcome = _run(environ, stdin, stdout, load, interrupt)
+        delivered = _write(stdout, outcome.text)
+        line = _line(environ, outcome, delivered, time.monotonic() - started)
+        _write(stderr, line + "\n")
+        with contextlib.suppress(Exception):
+            if log:
+                log(outcome.request.config if outcome.request else {}, line)
+    return 0 if delivered and outcome.error is None else 1
+
+
+def _run(
+    environ: Mapping[str, str],
+    stdin: BinaryIO | None,
+    stdout: BinaryIO | None,
+    load: Callable[[str], Verb],
+    interrupt: _Interrupt,
+) -> Outcome:
+    """All that can fail."""
+    data, asked = b"", None
+    try:
+        _open_standard_descriptors()
+        verb = request.find_verb(environ)
+        if verb.name == "VERSION":
+            return Outcome(document.encode(_report(stdin)), None, None)
+        data = document.read(stdin)
+        asked = request.parse(environ, data)
+        if verb.name == "ADD" and stdout is None:
+            reason = "standard output is closed"
+            raise errors.InputOutput(
+                what="nobody would hear the answer", reason=reason, path="standard output"
+            )
+        with _silence(stdout):
+            answer = load(verb.name)(asked)
+        if verb.name == "ADD" and answer is None:
+            answer = result.echo(asked)
+        text = b"" if answer is None else document.encode(answer)
+        interrupt.disarm()
+        return Outcome(text, None, asked)
+    except BaseException as e:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are a verb's failures too
+        interrupt.disarm()
+        error = _as_error(e)
+        return Outcome(_error_text(error, _callers_version(stdin, data)), error, asked)
+
+
+def _report(stdin: BinaryIO | None) -> dict[str, object]:
+    """VERSION. It may be asked by hand, with no document at all."""
+    try:
+        data = document.read(stdin)
+    except errors.Error:
+        data = b""
+    config = document.decode(data) if data.strip() else {}
+    return versions.report(config.get("cniVersion"))
+
+
+def _as_error(e: BaseException) -> errors.Error:
+    """The unknown made known. Its own text is not shown: nobody has checked what is in it."""
+    if isinstance(e, errors.Error):
+        return e
+    if isinstance(e, KeyboardInterrupt):
+        return errors.Interrupted()
+    if isinstance(e, OSError):
+        path = errors.show(e.filename) if e.filename else "what it uses"
+        reason = e.strerror or type(e).__name__
+        return errors.InputOutput(what=f"the call failed at {_place(e)}", reason=reason, path=path)
+    return errors.Internal(kind=type(e).__name__, reason=f"at {_place(e)}")
+
+
+def _place(e: BaseException) -> str:
+    """Where in this package an exception came from, as ``verbs/add.py:12``."""
+    place = "an unknown place"
+    traceback = e.__traceback__
+    while traceback:
+        _, ours, file = traceback.tb_frame.f_code.co_filename.rpartition(f"/{_PACKAGE}/")
+        if ours:
+            place = f"{file}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place
+
+
+def _error_text(error: errors.Error, version: str) -> bytes:
+    """The CNI error object: SPEC section 5, "Error"."""
+    try:
+        advice = error.advice
+    except (
+        KeyError,
+        IndexError,
+        ValueError,
+    ):  # a value that the hint wants was not given: the sentence must do
+        advice = ""
+    return document.encode(
+        {
+            "cniVersion": version,
+            "code": error.code,
+            "msg": printable(error.sentence, SENTENCE_LIMIT),
+            "details": printable(advice, ADVICE_LIMIT),
+        }
+    )
+
+
+def _callers_version(stdin: BinaryIO | None, data: bytes) -> str:
+    """The version that an error is told in: the caller's, as far as it can be known."""
+    try:
+        return versions.negotiate(document.decode(data or document.read(stdin)).get("cniVersion"))
+    except Exception:  # noqa: BLE001 - there is an error to be told already, and it matters more
+        return versions.NEWEST
+
+
+def printable(text: str, limit: int) -> str:
+    """Text fit for a log or a terminal: one line, no control characters, nothing like a key, cut to ``limit``."""
+    text = _SECRET.sub("<key>", text[: limit + 100])
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _line(environ: Mapping[str, str], outcome: Outcome, delivered: bool, seconds: float) -> str:
+    """The log line of a call, in logfmt."""
+    pod = outcome.request.pod if outcome.request else None
+    fields = [
+        f"verb={_field(environ, 'CNI_COMMAND')}",
+        f"pod={pod or '-'}",
+        f"container={_field(environ, 'CNI_CONTAINERID')}",
+        f"ifname={_field(environ, 'CNI_IFNAME')}",
+        f"duration={seconds:.3f}s",
+    ]
+    if outcome.error:
+        sentence = printable(outcome.error.sentence, SENTENCE_LIMIT)
+        fields += ["outcome=error", f"code={outcome.error.code}", f'msg="{sentence}"']
+    else:
+        fields.append("outcome=ok" if delivered else "outcome=undelivered")
+    return " ".join(fields)
+
+
+def _field(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "") or "-"
+    plain = value.isprintable() and " " not in value and len(value) <= request.NAME_LIMIT
+    return value if plain else errors.show(value)
+
+
+def _write(stream: IO[Any] | None, text: bytes | str) -> bool:
+    """Write all of it; False if that cannot be. What a failed stream holds is dropped, or it would be tried again."""
+    if stream is None or not text:
+        return not text
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            _redirect(stream.fileno())
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _silence(stdout: BinaryIO | None) -> Iterator[None]:
+    """What anything else prints on standard output meanwhile goes nowhere: the answer is JSON only."""
+    try:
+        fd = stdout.fileno() if stdout else None
+    except (OSError, ValueError):  # a buffer in memory
+        fd = None
+    if fd is None:
+        yield
+        return
+    saved = os.dup(fd)
+    try:
+        _redirect(fd)
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os.dup2(saved, fd)
+        os.close(saved)
+
+
+def _redirect(fd: int) -> None:
+    """Let ``fd`` be /dev/null."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, fd)
+    os.close(null)
+
+
+def _open_standard_descriptors() -> None:
+    """Open those of 0, 1, 2 that are closed: the next file opened would take the number and what is printed there."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+class _Interrupt:
+    """While armed, the first SIGTERM, SIGHUP or SIGINT is a KeyboardInterrupt, so that the verb can clean up.
+
+    The next ones, and those that come while the answer is written, do nothing: the impatient have SIGKILL.
+    """
+
+    def __init__(self) -> None:
+        self._armed = True
+        self._previous: dict[int, Any] = {}
+
+    def disarm(self) -> None:
+        """Nothing is interrupted from here on."""
+        self._armed = False
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self._armed:
+            self._armed = False
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> _Interrupt:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not the main thread: signals are not ours
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,133 @@
+"""Strict JSON: bytes from a stranger → an object, or a sentence that says what is wrong and where.
+
+Python's decoder takes more than JSON (NaN, Infinity, lone surrogates, numbers beyond a double's range) and lets
+a duplicate key pass in silence, so that two readers of one document may see two different ones. Each is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tailscale_cni import errors
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+LIMIT = 16 << 20
+"""How many bytes a document may have. One with all the annotations of a pod (256 KiB at most) is far below."""
+
+_ESCAPE = re.compile(
+    r"""\\(?: [^u]                                                 # a short escape
+          | u(?![dD][89a-fA-F])[0-9a-fA-F]{4}                      # a character of its own
+          | u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}  # a pair of surrogates
+          | (u) )                                                  # what is left: half of a pair""",
+    re.VERBOSE,
+)
+
+
+class _Refused(Exception):  # noqa: N818 - a reason on its way to becoming an Undecodable
+    """Why a part of the document is refused."""
+
+
+def read(stream: BinaryIO | None) -> bytes:
+    """All of standard input, but no more than one byte above ``LIMIT``.
+
+    Raises Undecodable if there is none, InputOutput if it cannot be read.
+    """
+    if stream is None or stream.closed:
+        _refuse("it is closed")
+    try:
+        if stream.isatty():
+            _refuse("it is a terminal")
+        return stream.read(LIMIT + 1) or b""
+    except OSError as e:
+        raise errors.InputOutput(
+            what="standard input cannot be read", reason=e.strerror, path="standard input"
+        ) from None
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """The JSON object in ``data``: strictly JSON, UTF-8, no key twice. Raises Undecodable."""
+    if len(data) > LIMIT:
+        _refuse(f"it is longer than {LIMIT >> 20} MiB")
+    if data.startswith(b"\xef\xbb\xbf"):
+        _refuse("it begins with a byte order mark")
+    try:
+        text = data.decode()
+        value = _DECODER.decode(text)
+    except UnicodeDecodeError as e:
+        _refuse(f"byte {e.start} is not UTF-8")
+    except json.JSONDecodeError as e:
+        _refuse(f"{_sentence(e)} at line {e.lineno}, column {e.colno}" if text.strip() else "it is empty")
+    except RecursionError:
+        _refuse("it is nested too deeply")
+    except _Refused as e:
+        _refuse(str(e))
+    except ValueError:  # from 3.10.7 on: int() of more than 4300 digits
+        _refuse("it has a number of thousands of digits")
+    if not isinstance(value, dict):
+        _refuse(f"it is {kind(value)}, not an object")
+    _refuse_half_surrogates(text)
+    return value
+
+
+def encode(value: object) -> bytes:
+    """One line of JSON, ASCII only. Raises ValueError, TypeError or RecursionError for what has no JSON."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def kind(value: object) -> str:
+    """What JSON calls a value of this type, with an article."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), "something else")
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise errors.Undecodable(reason=reason) from None
+
+
+def _sentence(error: json.JSONDecodeError) -> str:
+    return error.msg.removesuffix(" at").removesuffix(":").lower()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise _Refused(f"the key {errors.show(_first_twice(pairs))} is there twice")
+    return result
+
+
+def _first_twice(pairs: list[tuple[str, Any]]) -> str:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return key
+        seen.add(key)
+    raise AssertionError(pairs)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise _Refused(f"the number {errors.show(text)} is out of range")
+    return number
+
+
+def _constant(name: str) -> NoReturn:
+    raise _Refused(f"{name} is not JSON")
+
+
+def _refuse_half_surrogates(text: str) -> None:
+    if "\\ud" not in text and "\\uD" not in text:
+        return
+    half = next((match for match in _ESCAPE.finditer(text) if match[1]), None)
+    if half:
+        line = text.count("\n", 0, half.start()) + 1
+        _refuse(f"half of a surrogate pair stands alone at line {line}, character {half.start()}")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number, parse_constant=_constant)
