@@ -1,0 +1,317 @@
+"""A real Kubernetes for the tests: etcd, the control plane, a kubelet and a containerd, all on one machine of their own.
+
+The primary CNI is the reference bridge plugin. What is chained after it is the tests' business.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import builds
+
+from tests.kit import tools
+from tests.kit.actor import Actor
+from tests.kit.process import Failed
+from tests.kit.wait import wait_until
+from tests.kit.wire import Wire
+
+from . import programs
+from .machine import Daemon, Machine
+
+KUBE: Final = "/etc/kubernetes"
+SOCKET: Final = "/run/containerd/containerd.sock"
+CNI_BIN: Final = "/opt/cni/bin"
+CNI_CONF: Final = "/etc/cni/net.d"
+SERVICES: Final = "10.96.0.0/16"
+NODE: Final = "node1"
+
+# The control plane knows everybody by a token; the names are those that RBAC's own rules are written for.
+TOKENS: Final = {
+    "admin": ("admin", "system:masters"),
+    "kubelet": (f"system:node:{NODE}", "system:nodes"),
+    "controller-manager": ("system:kube-controller-manager", "system:masters"),
+    "scheduler": ("system:kube-scheduler", "system:masters"),
+}
+
+CONTAINERD_2: Final = f"""
+version = 3
+disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
+[grpc]
+  address = "{SOCKET}"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "localhost/pause:test"
+[plugins."io.containerd.cri.v1.runtime"]
+  disable_apparmor = true
+  disable_hugetlb_controller = true
+  tolerate_missing_hugetlb_controller = true
+  restrict_oom_score_adj = true
+"""
+CONTAINERD_1: Final = f"""
+version = 2
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+[grpc]
+  address = "{SOCKET}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "localhost/pause:test"
+  disable_apparmor = true
+  disable_hugetlb_controller = true
+  tolerate_missing_hugetlb_controller = true
+  restrict_oom_score_adj = true
+"""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A containerd: where its programs are on the machine, how it is configured, and the newest CNI that it takes."""
+
+    name: str
+    config: str
+    cni_version: str
+    directory: Path | None = None
+
+    @property
+    def path(self) -> str:
+        debian = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return f"{self.directory}:{debian}" if self.directory else debian
+
+
+def containerd_2() -> Runtime:
+    """containerd 2.x, from Go modules."""
+    return Runtime("containerd-2", CONTAINERD_2, "1.1.0", programs.containerd())
+
+
+def containerd_1() -> Runtime:
+    """Debian's containerd 1.6; it refuses results of cniVersion 1.1.0."""
+    return Runtime("containerd-1.6", CONTAINERD_1, "1.0.0")
+
+
+RUNTIMES: Final[Mapping[str, Callable[[], Runtime]]] = {"containerd-2": containerd_2, "containerd-1.6": containerd_1}
+
+
+@dataclass(frozen=True)
+class Primary:
+    """A cluster's own network: a bridge and a subnet."""
+
+    name: str
+    subnet: str
+    bridge: str
+
+    @property
+    def plugin(self) -> dict[str, Any]:
+        """What gives the pods their addresses."""
+        ipam = {"type": "host-local", "ranges": [[{"subnet": self.subnet}]], "routes": [{"dst": "0.0.0.0/0"}]}
+        return {"type": "bridge", "bridge": self.bridge, "isGateway": True, "hairpinMode": True, "ipam": ipam}
+
+    def conflist(self, cni_version: str) -> dict[str, Any]:
+        """The network's list, as its installer writes it."""
+        return {"cniVersion": cni_version, "name": self.name, "plugins": [self.plugin]}
+
+
+PRIMARY: Final = Primary("net1", "10.88.0.0/24", "cni0")
+PRIMARY_FILE: Final = "10-primary.conflist"
+
+
+class Cluster(Actor):
+    """One node that is Ready."""
+
+    def __init__(self, runtime: Runtime, directory: Path, wire: Wire) -> None:
+        """Its machine is plugged into WIRE, and keeps everything that outlives it in DIRECTORY."""
+        self.runtime = runtime
+        with ExitStack() as cleanup:
+            self.machine = cleanup.enter_context(
+                Machine(
+                    NODE,
+                    directory,
+                    packages=programs.debian(),
+                    init=programs.containerd() / "pause",
+                    shared=[builds.cache_dir(), Path(__file__).parents[2]],
+                )
+            )
+            self.address = wire.plug(self.machine.netns).v4
+            self.daemons: dict[str, Daemon] = {}
+            self._up()
+            self._cleanup = cleanup.pop_all()
+
+    def close(self) -> None:
+        """End it, with everything that it runs."""
+        self._cleanup.close()
+
+    # --- bring-up ------------------------------------------------------------------------------------------------
+
+    def _up(self) -> None:
+        self._write_identities()
+        self.write_primary(PRIMARY)
+        self._install_plugins()
+        self.start_containerd()
+        self._start_apiserver()
+        self._import_images()
+        wait_until(self._apiserver_ready, 60, what="kube-apiserver's /readyz")
+        self._start_controllers()
+        self.start_kubelet()
+        wait_until(self.ready, 60, what=f"{NODE} being Ready")
+        wait_until(lambda: self.exists("serviceaccount", "default"), 30, what="the default ServiceAccount")
+
+    def _write_identities(self) -> None:
+        tokens = [f"{name}-token,{user},{name},{group}" for name, (user, group) in TOKENS.items()]
+        self.machine.write(f"{KUBE}/tokens.csv", "\n".join(tokens) + "\n", mode=0o600)
+        for name in TOKENS:
+            self.machine.write(f"{KUBE}/{name}.conf", json.dumps(_kubeconfig(f"{name}-token")), mode=0o600)
+        key = self.machine.run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout")
+        self.machine.write(f"{KUBE}/service-accounts.key", key, mode=0o600)
+
+    def _install_plugins(self) -> None:
+        self.machine.run("mkdir", "-p", CNI_BIN)
+        self.machine.run("cp", "-a", f"{tools.reference_plugins()}/.", CNI_BIN)
+        self.machine.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+
+    def _start(self, name: str, *argv: str | Path, env: Mapping[str, str] = {}) -> None:
+        self.daemons[name] = self.machine.start(name, *argv, env=env)
+
+    def _start_apiserver(self) -> None:
+        self._start(
+            "etcd",
+            "etcd",
+            *("--data-dir=/var/lib/etcd/data", "--log-level=warn", "--unsafe-no-fsync"),
+            *("--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379"),
+        )
+        self._start(
+            "kube-apiserver",
+            programs.kubernetes() / "kube-apiserver",
+            *("--etcd-servers=http://127.0.0.1:2379", f"--advertise-address={self.address}", f"--cert-dir={KUBE}/pki"),
+            *(f"--token-auth-file={KUBE}/tokens.csv", "--authorization-mode=Node,RBAC", "--anonymous-auth=false"),
+            *(f"--service-account-key-file={KUBE}/service-accounts.key", "--service-account-issuer=https://kubernetes.default.svc"),
+            f"--service-account-signing-key-file={KUBE}/service-accounts.key",
+            *(f"--service-cluster-ip-range={SERVICES}", "--kubelet-preferred-address-types=InternalIP"),
+        )
+
+    def _start_controllers(self) -> None:
+        common = ("--leader-elect=false", "--bind-address=127.0.0.1")
+        self._start(
+            "kube-controller-manager",
+            programs.kubernetes() / "kube-controller-manager",
+            *(*common, f"--kubeconfig={KUBE}/controller-manager.conf", f"--cert-dir={KUBE}/pki/controller-manager"),
+            f"--service-account-private-key-file={KUBE}/service-accounts.key",
+        )
+        self._start(
+            "kube-scheduler",
+            programs.kubernetes() / "kube-scheduler",
+            *(*common, f"--kubeconfig={KUBE}/scheduler.conf", f"--cert-dir={KUBE}/pki/scheduler"),
+            "--authentication-tolerate-lookup-failure=true",
+        )
+
+    def start_containerd(self) -> None:
+        """Returns when its CRI answers."""
+        self.machine.write("/etc/containerd/config.toml", self.runtime.config)
+        self._start("containerd", "containerd", env={"PATH": self.runtime.path})
+        wait_until(lambda: self._succeeds(self._ctr("version")), 30, what="containerd answering")
+
+    def start_kubelet(self) -> None:
+        """It goes on with the pods that it finds."""
+        self.machine.write("/etc/kubernetes/resolv.conf", "nameserver 127.0.0.1\n")
+        self.machine.write("/var/lib/kubelet/config.yaml", json.dumps(_kubelet_config()))
+        self._start(
+            "kubelet",
+            programs.kubernetes() / "kubelet",
+            *("--config=/var/lib/kubelet/config.yaml", f"--kubeconfig={KUBE}/kubelet.conf"),
+            *(f"--hostname-override={NODE}", f"--node-ip={self.address}"),
+        )
+
+    def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """Stop one daemon; what it had started goes on."""
+        self.daemons.pop(name).stop(how)
+
+    def _import_images(self) -> None:
+        for name in ("pause", "busybox"):
+            self.machine.run(*self._ctr("images", "import", str(programs.image(name))))
+
+    def _ctr(self, *argv: str) -> tuple[str, ...]:
+        ctr = f"{self.runtime.directory}/ctr" if self.runtime.directory else "ctr"
+        return (ctr, f"--address={SOCKET}", "--namespace=k8s.io", *argv)
+
+    def _apiserver_ready(self) -> bool:
+        return self._succeeds((*self._kubectl(), "get", "--raw=/readyz"))
+
+    def ready(self) -> bool:
+        """Whether the node takes pods."""
+        return self.exists("node", NODE) and self.condition("node", NODE, "Ready") == "True"
+
+    def _succeeds(self, argv: Sequence[str]) -> bool:
+        try:
+            self.machine.run(*argv)
+        except Failed:
+            return False
+        return True
+
+    # --- kubectl -------------------------------------------------------------------------------------------------
+
+    def _kubectl(self) -> tuple[str, ...]:
+        return (str(programs.kubernetes() / "kubectl"), f"--kubeconfig={KUBE}/admin.conf")
+
+    def kubectl(self, *argv: str, stdin: str = "", timeout: float = 120.0) -> str:
+        """What kubectl prints. Raises Failed."""
+        return self.machine.run(*self._kubectl(), *argv, stdin=stdin, timeout=timeout)
+
+    def create(self, *manifests: Mapping[str, Any]) -> None:
+        """Create objects."""
+        self.kubectl("create", "--filename=-", stdin=json.dumps({"kind": "List", "apiVersion": "v1", "items": manifests}))
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        """One object."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "--output=json"))
+        return found
+
+    def exists(self, kind: str, name: str) -> bool:
+        """Whether there is such an object."""
+        return bool(self.kubectl("get", kind, name, "--ignore-not-found", "--output=name"))
+
+    def condition(self, kind: str, name: str, condition: str) -> str:
+        """The status of an object's condition: True, False, Unknown, or empty."""
+        known = self.get(kind, name)["status"].get("conditions", [])
+        return next((found["status"] for found in known if found["type"] == condition), "")
+
+    # --- networks ------------------------------------------------------------------------------------------------
+
+    def write_primary(self, primary: Primary, file: str = PRIMARY_FILE) -> None:
+        """Put the primary CNI's list where the runtime looks, as its own installer does it."""
+        self.machine.write(f"{CNI_CONF}/{file}", json.dumps(primary.conflist(self.runtime.cni_version)))
+
+
+def _kubeconfig(token: str) -> dict[str, Any]:
+    # The API server signs its own certificate when it starts, and the file holds the authority's too.
+    server = {"server": "https://127.0.0.1:6443", "certificate-authority": f"{KUBE}/pki/apiserver.crt"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "tests", "cluster": server}],
+        "users": [{"name": "user", "user": {"token": token}}],
+        "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "user"}}],
+        "current-context": "tests",
+    }
+
+
+def _kubelet_config() -> dict[str, Any]:
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "cgroupDriver": "cgroupfs",
+        "containerRuntimeEndpoint": f"unix://{SOCKET}",
+        "enforceNodeAllocatable": [],
+        "evictionHard": {"memory.available": "50Mi"},
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "imageGCHighThresholdPercent": 100,
+        "makeIPTablesUtilChains": False,
+        "maxOpenFiles": 20000,
+        "nodeStatusUpdateFrequency": "5s",
+        "oomScoreAdj": 0,
+        "resolvConf": f"{KUBE}/resolv.conf",
+        "syncFrequency": "10s",
+    }

@@ -1,0 +1,55 @@
+"""The cluster suite's world: one tailnet with a peer for all of it, and one cluster at a time, per container runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.controlplane import ControlPlane
+from tests.kit.netns import Netns
+from tests.kit.peer import Peer
+from tests.kit.wire import Wire
+
+from .cluster import RUNTIMES, Cluster
+from .enrolment import install
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the suite's logs are."""
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="session")
+def wire() -> Iterator[Wire]:
+    """The network that hosts, the control plane and the peer are on."""
+    with Wire() as wire:
+        yield wire
+
+
+@pytest.fixture(scope="session")
+def control(wire: Wire, directory: Path) -> Iterator[ControlPlane]:
+    """The tailnet's control plane."""
+    with ControlPlane(wire, directory / "control") as control:
+        yield control
+
+
+@pytest.fixture(scope="session")
+def peer(control: ControlPlane, wire: Wire, directory: Path) -> Iterator[Peer]:
+    """Somebody's laptop on the tailnet."""
+    with Netns("laptop") as netns:
+        wire.plug(netns)
+        with Peer(control, netns, directory / "laptop", "laptop") as peer:
+            yield peer
+
+
+@pytest.fixture(scope="session", params=sorted(RUNTIMES))
+def cluster(
+    request: pytest.FixtureRequest, wire: Wire, control: ControlPlane, directory: Path
+) -> Iterator[Cluster]:
+    """A cluster with the plugin installed, as a person installs it."""
+    with Cluster(RUNTIMES[request.param](), directory / request.param, wire) as cluster:
+        install(cluster, control)
+        yield cluster

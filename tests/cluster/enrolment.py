@@ -1,0 +1,59 @@
+"""tailscale-cni on a cluster of the tests: its installation, and what it has made there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.kit import tools
+from tests.kit.controlplane import ControlPlane
+from tests.kit.wait import wait_until
+
+from .cluster import CNI_BIN, Cluster
+
+PLUGIN: Final = f"{CNI_BIN}/tailscale-cni"
+STATE_DIR: Final = "/var/lib/tailscale-cni"
+RUN_DIR: Final = "/run/tailscale-cni"
+
+
+def install(cluster: Cluster, control: ControlPlane) -> str:
+    """Install the artefact with the one command that README has; what it said."""
+    cluster.machine.write("/root/authkey", f"{control.mint().key}\n", mode=0o600)
+    return cluster.machine.run(
+        tools.artefact(), "install", f"--control-url={control.url}", "--auth-key-file=/root/authkey"
+    )
+
+
+def command(cluster: Cluster, *arguments: str) -> str:
+    """What the installed command prints. Raises Failed."""
+    return cluster.machine.run(PLUGIN, *arguments)
+
+
+def traces(cluster: Cluster, control: ControlPlane) -> set[str]:
+    """Everything on the host and the tailnet that a pod can leave behind, a line for each: compare before with after."""
+    machine = cluster.machine
+    return {
+        *(f"process {pid} {command}" for pid, command in machine.processes().items()),
+        *(f"interface {name}" for name in machine.netns.links()),
+        *(f"rule {rule}" for rule in machine.netns.rules()),
+        *(f"file {path}" for path in _files(machine.root)),
+        *(f"cgroup {path}" for path in machine.cgroups()),
+        *(f"tailnet node {node['name']}" for node in control.nodes()),
+    }
+
+
+def settled(cluster: Cluster, control: ControlPlane) -> set[str]:
+    """The traces of a host once kubelet has nothing left of any pod."""
+    wait_until(lambda: not any("/pod" in path for path in cluster.machine.cgroups()), 60, what="no pod's cgroup")
+    return traces(cluster, control)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Files and directories of the plugin, the primary's address management and the runtime, without what belongs to no pod."""
+    for top in (STATE_DIR, RUN_DIR, "/var/lib/cni", "/run/netns"):
+        for directory, directories, files in os.walk(root / top.lstrip("/")):
+            here = Path(directory).relative_to(root)
+            directories[:] = [name for name in directories if name != "cache"]
+            yield from (here / name for name in directories + files if not name.startswith("last_reserved_ip"))

@@ -1,0 +1,251 @@
+"""Machines of the cluster suite: a whole host, made of this kernel's namespaces, that vanishes with its first process.
+
+A machine has its own processes, mounts, network, host name and cgroups, and a root file system that is this
+machine's own with everything written kept in memory. What runs on it finds the real paths (/opt/cni/bin,
+/var/lib/kubelet, /run …) and touches nothing outside. Kubernetes is none of this module's business.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.kit.actor import Actor
+from tests.kit.netns import Netns
+from tests.kit.process import CLEAN, Failed, run
+from tests.kit.wait import wait_until
+
+HOME: Final = {**CLEAN, "HOME": "/root"}
+BOOT: Final = Path(__file__).with_name("boot.sh")
+# Joining cgroups before the namespaces are entered: from inside, a process that is still outside cannot be moved.
+JOIN: Final = 'while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@"'
+
+
+@dataclass(frozen=True)
+class Cgroups:
+    """A cgroup of ours in every hierarchy of this kernel, version 1 or 2 (cgroups(7))."""
+
+    name: str
+
+    def hierarchies(self) -> Iterator[Path]:
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            mountpoint, kind = before.split()[4], after.split()[0]
+            if kind in ("cgroup", "cgroup2") and mountpoint.startswith("/sys/fs/cgroup"):
+                yield Path(mountpoint)
+
+    def make(self) -> None:
+        for hierarchy in self.hierarchies():
+            self._open_controllers(hierarchy)
+            ours = hierarchy / self.name
+            ours.mkdir()
+            self._fill_cpuset(hierarchy, ours)
+            (ours / "host").mkdir()
+
+    def _open_controllers(self, hierarchy: Path) -> None:
+        """Version 2: what the parent does not hand down, kubelet does not find."""
+        offered = hierarchy / "cgroup.controllers"
+        if offered.exists():
+            wanted = " ".join(f"+{name}" for name in offered.read_text().split())
+            (hierarchy / "cgroup.subtree_control").write_text(wanted)
+
+    def _fill_cpuset(self, hierarchy: Path, ours: Path) -> None:
+        """Version 1: a new cpuset is empty, and no process can be in an empty one."""
+        if (ours / "cgroup.clone_children").exists() and (ours / "cpuset.cpus").exists():
+            for name in ("cpuset.cpus", "cpuset.mems"):
+                (ours / name).write_text((hierarchy / name).read_text())
+            (ours / "cgroup.clone_children").write_text("1")
+
+    def directories(self) -> list[tuple[Path, Path]]:
+        """Each hierarchy's mount point, and our cgroup in it."""
+        return [(hierarchy, hierarchy / self.name) for hierarchy in self.hierarchies()]
+
+    def joins(self, leaf: str = "") -> list[str]:
+        """The files that a process writes its number into to belong to LEAF of this cgroup."""
+        return [str(hierarchy / self.name / leaf / "cgroup.procs") for hierarchy in self.hierarchies()]
+
+    def clear_root(self) -> None:
+        """Move everything into the leaf: version 2 has no processes in inner cgroups."""
+        for hierarchy in self.hierarchies():
+            ours = hierarchy / self.name
+            for pid in (ours / "cgroup.procs").read_text().split():
+                (ours / "host" / "cgroup.procs").write_text(pid)
+
+    def remove(self) -> None:
+        for hierarchy in self.hierarchies():
+            for directory, _, _ in os.walk(hierarchy / self.name, topdown=False):
+                os.rmdir(directory)
+
+    def empty(self) -> bool:
+        return not any(
+            (Path(directory) / "cgroup.procs").read_text()
+            for hierarchy in self.hierarchies()
+            for directory, _, _ in os.walk(hierarchy / self.name)
+        )
+
+
+@dataclass
+class Daemon:
+    """A long-running process on a machine, known by the number that was recorded when it started."""
+
+    name: str
+    entry: subprocess.Popen[str]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """The process's number outside of the machine."""
+        return child_of(self.entry)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 20) -> None:
+        """End it and wait until it is dead; one that does not listen is killed."""
+        if self.entry.poll() is not None:
+            return
+        pid = self.pid
+        os.kill(pid, how)
+        try:
+            self.entry.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.kill(pid, signal.SIGKILL)
+            self.entry.wait()
+
+
+class Machine(Actor):
+    """One machine. DIRECTORY is new, is at the same path on both sides, and holds the logs."""
+
+    def __init__(self, name: str, directory: Path, *, packages: Path, init: Path, shared: Sequence[Path] = ()) -> None:
+        directory.mkdir(parents=True)
+        (directory / "log").mkdir()
+        (directory / "scratch").mkdir()
+        self.name = name
+        self.directory = directory
+        with ExitStack() as cleanup:
+            self.netns = cleanup.enter_context(Netns(name))
+            self._cgroups = Cgroups(self.netns.name)
+            cleanup.callback(self._cgroups.remove)
+            self._cgroups.make()
+            self._entry = self._boot(packages, init, shared)
+            cleanup.callback(self._end)
+            self._await_boot()
+            self._cgroups.clear_root()
+            self._cleanup = cleanup.pop_all()
+
+    def close(self) -> None:
+        """End everything on it."""
+        self._cleanup.close()
+
+    def _boot(self, packages: Path, init: Path, shared: Sequence[Path]) -> subprocess.Popen[str]:
+        """Start the first process. It dies with us, and everything on the machine dies with it."""
+        places = self.directory / "cgroups"
+        places.write_text("".join(f"{ours}\t{place}\n" for place, ours in self._cgroups.directories()))
+        seen = [self.directory, *shared]
+        boot: list[str | Path] = [BOOT, self.directory / "scratch", packages, self.name, init, places, *seen]
+        spaces = ["--mount", "--pid", "--ipc", "--uts", "--cgroup"]
+        with (self.directory / "log" / "boot").open("wb") as log:
+            return subprocess.Popen(
+                [
+                    *("sh", "-c", JOIN, "join", *self._cgroups.joins(), "--"),
+                    *("setpriv", "--pdeathsig", "KILL", "--"),
+                    *self.netns.within("unshare", *spaces, "--fork", "--kill-child=SIGKILL", "--", *boot),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=CLEAN,
+                text=True,
+            )
+
+    def _await_boot(self) -> None:
+        assert self._entry.stdout is not None
+        with self._entry.stdout as output:
+            said = output.readline()
+        if said != "ready\n":
+            raise Failed(f"{self.name} did not boot: {(self.directory / 'log' / 'boot').read_text()}")
+        self.pid = child_of(self._entry)
+
+    def _end(self) -> None:
+        self._entry.kill()
+        self._entry.wait()
+        wait_until(self._cgroups.empty, 30, what=f"the end of everything on {self.name}")
+
+    @property
+    def root(self) -> Path:
+        """The machine's files, seen from outside."""
+        return Path(f"/proc/{self.pid}/root")
+
+    def within(self, *argv: str | Path) -> list[str | Path]:
+        """That command line, on the machine."""
+        join = ["sh", "-c", JOIN, "join", *self._cgroups.joins("host"), "--"]
+        return [*join, "nsenter", f"--target={self.pid}", "--all", "--", *argv]
+
+    def run(self, *argv: str | Path, stdin: str = "", timeout: float = 60.0) -> str:
+        """What a program prints on the machine. Raises Failed."""
+        return run(self.within(*argv), stdin=stdin, env=HOME, timeout=timeout)
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """A file on the machine, replaced as a whole."""
+        place = self.root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fresh = place.with_name(f".{place.name}.fresh")
+        fresh.touch(mode=mode)
+        fresh.write_text(text)
+        fresh.replace(place)
+
+    def files(self, directory: str) -> list[Path]:
+        """What is in a directory of the machine, as paths outside."""
+        return sorted((self.root / directory.lstrip("/")).iterdir())
+
+    def cgroups(self) -> set[str]:
+        """Every cgroup on the machine, whatever the hierarchy."""
+        return {
+            os.path.relpath(directory, ours)
+            for _, ours in self._cgroups.directories()
+            for directory, _, _ in os.walk(ours)
+        }
+
+    def start(self, name: str, *argv: str | Path, env: Mapping[str, str] = {}) -> Daemon:
+        """Start a daemon of the machine; it ends with the machine at the latest."""
+        log = self.directory / "log" / name
+        with log.open("ab") as output:
+            entry = subprocess.Popen(
+                self.within(*argv),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**HOME, **env},
+                text=True,
+            )
+        daemon = Daemon(name, entry, log)
+        self._cleanup.callback(daemon.stop)
+        return daemon
+
+    def processes(self) -> dict[int, str]:
+        """Every process that lives on the machine itself, not in a container: number outside, command line."""
+        own = os.readlink(f"/proc/{self.pid}/ns/pid")
+        alive = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (entry / "cmdline").read_bytes()
+                if command and os.readlink(entry / "ns" / "pid") == own:
+                    alive[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
+            except OSError:
+                continue
+        return alive
+
+
+def child_of(entry: subprocess.Popen[str]) -> int:
+    """The one child of a process that entered a PID namespace by forking (nsenter, unshare)."""
+
+    def children() -> list[str]:
+        if entry.poll() is not None:
+            raise RuntimeError(f"{entry.args!r} ended with status {entry.returncode}")
+        return Path(f"/proc/{entry.pid}/task/{entry.pid}/children").read_text().split()
+
+    wait_until(children, 10)
+    return int(children()[0])

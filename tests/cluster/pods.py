@@ -1,0 +1,135 @@
+"""Pods of the cluster suite, as kubectl and as the kernel see them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tests.kit.actor import Actor
+from tests.kit.netns import Netns
+from tests.kit.process import Process, processes
+from tests.kit.wait import wait_until
+
+from .cluster import Cluster
+
+ENABLED: Final = "tailscale.com/enabled"
+# A page on port 80 for the readiness probe and for people; on port 7 what is sent comes back.
+SERVE: Final = 'echo "hello from $(hostname)" >/www/index.html; nc -ll -p 7 -e cat & exec httpd -f -p 80 -h /www'
+
+
+def manifest(name: str, annotations: Mapping[str, str]) -> dict[str, Any]:
+    """A pod with a small web server, Ready when kubelet's HTTP probe reaches it."""
+    container = {
+        "name": "app",
+        "image": "localhost/busybox:test",
+        "imagePullPolicy": "Never",
+        "command": ["sh", "-c", SERVE],
+        "readinessProbe": {"httpGet": {"port": 80}, "periodSeconds": 1},
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "annotations": dict(annotations)},
+        "spec": {
+            "containers": [container],
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 1,
+        },
+    }
+
+
+class ProcessNetns(Netns):
+    """The network namespace that a process is in; somebody else's."""
+
+    def __init__(self, process: Process) -> None:
+        self.name = f"of process {process.pid}"
+        self.process = process
+
+    @property
+    def path(self) -> Path:
+        return Path(f"/proc/{self.process.pid}/ns/net")
+
+    def close(self) -> None:
+        """It is not ours to end."""
+
+
+class Pod(Actor):
+    """A pod of a cluster; it is deleted with the block that it was made for."""
+
+    def __init__(self, cluster: Cluster, name: str, annotations: Mapping[str, str] = {}) -> None:
+        self.cluster = cluster
+        self.name = name
+        cluster.create(manifest(name, annotations))
+        self.uid: str = self.get()["metadata"]["uid"]
+
+    def close(self) -> None:
+        """`kubectl delete pod`, unless it is gone already; returns when kubelet has ended it."""
+        self.delete("--ignore-not-found")
+
+    def delete(self, *options: str) -> None:
+        """`kubectl delete pod`. Raises Failed."""
+        self.cluster.kubectl("delete", "pod", self.name, *options)
+
+    def gone(self, deadline: float = 60.0) -> None:
+        """Returns when Kubernetes has forgotten it. Raises Failed."""
+        self.cluster.kubectl("wait", "--for=delete", f"pod/{self.name}", f"--timeout={deadline:g}s")
+
+    def get(self) -> dict[str, Any]:
+        """The object."""
+        return self.cluster.get("pod", self.name)
+
+    def ready(self, deadline: float = 60.0) -> Pod:
+        """Itself, once it is Ready."""
+        try:
+            self.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{self.name}", f"--timeout={deadline:g}s")
+        except Exception as error:
+            raise AssertionError(f"{error}\n{self.get()['status']}\n{self.events()}") from error
+        return self
+
+    @property
+    def address(self) -> str:
+        """What Kubernetes says its address is."""
+        address: str = self.get()["status"]["podIP"]
+        return address
+
+    def exec(self, *argv: str) -> str:
+        """What a command prints in its container. Raises Failed."""
+        return self.cluster.kubectl("exec", self.name, "--", *argv)
+
+    def events(self, reason: str = "") -> list[str]:
+        """What kubelet and others said about it."""
+        selector = f"involvedObject.uid={self.uid}" + (f",reason={reason}" if reason else "")
+        found = json.loads(self.cluster.kubectl("get", "events", f"--field-selector={selector}", "--output=json"))
+        return [event["message"] for event in found["items"]]
+
+    def processes(self) -> list[Process]:
+        """All of its containers' processes: those whose cgroup has the pod's name."""
+        return processes(lambda process: f"/pod{self.uid}/" in cgroup(process))
+
+    @property
+    def pause(self) -> Process:
+        """The process that holds its namespaces, waited for."""
+        found = wait_until(
+            lambda: [p for p in self.processes() if p.argv[:1] == ["/pause"]], what=f"{self.name}'s sandbox"
+        )
+        return found[0]
+
+    @property
+    def netns(self) -> ProcessNetns:
+        """Its network namespace of now."""
+        return ProcessNetns(self.pause)
+
+    def interface(self, name: str) -> Any:
+        """testinfra's interface of that name, in the pod."""
+        return self.netns.interface(name)
+
+
+def cgroup(process: Process) -> str:
+    """`/proc/PID/cgroup`; empty when the process is gone."""
+    try:
+        return Path(f"/proc/{process.pid}/cgroup").read_text()
+    except OSError:
+        return ""

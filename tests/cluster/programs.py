@@ -1,0 +1,92 @@
+"""What a machine of the cluster suite runs, built or fetched once into the cache, by content: Kubernetes and containerd from
+pinned Go modules, Debian's containerd, runc and etcd unpacked without being installed, and container images."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import builds
+from builds.cache import digest
+from builds.go import machine_goarch
+
+from tests.kit.process import Failed, run
+
+from . import images
+
+TOOLS: Final = Path(__file__).with_name("tools")
+KUBERNETES_VERSION: Final = "v1.35.4"
+CONTAINERD_VERSION: Final = "v2.4.2"
+KUBERNETES: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet")
+CONTAINERD: Final = ("containerd", "containerd-shim-runc-v2", "ctr")
+PACKAGES: Final = ("busybox-static", "containerd", "etcd-server", "libseccomp2", "openssl", "runc")
+
+
+@cache
+def kubernetes() -> Path:
+    """The directory of kubelet, kubectl and the control plane's programs."""
+    stamp = "k8s.io/component-base/version"
+    _, minor, _ = KUBERNETES_VERSION.split(".")
+    facts = {"gitVersion": KUBERNETES_VERSION, "gitMajor": "1", "gitMinor": minor, "gitTreeState": "clean"}
+    flags = " ".join(["-s -w", *(f"-X {stamp}.{name}={value}" for name, value in facts.items())])
+    packages = {name: f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES}
+    return builds.go_build(TOOLS / "kubernetes", packages, ldflags=flags, goarch=machine_goarch())
+
+
+@cache
+def containerd() -> Path:
+    """The directory of containerd 2.x, its shim and ctr; and of pause, which is ours."""
+    flags = f"-s -w -X github.com/containerd/containerd/v2/version.Version={CONTAINERD_VERSION}"
+    packages = {name: f"github.com/containerd/containerd/v2/cmd/{name}" for name in CONTAINERD}
+    return builds.go_build(
+        TOOLS / "containerd",
+        {**packages, "pause": "./pause"},
+        tags="no_btrfs,no_zfs,no_aufs,no_devmapper",
+        ldflags=flags,
+        goarch=machine_goarch(),
+    )
+
+
+@cache
+def debian() -> Path:
+    """A tree with the files of Debian's containerd 1.6, runc, etcd, openssl and busybox in it; nothing is installed."""
+    apt = ["apt-get", "--quiet=2", "-o", "APT::Sandbox::User=root"]
+    try:
+        offered = run([*apt, "--print-uris", "download", *PACKAGES])
+    except Failed:  # a machine whose lists were never fetched
+        run([*apt, "update"], timeout=300)
+        offered = run([*apt, "--print-uris", "download", *PACKAGES])
+
+    def unpack(directory: Path) -> None:
+        archives = directory / "archives"
+        archives.mkdir()
+        subprocess.run([*apt, "download", *PACKAGES], cwd=archives, check=True)
+        for archive in sorted(archives.iterdir()):
+            run(["dpkg-deb", "--extract", archive, directory])
+            archive.unlink()
+        archives.rmdir()
+
+    return builds.build_once(f"debian-{digest(offered.splitlines())}", unpack)
+
+
+@cache
+def image(name: str) -> Path:
+    """The archive of a container image: `pause` or `busybox`, tagged `localhost/NAME:test`."""
+    contents = {
+        "pause": (images.Image("pause", ("/pause",)), {"pause": containerd() / "pause"}, {}),
+        "busybox": (
+            images.Image("busybox", ("/bin/sh",)),
+            {"bin/busybox": debian() / "bin" / "busybox"},
+            {f"bin/{applet}": "busybox" for applet in images.APPLETS},
+        ),
+    }
+    made, files, links = contents[name]
+    archive = made.archive(files, links)
+    key = digest([archive])
+    return builds.build_once(f"image-{name}-{key}", lambda d: _write(d / "image.tar", archive)) / "image.tar"
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)

@@ -1,0 +1,112 @@
+"""What happens around a running node: restarts, outages, crashes. None of it may be felt, and none may leave anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.kit.controlplane import ControlPlane
+from tests.kit.peer import Peer
+from tests.kit.traffic import Conversation
+from tests.kit.wait import wait_until
+
+from .cluster import Cluster
+from .enrolment import settled, traces
+from .pods import ENABLED, Pod
+
+
+def test_restarts_of_kubelet_and_containerd_are_not_felt(
+    cluster: Cluster, control: ControlPlane, peer: Peer, tmp_path: Path
+) -> None:
+    """A TCP connection over the tailnet stays open while kubelet and containerd are restarted, and the pod stays the same."""
+    with Pod(cluster, "steady", {ENABLED: "true"}) as pod:
+        pod.ready()
+        address = reachable(control, peer, "steady")
+        before = pod.pause
+        with Conversation(peer.netns, tmp_path / "talk", address) as conversation:
+            assert answered(conversation, "before")
+            cluster.stop("kubelet")
+            assert answered(conversation, "without kubelet")
+            cluster.stop("containerd")
+            assert answered(conversation, "without containerd")
+            cluster.start_containerd()
+            cluster.start_kubelet()
+            pod.ready()
+            assert answered(conversation, "after")
+        assert pod.pause == before
+
+
+def test_pod_starts_without_control_plane_and_joins_when_it_is_back(
+    cluster: Cluster, control: ControlPlane, peer: Peer
+) -> None:
+    """A control plane that is down keeps no pod from starting; the node is reachable when it is back."""
+    control.stop()
+    try:
+        pod = Pod(cluster, "patient", {ENABLED: "true"})
+        pod.ready()
+        assert pod.interface("ts0").exists
+    finally:
+        control.start()
+    with pod:
+        reachable(control, peer, "patient")
+        assert peer.fetch(f"http://patient.{control.domain}/") == "hello from patient"
+
+
+def test_killed_sandbox_becomes_a_node_again(cluster: Cluster, control: ControlPlane, peer: Peer) -> None:
+    """When the pause process dies, kubelet makes the pod a new sandbox; there is one node of its name, and it answers."""
+    with Pod(cluster, "phoenix", {ENABLED: "true"}) as pod:
+        pod.ready()
+        reachable(control, peer, "phoenix")
+        before = pod.pause
+        before.kill()
+        wait_until(lambda: pod.processes() and pod.pause != before, 60, what="a new sandbox")
+        pod.ready()
+        reachable(control, peer, "phoenix")
+        wait_until(lambda: names(control, "phoenix") == ["phoenix"], 30, what="one node of that name")
+        assert peer.fetch(f"http://phoenix.{control.domain}/") == "hello from phoenix"
+
+
+def test_pod_deleted_while_containerd_is_down_leaves_nothing(cluster: Cluster, control: ControlPlane) -> None:
+    """A deletion that the runtime hears of only after its restart is as complete as any."""
+    before = settled(cluster, control)
+    with Pod(cluster, "missed", {ENABLED: "true"}) as pod:
+        pod.ready()
+        wait_until(lambda: control.node("missed"), what="the node missed")
+        cluster.stop("containerd")
+        pod.delete("--wait=false")
+        cluster.start_containerd()
+        pod.gone()
+        left = without_daemons(before)
+        wait_until(lambda: without_daemons(traces(cluster, control)) <= left, 90, what="no trace of the pod")
+
+
+@pytest.fixture(autouse=True)
+def all_up(cluster: Cluster, control: ControlPlane) -> None:
+    """Every test finds the control plane and the node up."""
+    control.start()
+    wait_until(cluster.ready, 60, what="the node being Ready")
+
+
+def reachable(control: ControlPlane, peer: Peer, name: str) -> str:
+    """The IPv4 address of a node, once a peer reaches it."""
+    node = wait_until(lambda: control.node(name), 60, what=f"the node {name}")
+    address = str(node["addresses"][0])
+    peer.ping(address)
+    return address
+
+
+def answered(conversation: Conversation, line: str) -> bool:
+    """Whether what is said comes back over the connection."""
+    conversation.say(line)
+    return conversation.heard() == line
+
+
+def names(control: ControlPlane, prefix: str) -> list[str]:
+    """The nodes whose names begin like that."""
+    return [node["name"] for node in control.nodes() if node["name"].startswith(prefix)]
+
+
+def without_daemons(lines: set[str]) -> set[str]:
+    """Traces without the node's own daemons, which a restart gives other numbers."""
+    return {line for line in lines if not (line.startswith("process ") and "containerd" in line and "shim" not in line)}
