@@ -11,7 +11,7 @@ SUITES = {
     "venv": ["python3-venv"],
     "unit": ["shellcheck"],
     "netns": ["iproute2", "nftables", "busybox-static"],
-    "hosts": ["iproute2", "nftables", "systemd", "systemd-container", "dbus"],
+    "hosts": ["iproute2", "mmdebstrap"],
     "cluster": ["iproute2", "nftables", "busybox-static", "iptables", "conntrack", "runc"],
 }
 

@@ -1,0 +1,378 @@
+"""Hosts: a machine with a disk, processes and a network of its own, in a container, with systemd as PID 1 or without it.
+
+The *holder* is a process with a mount and a PID namespace of its own. The disk (an overlay of a Debian, in memory) is mounted there
+and nowhere else, and whatever the host starts descends from it: when the holder ends, the kernel ends all of it. A boot is one run of
+systemd-nspawn, the Debian's own, started by the Debian's own loader, so that nothing has to be installed on the machine. Between two
+boots the disk stays; /run, the processes, the network and the boot ID are new, as after a reboot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import subprocess
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from testinfra.backend.base import CommandResult
+from testinfra.backend.local import LocalBackend
+from testinfra.host import Host as Infra
+
+from tests.kit.actor import Actor
+from tests.kit.netns import Netns
+from tests.kit.process import CLEAN, Daemon, Failed, Process, attempt, run
+from tests.kit.wait import wait_until
+
+from .rootfs import debian
+
+CGROUPS = Path("/sys/fs/cgroup")
+V1_CONTROLLERS = ("systemd", "unified", "memory", "pids", "cpu")
+"""Where there is no one tree: the hierarchies in which a host gets a cgroup of its own."""
+
+HOLD = """
+set -e
+mount -t tmpfs -o mode=0755 disk "$1"
+mkdir "$1/changes" "$1/work" "$1/root"
+mount -t overlay disk -o "lowerdir=$2,upperdir=$1/changes,workdir=$1/work" "$1/root"
+mount -t tmpfs -o mode=0755 run /run
+echo holding
+exec cat
+"""
+JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs"; shift; done; shift; exec "$@"'
+
+
+class HostNetns(Netns):
+    """The network namespace of a host that is up, with a name, so that it can be plugged into a wire."""
+
+    def __init__(self, pid: int) -> None:
+        self.name = f"tscni-{secrets.token_hex(4)}-host"
+        run(["ip", "netns", "attach", self.name, str(pid)])
+
+
+class InsideBackend(LocalBackend):  # type: ignore[misc]  # testinfra has no types
+    """testinfra's local backend, inside a host."""
+
+    NAME = "inside"
+
+    def __init__(self, host: BootedHost) -> None:
+        super().__init__()
+        self.host = host
+
+    def run(self, command: str, *args: str, **_: Any) -> CommandResult:
+        """One shell command, inside."""
+        return self.run_local(shlex.join(self.host.within("sh", "-c", self.get_command(command, *args))))
+
+
+class BootedHost(Actor):
+    """A host, up when it has been made; nothing is left of it on the machine once it is closed."""
+
+    BOOT: ClassVar[tuple[str, ...]]
+    """What systemd-nspawn is asked to start."""
+    FIRST: ClassVar[tuple[str, int]]
+    """Name and, inside, ID of the process whose existence says that the container has been set up."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"tscni-{secrets.token_hex(4)}"
+        self._folder = folder
+        self._root = debian()
+        self._holder: Daemon | None = None
+        self._nspawn: Daemon | None = None
+        self._first: Process | None = None
+        self._netns: HostNetns | None = None
+        try:
+            self._hold()
+            self.boot()
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    # The machine's life
+
+    def boot(self) -> None:
+        """Switch it on; returns when it is up. It has no network but ``lo`` until it is plugged into a wire."""
+        nspawn = [
+            "systemd-nspawn",
+            "--quiet",
+            f"--directory={self._disk / 'root'}",
+            f"--machine={self.name}",
+            f"--hostname={self.name}",
+        ]
+        nspawn += [
+            "--register=no",
+            "--keep-unit",
+            "--private-network",
+            "--capability=all",
+            "--system-call-filter=bpf",
+            "--console=pipe",
+        ]
+        nspawn += ["--resolv-conf=off", "--timezone=off", "--link-journal=no", *self.BOOT]
+        into = ["nsenter", f"--target={self._container_parent.pid}", "--mount", "--pid", "--"]
+        self._nspawn = Daemon(
+            [*self._joined(self._cgroups), *into, *self._from_debian(nspawn)], log=self._folder / "console"
+        )
+        self._first = wait_until(
+            self._find_first, 60, what=f"{self.name}'s first process; see {self._folder / 'console'}"
+        )
+        self._netns = HostNetns(self._first.pid)
+        self._settle()
+
+    def cut_power(self) -> None:
+        """Switch it off, hard. What was only in memory is lost: processes, network namespaces, /run."""
+        if self._netns:
+            self._netns.close()
+            self._netns = None
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, 9)
+        if self._nspawn:
+            self._nspawn.close()
+        wait_until(lambda: not self.processes(), 30, what=f"the end of {self.name}'s processes")
+
+    def reboot(self) -> None:
+        """Off and on again: the disk stays, everything else is new."""
+        self.cut_power()
+        self.boot()
+
+    def close(self) -> None:
+        """The end of it: processes, disk, network, cgroups."""
+        self.cut_power()
+        if self._holder:
+            container = self._container_parent
+            self._holder.stdin.close()
+            wait_until(lambda: not container.alive, 30, what=f"the end of {self.name}'s holder")
+            self._holder.close()
+            self._holder = None
+        wait_until(
+            lambda: all(map(_remove_cgroup, self._cgroups)), 30, what=f"the end of {self.name}'s cgroups"
+        )
+
+    def _hold(self) -> None:
+        self._disk.mkdir(parents=True)
+        for cgroup in self._cgroups:
+            cgroup.mkdir()
+        own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        self._holder = Daemon(
+            [*own, "sh", "-c", HOLD, "sh", self._disk, self._root], log=self._folder / "holder"
+        )
+        self._holder.first_line()
+
+    def _settle(self) -> None:
+        """Wait until the host is up, once its first process is there."""
+
+    def _find_first(self) -> Process | None:
+        assert self._nspawn
+        if not Process.of(self._nspawn.pid):
+            self._nspawn.first_line()  # says what it died of
+        name, pid = self.FIRST
+        for process in self.processes():
+            status = process.status
+            if status.get("Name") == name and status.get("NSpid", "").split()[2:] == [str(pid)]:
+                return process
+        return None
+
+    @property
+    def _container_parent(self) -> Process:
+        """The process in the holder's namespaces."""
+        assert self._holder
+        return Process(self._holder.pid, "").children[0]
+
+    @property
+    def _disk(self) -> Path:
+        return self._folder / "disk"
+
+    @cached_property
+    def _cgroups(self) -> list[Path]:
+        trees = (
+            [CGROUPS]
+            if (CGROUPS / "cgroup.controllers").exists()
+            else [CGROUPS / name for name in V1_CONTROLLERS]
+        )
+        return [tree / self.name for tree in trees if tree.is_dir()]
+
+    def _from_debian(self, argv: list[str]) -> list[str]:
+        """The command line that runs a program of the root file system on the machine, with nothing but its own libraries."""
+        libraries = next((self._root / "usr/lib").glob("*-linux-gnu"))
+        loader = next(libraries.glob("ld-linux-*.so.*"))
+        program, *arguments = argv
+        return [
+            str(loader),
+            "--library-path",
+            f"{libraries}:{libraries}/systemd",
+            f"{self._root}/usr/bin/{program}",
+            *arguments,
+        ]
+
+    @staticmethod
+    def _joined(cgroups: list[Path]) -> list[str]:
+        return ["sh", "-c", JOIN, "sh", *map(str, cgroups), "--"]
+
+    # What is inside
+
+    @property
+    def netns(self) -> Netns:
+        """The host's network namespace, of this boot."""
+        assert self._netns
+        return self._netns
+
+    @property
+    def pid(self) -> int:
+        """The machine's ID of the host's first process."""
+        assert self._first
+        return self._first.pid
+
+    def within(self, *argv: str | Path) -> list[str]:
+        """That command line, as the machine runs it inside the host, in the cgroup of what a runtime would be."""
+        into = [
+            "nsenter",
+            f"--target={self.pid}",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--net",
+            "--pid",
+            "--cgroup",
+            "--",
+        ]
+        return [*self._joined(self._runtime_cgroups()), *into, *map(str, argv)]
+
+    def run(self, *argv: str | Path, stdin: str = "", timeout: float = 60.0) -> str:
+        """What a program prints inside. Raises Failed."""
+        return run(self.within(*argv), stdin=stdin, timeout=timeout)
+
+    def attempt(
+        self, *argv: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None, timeout: float = 60.0
+    ) -> subprocess.CompletedProcess[bytes]:
+        """A program that may fail, inside."""
+        return attempt(self.within(*argv), stdin=stdin, env=CLEAN | (env or {}), timeout=timeout)
+
+    @cached_property
+    def infra(self) -> Infra:
+        """testinfra's host: services, files, interfaces, seen from inside."""
+        return Infra(InsideBackend(self))
+
+    def file(self, path: str | Path) -> Any:
+        """testinfra's file of that path."""
+        return self.infra.file(str(path))
+
+    def service(self, name: str) -> Any:
+        """testinfra's service of that name."""
+        return self.infra.service(name)
+
+    def put(self, source: Path, path: str, mode: str = "755") -> None:
+        """Copy a file of the machine's into the host."""
+        self.write(path, source.read_bytes(), mode)
+
+    def write(self, path: str, content: bytes | str, mode: str = "644") -> None:
+        """Make a file inside, and the directories above it."""
+        data = content.encode() if isinstance(content, str) else content
+        done = self.attempt("install", "-D", f"--mode={mode}", "/dev/stdin", path, stdin=data)
+        if done.returncode != 0:
+            raise Failed(done.stderr.decode())
+
+    def tree(self, *tops: str) -> set[str]:
+        """Every file and directory below those inside; none where there is no such directory."""
+        return set(
+            self.run("sh", "-c", 'for top; do [ ! -e "$top" ] || find "$top"; done', "sh", *tops).splitlines()
+        )
+
+    def processes(self) -> list[Process]:
+        """All processes of the host, systemd-nspawn's own included."""
+        pids = {pid for cgroup in self._cgroups for pid in _pids(cgroup)}
+        return [process for pid in pids if (process := Process.of(pid))]
+
+    def called(self, program: str) -> list[Process]:
+        """The processes inside whose executable has that name."""
+        return [
+            process
+            for process in self.processes()
+            if Path(process.link("exe").removesuffix(" (deleted)")).name == program
+        ]
+
+    def _runtime_cgroups(self) -> list[Path]:
+        """The cgroups that a program of the host's starts in."""
+        paths = dict(
+            line.split(":", 2)[1:] for line in Path(f"/proc/{self.pid}/cgroup").read_text().splitlines()
+        )
+        if len(self._cgroups) == 1:
+            return [CGROUPS / paths[""].lstrip("/")]
+        names = {"systemd": "name=systemd", "unified": ""}
+        return [
+            tree.parent / paths[names.get(tree.parent.name, tree.parent.name)].lstrip("/")
+            for tree in self._cgroups
+        ]
+
+
+class SystemdHost(BootedHost):
+    """A host that systemd booted."""
+
+    BOOT = ("--boot",)
+    FIRST = ("systemd", 1)
+
+    def _settle(self) -> None:
+        """Wait for the end of the start-up; nothing may have failed."""
+        state = wait_until(self._end_of_boot, 120, what=f"{self.name} to be up")
+        if state != "running":
+            raise Failed(f"{self.name} is {state}: {self.run('systemctl', '--failed', '--no-pager')}")
+
+    def _end_of_boot(self) -> str | None:
+        state = self.attempt("systemctl", "is-system-running").stdout.decode().strip()
+        return state if state in ("running", "degraded", "maintenance") else None
+
+    def show(self, unit: str) -> dict[str, str]:
+        """``systemctl show``: all properties of a unit."""
+        lines = self.run("systemctl", "show", "--all", unit).splitlines()
+        return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+    def units(self, pattern: str) -> list[str]:
+        """The names of the units that systemd has loaded, failed ones included."""
+        return [
+            line.split()[0]
+            for line in self.run(
+                "systemctl", "list-units", "--all", "--plain", "--no-legend", pattern
+            ).splitlines()
+        ]
+
+    def journal(self, unit: str) -> str:
+        """What the journal has of a unit, messages only."""
+        return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
+
+
+class PlainHost(BootedHost):
+    """A host whose PID 1 is not systemd, and only reaps: as in Alpine, or in k3s' own image."""
+
+    BOOT = ("--as-pid2", "sleep", "infinity")
+    FIRST = ("sleep", 2)
+
+    def _settle(self) -> None:
+        """Give root the cgroups, as on a host: systemd-nspawn keeps those of the controllers for itself where there are several trees."""
+        for line in Path(f"/proc/{self.pid}/mounts").read_text().splitlines():
+            _, path, kind, *_ = line.split()
+            if kind in ("cgroup", "cgroup2") and Path(path).name in ("cgroup", *V1_CONTROLLERS):
+                self.run("mount", "-o", "remount,bind,rw", path)
+
+
+def _pids(cgroup: Path) -> Iterator[int]:
+    """The IDs of the processes in a cgroup and below it."""
+    for folder, _, files in os.walk(cgroup):
+        if "cgroup.procs" in files:
+            with contextlib.suppress(OSError):
+                yield from map(int, Path(folder, "cgroup.procs").read_text().split())
+
+
+def _remove_cgroup(cgroup: Path) -> bool:
+    """Remove a cgroup and those below it; False while there are still processes."""
+    for folder, _, _ in os.walk(cgroup, topdown=False):
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+    return True
