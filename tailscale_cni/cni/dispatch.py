@@ -165,7 +165,7 @@ def _callers_version(stdin: BinaryIO | None, data: bytes) -> str:
 
 
 def printable(text: str, limit: int) -> str:
-    """Text fit for a log or a terminal: one line, no control characters, nothing like a key, cut to ``limit``."""
+    """Text for a log or a terminal: one line, no control characters, nothing like a key, cut to ``limit``."""
     text = _SECRET.sub("<key>", text[: limit + 100])
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
@@ -196,7 +196,7 @@ def _field(environ: Mapping[str, str], name: str) -> str:
 
 
 def _write(stream: IO[Any] | None, text: bytes | str) -> bool:
-    """Write all of it; False if that cannot be. What a failed stream holds is dropped, or it would be tried again."""
+    """Write all of it; False if that cannot be, and then nobody tries what is left in the buffer again."""
     if stream is None or not text:
         return not text
     try:
@@ -238,7 +238,7 @@ def _redirect(fd: int) -> None:
 
 
 def _open_standard_descriptors() -> None:
-    """Open those of 0, 1, 2 that are closed: the next file opened would take the number and what is printed there."""
+    """Open those of 0, 1, 2 that are closed, or the next file that is opened becomes one of them."""
     for fd in range(3):
         try:
             os.fstat(fd)

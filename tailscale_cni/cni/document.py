@@ -1,7 +1,8 @@
 """Strict JSON: bytes from a stranger → an object, or a sentence that says what is wrong and where.
 
-Python's decoder takes more than JSON (NaN, Infinity, lone surrogates, numbers beyond a double's range) and lets
-a duplicate key pass in silence, so that two readers of one document may see two different ones. Each is an error.
+Python's decoder takes more than JSON (NaN, Infinity, lone surrogates, numbers beyond a double's range) and
+lets a duplicate key pass in silence, so that two readers of one document may see two different ones. Here
+each is an error.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 LIMIT = 16 << 20
-"""How many bytes a document may have. One with all the annotations of a pod (256 KiB at most) is far below."""
+"""How many bytes a document may have. One with all annotations of a pod (256 KiB at most) is far below."""
 
 _ESCAPE = re.compile(
     r"""\\(?: [^u]                                                 # a short escape

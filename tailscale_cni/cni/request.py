@@ -1,8 +1,8 @@
-"""What the runtime asks: environment and standard input → one frozen Request, or an error that says what is wrong.
+"""What the runtime asks: environment and standard input → one frozen Request, or an error that says why not.
 
-Everything here comes from outside. What leaves this module has the shape that it says, so that a name from it may
-be part of a path. SPEC section 2, "Parameters"; the keys of runtimeConfig and CNI_ARGS are from CONVENTIONS.md and
-containerd.
+Everything here comes from outside. What leaves this module has the shape that it says, so that a name from it
+may be part of a path. SPEC section 2, "Parameters"; runtimeConfig's keys and CNI_ARGS are CONVENTIONS.md's
+and containerd's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 
 class Pod(NamedTuple):
-    """The pod that a container is the sandbox of. Namespace and name are DNS names: neither is ever a path."""
+    """The pod that a container is the sandbox of. Namespace and name are DNS names, never a path."""
 
     namespace: str
     name: str
@@ -61,7 +61,7 @@ class Request:
     """One call of a runtime, checked.
 
     ``container_id`` and ``ifname`` are empty for the verbs that concern no container (GC, STATUS).
-    ``annotations`` is None if the runtime did not pass any map at all, ``valid_attachments`` if the key is absent.
+    ``annotations`` is None if the runtime did not pass any map, ``valid_attachments`` if the key is absent.
     ``config`` is the whole conflist entry as it was sent. Do not change what hangs on it.
     """
 
@@ -87,8 +87,8 @@ class _Invalid(Exception):  # noqa: N818 - a reason on its way to becoming a Bad
 def parse(environ: Mapping[str, str], data: bytes) -> Request:
     """The request in ``environ`` (CNI_*) and ``data`` (a JSON object), for any verb but VERSION.
 
-    Raises, in this order: BadEnvironment, Undecodable, IncompatibleVersion or VerbTooNew, InvalidConfiguration,
-    MissingPrevResult.
+    Raises, in this order: BadEnvironment, Undecodable, IncompatibleVersion or VerbTooNew,
+    InvalidConfiguration, MissingPrevResult.
     """
     verb = find_verb(environ)
     values = _environment(environ, verb)
@@ -228,7 +228,7 @@ def _network(config: Mapping[str, Any]) -> str:
 
 
 def _annotations(config: Mapping[str, Any]) -> Mapping[str, str] | None:
-    """The pod's annotations. A runtime sends null for a pod that has none; that is not the same as nothing."""
+    """The pod's annotations. A runtime sends null for a pod that has none: that is not nothing."""
     runtime_config = _object(config, "runtimeConfig") or {}
     if ANNOTATIONS not in runtime_config:
         return None
@@ -244,7 +244,7 @@ def _annotations(config: Mapping[str, Any]) -> Mapping[str, str] | None:
 
 
 def _valid_attachments(config: Mapping[str, Any]) -> tuple[AttachmentKey, ...] | None:
-    """Which attachments GC must keep. An entry that is not understood is an error, or its pod would be removed."""
+    """Which attachments GC must keep. One that is not understood is an error, or it would be removed."""
     key = next((key for key in VALID_ATTACHMENTS if key in config), None)
     if key is None:
         return None

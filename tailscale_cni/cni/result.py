@@ -30,14 +30,14 @@ class Interface(NamedTuple):
 
 
 class AssignedIP(NamedTuple):
-    """An entry of ``ips``: an address with its prefix, and the index in ``interfaces`` of what has it, if given."""
+    """An entry of ``ips``: an address with its prefix, and its interface's index, if that is given."""
 
     address: Address
     interface: int | None
 
 
 def echo(request: Request) -> dict[str, Any]:
-    """``prevResult`` as a plugin answers that adds nothing to it: every key, its value and its place, as they came.
+    """``prevResult`` as the result of a plugin that adds nothing: every key, value and place as they came.
 
     Only ``cniVersion`` is the caller's. Raises MissingPrevResult.
     """
@@ -67,7 +67,7 @@ def ips(prev_result: Mapping[str, Any]) -> tuple[AssignedIP, ...]:
 def pod_addresses(prev_result: Mapping[str, Any]) -> tuple[Address, ...]:
     """The pod's own addresses: those of sandboxed interfaces and of no named interface; all, if that is none.
 
-    Calico lists the host's end of the veth alone, and some plugins list no interface. Raises InvalidConfiguration.
+    Calico lists the host's end of the veth alone, and some list no interface. Raises InvalidConfiguration.
     """
     there = interfaces(prev_result)
     every = ips(prev_result)
@@ -84,9 +84,9 @@ def pod_interface(prev_result: Mapping[str, Any], ifname: str) -> Interface | No
 
 
 def host_interface(prev_result: Mapping[str, Any]) -> Interface | None:
-    """The host's end of the pod's veth, as far as a result says: the last host interface before a sandboxed one.
+    """The host's end of the pod's veth, as far as a result tells: the last host interface before a sandboxed.
 
-    bridge lists bridge, host end, pod end; ptp, cilium and calico the host end first; chained plugins add theirs last.
+    bridge lists bridge, host end, pod end; ptp, cilium, calico the host end first; what is chained adds last.
     """
     last = None
     for interface in interfaces(prev_result):

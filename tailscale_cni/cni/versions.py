@@ -1,4 +1,4 @@
-"""Which versions of the protocol are spoken, and what each verb needs: two tables and what is asked of them."""
+"""Which versions of the protocol are spoken, and what each verb needs: two tables and their questions."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ def demand(verb: Verb, version: str) -> None:
 
 
 def report(given: object) -> dict[str, object]:
-    """The answer to VERSION, in the caller's version if it is spoken, else in the newest: asking is no error."""
+    """The answer to VERSION, in the caller's version if it is spoken, else in the newest."""
     version = given if isinstance(given, str) and given in SUPPORTED else NEWEST
     return {"cniVersion": version, "supportedVersions": list(SUPPORTED)}
