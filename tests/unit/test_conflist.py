@@ -1,0 +1,112 @@
+"""The runtime's lists: which one is the primary's, and ours derived from it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tailscale_cni import conflist, errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def put(directory: Path, name: str, *types: str, **keys: Any) -> dict[str, Any]:
+    """A list of plugins of these types, in a file."""
+    plugins = [{"type": kind, "mtu": 1450} for kind in types]
+    document = {"cniVersion": "1.0.0", "name": "cbr0", "plugins": plugins, **keys}
+    (directory / name).write_text(json.dumps(document))
+    return document
+
+
+def test_our_list_is_the_primarys_and_our_entry(tmp_path: Path) -> None:
+    """Same name, same version, every key and plugin of the primary, and ours at the end."""
+    document = put(tmp_path, "10-flannel.conflist", "flannel", "portmap", disableCheck=True)
+    primary = conflist.find_primary(str(tmp_path))
+    ours = json.loads(conflist.derive(primary, conflist.entry(stateDir="/s")))
+    assert ours["plugins"].pop() == {
+        "type": "tailscale-cni",
+        "capabilities": {"io.kubernetes.cri.pod-annotations": True},
+        "stateDir": "/s",
+    }
+    assert ours == document
+
+
+def test_the_primarys_file_stays_as_it_is(tmp_path: Path) -> None:
+    """Whoever edits the primary's list is overwritten by it."""
+    put(tmp_path, "10-flannel.conflist", "flannel")
+    before = (tmp_path / "10-flannel.conflist").read_bytes()
+    conflist.write(str(tmp_path), conflist.derive(conflist.find_primary(str(tmp_path)), conflist.entry()))
+    assert (tmp_path / "10-flannel.conflist").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [conflist.NAME, "10-flannel.conflist"]
+
+
+def test_ours_sorts_first(tmp_path: Path) -> None:
+    """A runtime takes the first list in lexical order."""
+    put(tmp_path, "05-cilium.conflist", "cilium-cni")
+    assert conflist.write(str(tmp_path), b"{}")
+    assert min(path.name for path in tmp_path.iterdir()) == conflist.NAME
+
+
+def test_writing_the_same_again_changes_nothing(tmp_path: Path) -> None:
+    """An unchanged list is not touched: a runtime would load it again."""
+    assert conflist.write(str(tmp_path), b"{}")
+    before = (tmp_path / conflist.NAME).stat()
+    assert not conflist.write(str(tmp_path), b"{}")
+    assert (tmp_path / conflist.NAME).stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("copy", ["multus", "istio-cni", "tailscale-cni"])
+def test_a_copy_of_another_list_is_not_the_primary(tmp_path: Path, copy: str) -> None:
+    """Following a list that follows another would chase its own tail."""
+    put(tmp_path, "01-copy.conflist", "flannel", copy)
+    put(tmp_path, "10-flannel.conflist", "flannel")
+    assert conflist.find_primary(str(tmp_path)).path.endswith("10-flannel.conflist")
+
+
+def test_a_single_plugins_file_becomes_a_list(tmp_path: Path) -> None:
+    """libcni still reads .conf files of one plugin."""
+    (tmp_path / "10-old.conf").write_text('{"cniVersion": "0.4.0", "name": "old", "type": "bridge"}')
+    ours = json.loads(conflist.derive(conflist.find_primary(str(tmp_path)), conflist.entry()))
+    assert [plugin["type"] for plugin in ours["plugins"]] == ["bridge", "tailscale-cni"]
+    assert (ours["name"], ours["cniVersion"]) == ("old", "0.4.0")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "not an object"),
+        ('{"name": "a", "cniVersion": "1.0.0"}', "no plugins"),
+        ('{"name": "a", "cniVersion": "1.0.0", "plugins": []}', "no plugins"),
+        ('{"name": "a", "cniVersion": "1.0.0", "plugins": [1]}', "no plugins"),
+        ('{"cniVersion": "1.0.0", "plugins": [{"type": "x"}]}', "no name"),
+        ('{"name": "a", "plugins": [{"type": "x"}]}', "0.3.0"),
+        ('{"name": "a", "cniVersion": "0.2.0", "plugins": [{"type": "x"}]}', "0.3.0"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_not_passed_over(tmp_path: Path, text: str, reason: str) -> None:
+    """What sorts behind it was never the cluster's network, so nothing is followed, and the reason is told."""
+    (tmp_path / "10-broken.conflist").write_text(text)
+    put(tmp_path, "87-podman.conflist", "bridge")
+    with pytest.raises(errors.NoPrimary, match=r"10-broken\.conflist") as caught:
+        conflist.find_primary(str(tmp_path))
+    assert reason in str(caught.value)
+
+
+def test_without_any_list_there_is_no_primary(tmp_path: Path) -> None:
+    """The error names the directory and what to do."""
+    with pytest.raises(errors.NoPrimary, match="there is none in it"):
+        conflist.find_primary(str(tmp_path / "nowhere"))
+
+
+def test_removing_ours_leaves_the_primarys(tmp_path: Path) -> None:
+    """The runtime falls back to what it had; twice is no error."""
+    put(tmp_path, "10-flannel.conflist", "flannel")
+    conflist.write(str(tmp_path), b"{}")
+    assert conflist.remove(str(tmp_path))
+    assert not conflist.remove(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["10-flannel.conflist"]

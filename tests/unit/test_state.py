@@ -1,0 +1,193 @@
+"""State on the disk: attachments, claims, locks, and files that survive a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tailscale_cni import errors
+from tailscale_cni.state import files
+from tailscale_cni.state.attachments import Attachment, Attachments
+from tailscale_cni.state.claims import Claims
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def attachment(root: Path, container_id: str = "c1", **keys: Any) -> Attachment:
+    """One of a pod."""
+    base = {"network": "net", "ifname": "eth0", "netns": "/n", "run_dir": "/run/x", "nonce": "n"}
+    return Attachment(container_id=container_id, state_dir=str(root), **{**base, **keys})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Attachments:
+    """A host with no attachment."""
+    files.make_directory(str(tmp_path / "attachments"))
+    return Attachments(str(tmp_path))
+
+
+def save(store: Attachments, one: Attachment) -> None:
+    """Write it down, as ADD does."""
+    with store.locked(one.container_id, create=True):
+        store.save(one)
+
+
+def test_what_was_written_is_what_is_read(store: Attachments, tmp_path: Path) -> None:
+    """Every field comes back with its type."""
+    one = attachment(tmp_path, tags=("tag:a",), pod_addresses=("10.0.0.1",), uid=7, netns_cookie=2**63)
+    save(store, one)
+    assert store.get("net", "c1", "eth0") == one
+
+
+def test_an_attachment_is_found_by_whatever_names_it(store: Attachments, tmp_path: Path) -> None:
+    """By container and interface although its network has another name by now; by the id that its unit carries."""
+    one = attachment(tmp_path, ifname="net@1")
+    save(store, one)
+    assert store.of_container("c1", "net@1") == [one]
+    assert store.with_id(one.id) == one
+    assert list(store.all()) == [one]
+    assert store.of_container("c1", "eth0") == store.of_container("c2", "net@1") == []
+
+
+def test_a_later_versions_record_can_be_read(store: Attachments, tmp_path: Path) -> None:
+    """Unknown keys are passed over, missing ones have defaults."""
+    one = attachment(tmp_path)
+    save(store, one)
+    path = tmp_path / "attachments/c1/net@eth0.json"
+    document = json.loads(path.read_text())
+    del document["mtu"]
+    path.write_text(json.dumps(document | {"invented": [1]}))
+    assert store.get("net", "c1", "eth0") == one
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"network": "net"}', "\0" * 100, "[" * 100_000])
+def test_a_record_that_cannot_be_read_disturbs_no_other(store: Attachments, tmp_path: Path, text: str) -> None:
+    """It is set aside, named once, and the rest is as before."""
+    save(store, attachment(tmp_path, "c1"))
+    save(store, attachment(tmp_path, "c2"))
+    (tmp_path / "attachments/c1/net@eth0.json").write_text(text)
+    assert [one.container_id for one in store.all()] == ["c2"]
+    assert (tmp_path / "attachments/c1/net@eth0.json.unreadable").exists()
+    assert store.get("net", "c1", "eth0") is None
+
+
+def test_a_container_leaves_no_directory(store: Attachments, tmp_path: Path) -> None:
+    """The directory is the lock, and goes with the last attachment in it."""
+    one = attachment(tmp_path)
+    save(store, one)
+    with store.locked("c1") as there:
+        assert there
+        store.forget(one)
+    assert not (tmp_path / "attachments/c1").exists()
+    with store.locked("c1") as there:
+        assert not there
+
+
+def test_one_call_at_a_time_for_a_container(tmp_path: Path) -> None:
+    """Another one waits, and says Busy when it has waited long enough."""
+    path = str(tmp_path / "c1")
+    with (
+        files.locked(path, 1, "container c1", create=True),
+        pytest.raises(errors.Busy, match="container c1"),
+        files.locked(path, 0, "container c1", create=True),
+    ):
+        pass
+
+
+def test_who_waited_for_a_removed_container_begins_again(tmp_path: Path) -> None:
+    """A lock on a directory that is gone is no lock."""
+    path = tmp_path / "c1"
+    got: list[bool] = []
+
+    def wait() -> None:
+        with files.locked(str(path), 10, "c1", create=True) as there:
+            got.append(there and path.exists())
+
+    with files.locked(str(path), 1, "c1", create=True):
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        path.rmdir()
+    waiter.join(10)
+    assert got == [True]
+
+
+def test_a_claim_is_one_holders(tmp_path: Path) -> None:
+    """The lowest free number that can be used; given back, it is free again."""
+    claims = Claims(str(tmp_path), "port")
+    assert claims.take("a", (10, 12), "ports", lambda _: True) == 10
+    assert claims.take("b", (10, 12), "ports", lambda number: number != 11) == 12
+    with pytest.raises(errors.NothingFree, match="10 to 12"):
+        claims.take("c", (10, 12), "ports", lambda number: number != 11)
+    claims.release("a", 12)
+    claims.release("a", 10)
+    assert claims.take("c", (10, 12), "ports", lambda _: True) == 10
+
+
+def test_a_claim_that_was_not_recorded_is_found_by_its_holder(tmp_path: Path) -> None:
+    """A crash between the claim and the record loses no number."""
+    claims = Claims(str(tmp_path), "uid")
+    claims.take("a", (10, 12), "uidBase", lambda _: True)
+    claims.release("a", None)
+    assert os.listdir(tmp_path / "claims/uid") == []
+
+
+def test_many_claims_at_once_are_different(tmp_path: Path) -> None:
+    """There is no lock, and no number twice."""
+    claims, got = Claims(str(tmp_path), "uid"), []
+
+    def take(holder: int) -> None:
+        got.append(claims.take(f"h{holder}", (0, 99), "uidBase", lambda _: True))
+
+    threads = [threading.Thread(target=take, args=(n,)) for n in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(got)) == 50
+
+
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    """A symlink, a foreign owner, a mode that lets others write: each is named with what mends it."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "wide").mkdir(mode=0o700)
+    (tmp_path / "wide").chmod(0o770)
+    (tmp_path / "file").write_text("")
+    for name, reason in (("link", "symbolic link"), ("wide", "can write"), ("file", "not a directory")):
+        with pytest.raises(errors.UnsafeDirectory, match=reason):
+            files.make_directory(str(tmp_path / name))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a directory away needs root")
+def test_a_directory_of_another_owner_is_refused(tmp_path: Path) -> None:
+    """Whoever owns a directory decides what is in it."""
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 1234, 1234)
+    with pytest.raises(errors.UnsafeDirectory, match="uid 1234"):
+        files.make_directory(str(tmp_path / "theirs"))
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """No temporary file is left, the mode is what was asked for, and a link is not followed."""
+    files.write(str(tmp_path / "a"), b"one")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    files.write(str(tmp_path / "b"), b"two", 0o644)
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert (tmp_path / "b").read_bytes() == b"two"
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_removing_a_tree_follows_no_link(tmp_path: Path) -> None:
+    """A worker may have put a link anywhere into its directory."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/file").write_text("")
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers/link").symlink_to(tmp_path / "precious")
+    files.remove_tree(str(tmp_path / "workers"))
+    files.remove_tree(str(tmp_path / "workers"))
+    assert (tmp_path / "precious/file").exists()
