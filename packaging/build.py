@@ -10,6 +10,7 @@ import sys
 from builds import devcontrol, go_toolchain, need, venv, workers
 from builds.apt import SUITES
 from builds.lock import lock
+from builds.artefact import install
 
 GOARCH = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
 
@@ -19,8 +20,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build what tailscale-cni is made of.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = commands.add_parser
-    for name, what in (("workers", "the Go programs inside"),):
-        add(name, help=what).add_argument("--arch", default=os.uname().machine, choices=sorted(GOARCH))
+    for name, what in (("zipapp", "dist/tailscale-cni"), ("workers", "the Go programs inside")):
+        add(name, help=what).add_argument("--arch", choices=sorted(GOARCH))
     add("devcontrol", help="the control plane for the demo and the tests")
     add("go", help="the pinned Go toolchain")
     add("venv", help="the Python that everything runs in")
@@ -28,8 +29,10 @@ def main() -> None:
     add("need", help="the Debian packages of some suites").add_argument("suites", nargs="+", choices=SUITES)
     options = parser.parse_args()
     match options.command:
+        case "zipapp":
+            print(install(GOARCH[options.arch] if options.arch else None))
         case "workers":
-            print(workers(GOARCH[options.arch]))
+            print(workers(GOARCH[options.arch or os.uname().machine]))
         case "devcontrol":
             print(devcontrol())
         case "go":

@@ -7,21 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builds.cache import build_once, digest
-from builds.venv import PACKAGING, pip_install, venv
+from builds.environment import PACKAGING, pip_install, venv
 
 GO_LOCK = PACKAGING / "go.lock"
 WORKERS = PACKAGING.parent / "workers"
-
-# What of tailscale.com no enrolled pod uses. Leaving it out takes 3 MB from the worker, on disk and in memory.
-WORKER_OMITS = """
-    ace appconnectors aws bird captiveportal capture cliconndiag clientupdate cloud colorable completion
-    completion_scripts conn25 debugeventbus debugportmapper desktop_sessions doctor drive flashappliance
-    hujsonconf identityfederation iptables kube linkspeed linuxdnsfight listenrawdisco networkmanager oauthkey
-    outboundproxy portlist posture qrcodes relayserver remoteconfig resolved routecheck runtimemetrics sdnotify
-    serviceclientprefs synology syslog syspolicy systray tap tpm tundevstats wakeonlan webbrowser webclient
-    osrouter logtail netlog usermetrics clientmetrics debug unixsocketidentity
-""".split()
-WORKER_TAGS = ",".join(f"ts_omit_{name}" for name in WORKER_OMITS)
 
 # What a developer may have set for other work, and would make another program of the same sources.
 CHANGES_RESULTS = {"GOAMD64", "GOARM64", "GOEXPERIMENT", "GODEBUG", "GOFIPS140"}
@@ -89,11 +78,14 @@ def go_build(
 
 
 def workers(goarch: str = "amd64") -> Path:
-    """The directory of `worker` and `supervisor`, as the artefact of that architecture carries them."""
+    """The directory of `worker` and `supervisor`, as the artefact of that architecture carries them.
+
+    workers/tags.txt leaves out what no enrolled pod uses.
+    """
     return go_build(
         WORKERS,
         {"worker": "./cmd/worker", "supervisor": "./cmd/supervisor"},
-        tags=WORKER_TAGS,
+        tags=(WORKERS / "tags.txt").read_text(encoding="ascii").strip(),
         ldflags="-s -w -buildid=",
         goarch=goarch,
     )

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from builds.venv import PACKAGING, venv
+from builds.environment import PACKAGING, venv
 
 HEADER = "# Made by `make lock` from setup.cfg. Do not edit.\n"
 

@@ -1,0 +1,207 @@
+"""The artefact: one executable file, the same bytes whenever and wherever it is built from the same sources.
+
+    stub.sh    finds an interpreter, hands it door.py and onward.py (packaging/front/)
+    zip        what shiv packs: _bootstrap/, environment.json, site-packages/; with a __main__.py of ours
+
+Pure Python and static programs, so that one file serves every CPython that is supported.
+"""
+
+import ast
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tokenize
+import zipfile
+from pathlib import Path
+
+from builds.cache import build_once, digest
+from builds.go import machine_goarch, workers
+from builds.environment import PACKAGING, pip_install, venv
+
+ROOT = PACKAGING.parent
+FRONT = PACKAGING / "front"
+RUNTIME_LOCK = PACKAGING / "runtime.lock"
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The time stamp of every file inside: the first that a zip can have."""
+
+DIRECTORIES = ("/usr/bin", "/usr/local/bin")
+PYTHONS = (
+    [f"{directory}/python3" for directory in DIRECTORIES]
+    + [f"{directory}/python3.{minor}" for minor in (14, 13, 12, 11, 10) for directory in DIRECTORIES]
+    + ["/run/current-system/sw/bin/python3"]
+)
+"""Where an interpreter is looked for, in this order. Never in PATH: that is the caller's."""
+
+
+def zipapp(goarch: str = machine_goarch()) -> Path:
+    """The artefact for an architecture (by default this machine's), in the cache: a file called `tailscale-cni`."""
+    with tempfile.TemporaryDirectory(prefix="tailscale-cni-") as scratch:
+        site = site_packages(Path(scratch, "site-packages"), goarch)
+        build_id = identify(site)
+        return build_once(f"zipapp-{goarch}-{build_id}", lambda out: pack(site, build_id, out)) / "tailscale-cni"
+
+
+def install(goarch: str | None) -> Path:
+    """Put the artefact into dist/, in one step: this machine's, or the named architecture's with its name."""
+    target = ROOT / "dist" / (f"tailscale-cni-{goarch}" if goarch else "tailscale-cni")
+    target.parent.mkdir(exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copy(zipapp(goarch or machine_goarch()), unfinished)
+    unfinished.rename(target)
+    return target
+
+
+def site_packages(target: Path, goarch: str) -> Path:
+    """All that the artefact carries, laid out in an empty or missing directory: what it needs, itself, its programs."""
+    shutil.copytree(dependencies(), target)
+    for path in (ROOT / "tailscale_cni").rglob("*.py"):
+        copy = target / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    programs = target / "tailscale_cni" / "bin"
+    programs.mkdir()
+    for path in workers(goarch).iterdir():
+        shutil.copyfile(path, programs / path.name)
+    for path in files(target):
+        path.chmod(0o755 if path.parent == programs else 0o644)
+    return target
+
+
+def dependencies() -> Path:
+    """The locked dependencies as pure Python, without what an installer leaves behind.
+
+    PyYAML and charset-normalizer bring compiled parts for one version of Python; both do without.
+    """
+
+    def build(directory: Path) -> None:
+        print("installing the dependencies of the artefact", file=sys.stderr)
+        pip_install(venv(), ["--no-deps", "--no-compile", f"--target={directory}", f"--requirement={RUNTIME_LOCK}"])
+        for superfluous in (directory / "bin", *directory.glob("*/tests")):
+            shutil.rmtree(superfluous, ignore_errors=True)
+        for path in list(files(directory)):
+            of_installer = path.parent.suffix == ".dist-info" and path.name in ("RECORD", "INSTALLER", "REQUESTED", "WHEEL")
+            if of_installer or path.suffix in (".so", ".pyc", ".pyi", ".pyx", ".pxd"):
+                path.unlink()
+
+    return build_once(f"dependencies-{digest([RUNTIME_LOCK.read_bytes(), Path(__file__).read_bytes()])}", build)
+
+
+def files(folder: Path) -> list[Path]:
+    """The files below a folder, in a fixed order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def identify(site: Path) -> str:
+    """The build ID: a hash over everything inside, names and modes included."""
+    parts: list[str | bytes] = [(PACKAGING / "dev.lock").read_bytes()]  # it pins shiv
+    for folder in (site, FRONT):
+        for path in files(folder):
+            if "__pycache__" not in path.parts:
+                mode = path.stat().st_mode if folder is site else 0
+                parts += [str(path.relative_to(folder)), f"{mode:o}", path.read_bytes()]
+    return digest([*parts, Path(__file__).read_bytes()])
+
+
+def pack(site: Path, build_id: str, out: Path) -> None:
+    """Write the artefact `tailscale-cni` into the directory `out`."""
+    packed = out / "packed.pyz"
+    shiv = ["-m", "shiv", "--site-packages", str(site), "--entry-point", "tailscale_cni.__main__:main"]
+    options = ["--compressed", "--reproducible", "--build-id", build_id, "--output-file", str(packed)]
+    environ = {**os.environ, "SOURCE_DATE_EPOCH": "315532800", "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([str(venv()), *shiv, *options], check=True, env=environ, stdout=sys.stderr)
+    texts = {"PYTHONS": " ".join(PYTHONS), "VERSION": read_version(), "BUILD_ID": build_id}
+    texts |= {name.upper(): embedded(FRONT / f"{name}.py", texts) for name in ("door", "onward")}
+    artefact = out / "tailscale-cni"
+    with artefact.open("wb") as file:
+        file.write(filled((FRONT / "stub.sh").read_text(encoding="utf-8"), texts).encode())
+        own = {"__main__.py": (FRONT / "zip_main.py").read_text(encoding="utf-8")}
+        own |= {"door.py": texts["DOOR"], "onward.py": texts["ONWARD"]}
+        rewrite(packed, file, own)
+    artefact.chmod(0o755)
+    packed.unlink()
+
+
+def read_version() -> str:
+    """`__version__` of the package."""
+    text = (ROOT / "tailscale_cni" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([0-9.]+)"$', text, re.MULTILINE)
+    if not found:
+        raise SystemExit("tailscale_cni/__init__.py has no __version__")
+    return found[1]
+
+
+def filled(text: str, values: dict[str, str]) -> str:
+    """The text with each @NAME@ replaced by its value."""
+    return re.sub("@([A-Z_]+)@", lambda match: values[match[1]], text)
+
+
+def embedded(source: Path, values: dict[str, str]) -> str:
+    """A Python file as it goes between single quotes of the shell: filled in, with no comment and no docstring."""
+    original = source.read_text(encoding="utf-8")
+    text = filled(without_comments(original), values)
+    if "'" in text:
+        raise SystemExit(f"{source.name} has a single quote outside of comments")
+    if ast.dump(without_docstrings(filled(original, values))) != ast.dump(without_docstrings(text)):
+        raise SystemExit(f"{source.name} means something else without its comments")
+    return text
+
+
+def without_comments(source: str) -> str:
+    """The source without its comments, docstrings and empty lines."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        (row, column), (last, _) = token.start, token.end
+        if token.type == tokenize.COMMENT:
+            lines[row - 1] = lines[row - 1][:column]
+        elif token.type == tokenize.STRING and lines[row - 1][:column].strip() == "" and token.string.startswith('"""'):
+            indent = lines[row - 1][:column]
+            lines[row - 1 : last] = [f'{indent}""', *[""] * (last - row)]
+    text = "\n".join(line.rstrip() for line in lines if line.strip()) + "\n"
+    return re.sub(r'^ *""\n', lambda match: "" if keeps_a_body(text, match) else match[0], text, flags=re.MULTILINE)
+
+
+def keeps_a_body(text: str, match: re.Match[str]) -> bool:
+    """Whether the block that a docstring begins has another statement: the next line is indented as deeply."""
+    indent = len(match[0]) - 3
+    following = text[match.end() :].split("\n", 1)[0]
+    return len(following) - len(following.lstrip()) >= indent
+
+
+def without_docstrings(source: str) -> ast.Module:
+    """The syntax tree, without strings that stand alone."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for body in (getattr(node, "body", None), getattr(node, "orelse", None), getattr(node, "finalbody", None)):
+            if isinstance(body, list):
+                body[:] = [statement for statement in body if not is_text(statement)]
+    return tree
+
+
+def is_text(statement: object) -> bool:
+    """Whether a statement is nothing but a string."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def rewrite(packed: Path, target: io.BufferedWriter, own: dict[str, str]) -> None:
+    """The zip that shiv made, after what the target has already, with our own files at its top."""
+    with zipfile.ZipFile(packed) as old, zipfile.ZipFile(target, "w") as new:
+        entries = {entry.filename: (old.read(entry), entry.external_attr >> 16) for entry in old.infolist()}
+        environment = json.loads(entries["environment.json"][0])
+        entries["environment.json"] = (json.dumps(environment, sort_keys=True).encode(), 0o644)
+        entries |= {name: (text.encode(), 0o644) for name, text in own.items()}
+        for name, (data, mode) in sorted(entries.items()):
+            info = zipfile.ZipInfo(name, EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3
+            info.external_attr = (0o100755 if mode & 0o100 else 0o100644) << 16
+            new.writestr(info, data)

@@ -1,0 +1,121 @@
+"""From the door into the archive: find the site-packages of this build, and run what is in them.
+
+`door.py` runs this text with `arguments` (the artefact's path, then the command line), `data` (what it has read of
+standard input) and `state_dir` (the conflist entry's, or None). The unpacked site-packages are used if they are there,
+whole and nobody else's; else they are unpacked into a stateDir that exists; else they are imported from the archive as it
+is, which takes longer and writes nothing. Whatever fails here is an answer in CNI's words and no traceback.
+
+The build removes comments and docstrings, and refuses single quotes.
+"""
+
+import os
+import stat
+import sys
+
+arguments: tuple[str, ...]
+data: bytes
+state_dir: str | None
+
+BUILD_ID = "@BUILD_ID@"
+STATE_DIR = "/var/lib/tailscale-cni"
+FOREIGN = ("PYTHON", "SHIV_", "TS_", "TSNET_", "LD_")
+
+
+def main() -> int:
+    """Run the command line or the CNI call, return its exit status."""
+    file = os.path.abspath(arguments[0])
+    sys.argv = [file, *arguments[1:]]
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        del os.environ[name]
+    state = state_dir or option("--state-dir") or STATE_DIR
+    site = unpacked(state) or unpack(file, state)
+    sys.path.insert(0, site or file + "/site-packages")
+
+    from tailscale_cni import __main__, artefact
+
+    artefact.this_is(file, BUILD_ID, state, site)
+    return __main__.main(data)
+
+
+def option(name: str) -> str | None:
+    """The value of an option of the command line, which nothing has parsed yet."""
+    for index, argument in enumerate(sys.argv):
+        if argument == name and index + 1 < len(sys.argv):
+            return sys.argv[index + 1]
+        if argument.startswith(name + "="):
+            return argument[len(name) + 1 :]
+    return None
+
+
+def unpacked(state: str) -> str | None:
+    """The site-packages in the stateDir, if they are of this build, whole, and root alone can write to them."""
+    build = f"{state}/cache/{BUILD_ID}"
+    try:
+        for path in (state, f"{state}/cache", build):
+            status = os.lstat(path)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+                return None
+        hold(build)
+        os.stat(f"{build}/complete")
+    except (OSError, ValueError):
+        return None
+    return f"{build}/site-packages"
+
+
+def hold(build: str) -> None:
+    """Keep a shared lock on the directory for as long as this process lives: nobody prunes what is in use."""
+    import fcntl
+
+    fcntl.flock(os.open(build, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def unpack(file: str, state: str) -> str | None:
+    """Unpack the archive into the stateDir, if that is there and takes it; None if not."""
+    if not os.path.isdir(state):
+        return None
+    sys.path.insert(0, file + "/site-packages")
+    try:
+        from tailscale_cni import artefact
+
+        artefact.unpack(file, BUILD_ID, state)
+    except OSError:
+        return None
+    finally:
+        sys.path.pop(0)
+        for name in [name for name in sys.modules if name.startswith("tailscale_cni")]:
+            del sys.modules[name]
+    return unpacked(state)
+
+
+def give_up(error: Exception) -> int:
+    """Say that not even the beginning worked."""
+    kind, reason = type(error).__name__, ascii(str(error))[1:-1].replace("\\", "/").replace("\"", "`")[:200]
+    message = f"tailscale-cni cannot start: {kind}: {reason}"
+    answer = f"{{\"cniVersion\":\"1.0.0\",\"code\":100,\"msg\":\"{message}\"}}\n"
+    for descriptor, text in ((1, answer), (2, message + "\n")):
+        if descriptor == 2 or "CNI_COMMAND" in os.environ:
+            try:
+                os.write(descriptor, text.encode())
+            except OSError:
+                continue
+    return 1
+
+
+def flushed(status: int) -> int:
+    """The exit status, once everything is out. What cannot be written must not become a traceback at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream:
+                stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2 if stream is sys.stderr else 1)
+            status = status or 1
+    return status
+
+
+if __name__ == "onward":
+    try:
+        exit_status = main()
+    except Exception as error:
+        exit_status = give_up(error)
+    sys.exit(flushed(exit_status))

@@ -1,0 +1,54 @@
+"""Two doors: a CNI call if CNI_COMMAND is set, else the command line.
+
+The artefact comes here with what it has already read of standard input (packaging/front/), `python -m tailscale_cni`
+in a checkout with nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+
+class _Resumed(io.RawIOBase):
+    """Standard input from its beginning, part of which has been read already."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head, self._rest = memoryview(head), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._rest.isatty()
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        if not self._head:
+            return self._rest.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
+        part = self._head[: len(buffer)]
+        buffer[: len(part)] = part
+        self._head = self._head[len(part) :]
+        return len(part)
+
+
+def main(read: bytes = b"") -> int:
+    """Answer the call, return the exit status. ``read`` is what has been read of standard input."""
+    if "CNI_COMMAND" not in os.environ:
+        from tailscale_cni import cli
+
+        return cli.main(sys.argv[1:])
+    from tailscale_cni import verbs
+    from tailscale_cni.cni import dispatch
+
+    stdin = io.BufferedReader(_Resumed(read, sys.stdin.buffer)) if sys.stdin else None
+    stdout = sys.stdout.buffer if sys.stdout else None
+    return dispatch.main(os.environ, stdin, stdout, sys.stderr, verbs.load)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
