@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import errors
+from .tailnet import Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,8 +24,6 @@ RUN_DIR = "/run/tailscale-cni"
 CONFIG_FILE = "/etc/tailscale-cni/config.yaml"
 KEY_FILE = "/etc/tailscale-cni/authkey"
 ENTRY = "the conflist entry"
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class _Expected(Exception):  # noqa: N818 - not an error of ours yet: the table's caller makes it one
@@ -73,10 +72,14 @@ def _uid(value: Any) -> int:
     return value
 
 
+class _Unsupported(_Expected):
+    """A word that another version may know."""
+
+
 def _one_of(*words: str) -> Callable[[Any], str]:
     def parse(value: Any) -> str:
         if value not in words:
-            raise _Expected(" or ".join(words))
+            raise _Unsupported(" or ".join(words))
         return str(value)
 
     return parse
@@ -332,6 +335,8 @@ def _parse(
             raise _unknown(where, key, tuple(table))
         try:
             values[key] = table[key].parse(value)
+        except _Unsupported as e:
+            raise errors.UnsupportedField(where=where, key=key, value=errors.show(value), expected=e) from None
         except _Expected as e:
             reason = f"{errors.show(value)} is not what it takes"
             raise errors.InvalidConfiguration(

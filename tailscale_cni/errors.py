@@ -58,10 +58,10 @@ class VerbTooNew(Error):
 
 
 class UnsupportedField(Error):
-    """the key {key} of the network configuration has a value that is not supported: {value}"""
+    """{where}: {key}: the value {value} is not supported"""
 
     code = 2
-    hint = "{expected}"
+    hint = "Expected {expected}."
 
 
 class UnknownContainer(Error):
@@ -226,12 +226,6 @@ class NothingFree(Error):
     hint = "Give more of them with {key} in the host's configuration, or remove pods."
 
 
-class NoArtefact(Error):
-    """{what} of this build is not there: {reason}"""
-
-    code = 112
-    hint = "Build the artefact (make zipapp) and run that; or give its cache ({path}) some space."
-
 
 class NoPrimary(Error):
     """{directory} has no network list that tailscale-cni could follow: {reason}"""
@@ -252,10 +246,3 @@ class UnreadableState(Error):
 
     code = 115
     hint = "It was set aside as {path}.unreadable; nothing else is disturbed."
-
-
-class UsageError(Error):
-    """{what}"""
-
-    code = 116
-    hint = "{advice}"

@@ -56,7 +56,7 @@ def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
 
 
 def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
-    node = enrolment.local_api(attachment).node(peers=bool(attachment.cluster_cidrs))
+    node = enrolment.local_api(attachment).node(peers=attachment.routes_per_peer)
     if node.running:
         enrolment.synchronise(attachment, node)
     return 0

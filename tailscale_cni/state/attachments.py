@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import ipaddress
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
+from ..tailnet import overlapping
 from . import files
 
 if TYPE_CHECKING:
@@ -80,6 +82,12 @@ class Attachment:
     def who(self) -> str:
         """As a person calls it."""
         return f"pod {self.namespace}/{self.pod}" if self.pod else f"container {self.container_id}"
+
+    @property
+    def routes_per_peer(self) -> bool:
+        """Whether the cluster uses addresses of the tailnet's ranges: then only those of peers may go to the tailnet."""
+        networks = (*self.cluster_cidrs, *self.pod_addresses)
+        return bool(overlapping(tuple(ipaddress.ip_network(network) for network in networks)))
 
     @property
     def identity_dir(self) -> str:

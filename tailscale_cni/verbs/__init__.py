@@ -20,3 +20,10 @@ def load(command: str) -> Callable[[Request], Mapping[str, Any] | None]:
     """The verb for a CNI_COMMAND, imported now: no call pays for another verb's imports."""
     verb: Callable[[Request], Mapping[str, Any] | None] = import_module(f".{MODULES[command]}", __name__).run
     return verb
+
+
+def log(entry: Mapping[str, Any], line: str) -> None:
+    """A call's line, for the host's log file if it has one."""
+    from .logfile import append
+
+    append(entry, line)

@@ -41,7 +41,7 @@ def _findings(attachment: Attachment) -> list[str]:
     if not attachment.was_running:
         return []
     try:
-        node = enrolment.local_api(attachment).node(peers=bool(attachment.cluster_cidrs))
+        node = enrolment.local_api(attachment).node(peers=attachment.routes_per_peer)
     except errors.LocalApiFailed as e:
         return [str(e)]
     return [*_node_findings(attachment, node), *_network_findings(attachment, node)]

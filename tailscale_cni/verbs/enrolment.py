@@ -22,8 +22,9 @@ from ..state import files
 from ..control.static import StaticKey
 from ..state.attachments import LOCK_SECONDS, Attachment, Attachments
 from ..state.claims import Claims
+from ..tailnet import overlapping as tailnet_overlaps
 from ..worker import cgroup, launch
-from ..worker.localapi import RANGES, LocalApi, Node
+from ..worker.localapi import LocalApi, Node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -268,7 +269,7 @@ def _await_running(attachment: Attachment, seconds: float) -> Node:
     node = Node("NoState", "", (), online=False, tags=(), node_id="")
     while not node.running and time.monotonic() < deadline:
         with contextlib.suppress(errors.LocalApiFailed):
-            node = local_api(attachment, max(0.1, deadline - time.monotonic())).node()
+            node = local_api(attachment, max(0.1, deadline - time.monotonic())).node(peers=attachment.routes_per_peer)
         if not node.running:
             time.sleep(POLL_SECONDS)
     return node
@@ -304,7 +305,6 @@ def pod_network(attachment: Attachment) -> PodNetwork:
     from ..net import model
 
     clusters = tuple(ipaddress.ip_network(network) for network in attachment.cluster_cidrs)
-    overlapping = tuple(c for c in clusters if any(c.version == r.version and c.overlaps(r) for r in RANGES))
     return model.PodNetwork(
         interface=attachment.interface,
         mtu=attachment.mtu,
@@ -312,7 +312,7 @@ def pod_network(attachment: Attachment) -> PodNetwork:
         pod_addresses=tuple(ipaddress.ip_address(address) for address in attachment.pod_addresses),
         host_sources=(
             *(ipaddress.ip_network(address) for address in attachment.host_addresses),
-            *overlapping,
+            *tailnet_overlaps(clusters),
         ),
         cluster_cidrs=clusters,
         anti_spoofing=attachment.anti_spoofing,

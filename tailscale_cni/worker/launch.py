@@ -141,6 +141,7 @@ def _worker_flags(attachment: Attachment) -> list[str]:
     flags += ["--tun", attachment.interface, "--ignore-interfaces", IGNORED_INTERFACES]
     flags += ["--ephemeral"] if attachment.ephemeral else []
     flags += ["--port-mapping"] if attachment.port_mapping else []
+    flags += ["--peer-routes"] if attachment.routes_per_peer else []
     return flags
 
 

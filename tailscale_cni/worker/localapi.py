@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import errors
+from ..tailnet import Address, is_tailnet
 
 LARGEST_ANSWER = 16 * 2**20
 HOST = "local-tailscaled.sock"
-RANGES = (ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd7a:115c:a1e0::/48"))
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def tailnet_addresses(value: object) -> tuple[Address, ...]:
             address = ipaddress.ip_address(text) if isinstance(text, str) else None
         except ValueError:
             continue
-        if address is not None and any(address in network for network in RANGES):
+        if address is not None and is_tailnet(address):
             found.append(address)
     return tuple(found)
 

@@ -62,7 +62,6 @@ def test_values_are_typed(tmp_path: Path) -> None:
         ("uidBase", 0, "a user ID"),
         ("authKeyFile", "authkey", "an absolute path"),
         ("authKeyFile", "/a/../b", "an absolute path"),
-        ("enroll", "some", "annotated or all"),
         ("antiSpoofing", "yes", "true or false"),
         ("stateDir", "/a\nb", "an absolute path"),
     ],
@@ -74,6 +73,14 @@ def test_a_wrong_value_is_named_with_what_it_should_be(tmp_path: Path, key: str,
     assert key in str(caught.value)
     assert "the conflist entry" in str(caught.value)
     assert expected in caught.value.advice
+
+
+def test_a_word_that_is_not_supported_has_its_own_code(tmp_path: Path) -> None:
+    """CNI's code 2 names key and value."""
+    with pytest.raises(errors.UnsupportedField, match="enroll: the value 'some'") as caught:
+        load(tmp_path, enroll="some")
+    assert caught.value.code == 2
+    assert "annotated or all" in caught.value.advice
 
 
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
