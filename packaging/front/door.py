@@ -1,179 +1,60 @@
 """The pass-through: answers the CNI call for a pod that is not enrolled, from local files, at the price of a bare Python.
 
-This is the first code of every call. `stub.sh` hands its text to an interpreter (`-IS -c`), with `onward.py`, the
-artefact's own path and the arguments behind it. It must not import anything that costs (`json` alone doubles the
-time), must not open the archive, lock or write anything, and must not answer where the real path
+This is the first code of every call. `stub.sh` hands its text to an interpreter (`-IS -c`); onward.py's text, the
+artefact's own path and the command line are its arguments. It must not import anything that costs (`json` alone
+doubles the time), must not open the archive, lock or write anything, and must not answer where the real path
 (`tailscale_cni.cni.dispatch`) might answer otherwise: at every doubt it goes on there, with what it has read of
 standard input. docs/architecture.md, "The door", says what it may answer.
 
-`_json` is CPython's own, and private: whatever it does not do as expected is a doubt. Functions are called with
-what they need to know, so that each can be tried alone. The syntax is that of Python 3.6, because whichever
-`python3` a host has reads it first. The build removes comments and docstrings, and refuses single quotes.
+A doubt is an exception, of any kind: an assertion (`-I` makes sure that they are on), a key that is not there. `_json` is
+CPython's own, and private: whatever it does not do as expected is a doubt too.
+
+Compiling this text is most of what it costs, so it is short: no function for what is done once, no check that another
+one implies. The build removes comments and docstrings, and refuses single quotes.
 """
 
+import posix
 import sys
 
-import posix
 
-PYTHONS = "@PYTHONS@"
-LIMIT = 1 << 20
-VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-PROTOCOL = {"type", "name", "cniVersion", "capabilities", "prevResult", "runtimeConfig", "ipam", "dns", "args"}
-ROOTS = {
-    "stateDir": "/var/lib/tailscale-cni",
-    "runDir": "/run/tailscale-cni",
-    "configFile": "/etc/tailscale-cni/config.yaml",
-}
-ARGS = {"IgnoreUnknown", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_UID", "K8S_POD_INFRA_CONTAINER_ID"}
-PRINTABLE = {chr(code) for code in range(33, 127)}
-NAME = {c for c in PRINTABLE if c.isalnum()} | set("_.-")
-
-
-class Doubt(Exception):
-    """Something that is for the real path to judge."""
-
-
-def sure(condition):
-    """Go on only if it holds."""
-    if not condition:
-        raise Doubt
-
-
-def read(descriptor):
-    """What there is to read, as bytes: all of it if it is at most LIMIT, else a little more than that."""
-    data = chunk = posix.read(descriptor, 65536)
-    while chunk and len(data) <= LIMIT:
-        chunk = posix.read(descriptor, 65536)
-        data += chunk
-    return data
+def is_name(text):
+    """Whether this may be the name of a network or a container: also, whether it may be part of a path."""
+    return (
+        type(text) is str
+        and len(text) <= 200
+        and text[0].isalnum()
+        and text.isascii()
+        and text.replace("-", "0").replace("_", "0").replace(".", "0").isalnum()
+    )
 
 
 def unique(pairs):
     """A JSON object as a dict, if no key is there twice."""
     result = dict(pairs)
-    sure(len(result) == len(pairs))
+    assert len(result) == len(pairs)
     return result
-
-
-def refuse(_):
-    """For what a configuration does not contain: fractions (a float may change them), NaN, things without JSON."""
-    raise Doubt
-
-
-class Rules:
-    """How `_json` reads: as json.JSONDecoder would, with our own judgement of objects and numbers."""
-
-    strict = True
-    object_hook = None
-    object_pairs_hook = unique
-    parse_float = parse_constant = refuse
-    parse_int = int
 
 
 def parse(data):
-    """The JSON object in these bytes."""
-    import _json
+    """The JSON object in these bytes. `chr` takes no text: fractions (a float may change them) and NaN are doubts."""
+    from _json import make_scanner
 
     text = data.decode().strip(" \t\r\n")
-    sure("\\ud" not in text and "\\uD" not in text)
-    value, end = _json.make_scanner(Rules)(text, 0)
-    sure(end == len(text) and type(value) is dict)
+    assert "\\ud" not in text and "\\uD" not in text
+    rules = {"strict": True, "object_hook": None, "object_pairs_hook": unique}
+    rules |= {"parse_int": int, "parse_float": chr, "parse_constant": chr}
+    value, end = make_scanner(type("Rules", (), rules))(text, 0)
+    assert end == len(text) and type(value) is dict
     return value
 
 
-def encode(value):
-    """The value as JSON, in ASCII, with a newline: the same bytes as cni.document.encode."""
-    import _json
-
-    quote = _json.encode_basestring_ascii
-    chunks = _json.make_encoder(None, refuse, quote, None, ":", ",", False, False, False)(value, 0)
-    return "".join(chunks).encode() + b"\n"
-
-
-def roots(entry):
-    """stateDir, runDir and configFile of this conflist entry."""
-    paths = {key: entry.get(key, default) for key, default in ROOTS.items()}
-    for path in paths.values():
-        sure(type(path) is str and path[:1] == "/" and path.isprintable() and "/../" not in path + "/")
-    return paths
-
-
-def variable(environ, name):
-    """An environment variable as text; empty if it is not set. Nothing but printable ASCII is beyond doubt."""
-    text = environ.get(name.encode(), b"").decode("ascii")
-    sure(PRINTABLE.issuperset(text))
-    return text
-
-
-def is_name(text):
-    """Whether this is a network's or a container's name, of a length that a file name can have."""
-    return 0 < len(text) <= 200 and NAME.issuperset(text) and text[0].isalnum()
-
-
-def check_environment(environ, verb):
-    """Every variable that the verb needs is there, and all are well-formed. Returns the container ID."""
-    container_id = variable(environ, "CNI_CONTAINERID")
-    ifname = variable(environ, "CNI_IFNAME")
-    netns = variable(environ, "CNI_NETNS")
-    variable(environ, "CNI_PATH")
-    sure(is_name(container_id))
-    sure(0 < len(ifname) <= 15 and ifname not in (".", "..") and "/" not in ifname and ":" not in ifname)
-    if netns or verb != "DEL":
-        sure(netns[:1] == "/" and len(netns) < 4096 and "/../" not in netns + "/")
-        check_netns(netns, verb)
-    check_args(variable(environ, "CNI_ARGS"))
-    return container_id
-
-
-def check_netns(path, verb):
-    """The namespace is there, unless it is to be deleted, and is not the one that we are in."""
-    try:
-        there = posix.stat(path)
-    except FileNotFoundError:
-        sure(verb == "DEL")
-        return
-    own = posix.stat("/proc/self/ns/net")
-    sure((there.st_dev, there.st_ino) != (own.st_dev, own.st_ino))
-
-
-def check_args(text):
-    """CNI_ARGS is what a kubelet's runtime sends: K=V;K=V, each of the known keys once at most, values that are names."""
-    if not text:
-        return
-    args = unique([pair.split("=") for pair in text.split(";")])
-    sure(ARGS.issuperset(args) and args.pop("IgnoreUnknown", "1") in ("1", "true"))
-    sure(("K8S_POD_NAMESPACE" in args) == ("K8S_POD_NAME" in args))
-    for value in args.values():
-        sure(is_name(value) and value.islower() or value.isdigit())
-        sure(all(label and label[0] != "-" and label[-1] != "-" for label in value.split(".")))
-        sure("_" not in value)
-    sure(len(args.get("K8S_POD_NAMESPACE", "")) <= 63 and "." not in args.get("K8S_POD_NAMESPACE", ""))
-
-
-def check_entry(entry, verb):
-    """The conflist entry has a version and a name that are beyond doubt, and no settings. Returns prevResult."""
-    sure(all(key in PROTOCOL or key in ROOTS or "/" in key for key in entry))
-    version = entry["cniVersion"]
-    sure(version in VERSIONS and not (verb == "CHECK" and version < "0.4.0"))
-    sure(type(entry["name"]) is str and is_name(entry["name"]))
-    result = entry.get("prevResult")
-    if result is not None or verb != "DEL":
-        sure(type(result) is dict and result["cniVersion"] == version)
-    return result
-
-
-def inner(value, key):
-    """The object at a key of an object; an empty one if it is absent or null."""
-    result = value.get(key)
-    sure(result is None or type(result) is dict)
-    return result or {}
-
-
-def check_annotations(entry):
-    """The pod does not ask to be a node."""
-    annotations = inner(inner(entry, "runtimeConfig"), "io.kubernetes.cri.pod-annotations")
-    sure(all(type(value) is str for value in annotations.values()))
-    sure(annotations.get("tailscale.com/enabled", "false") == "false")
+def read(descriptor):
+    """What there is to read: all of it, or the first megabyte and a little more, which is a doubt."""
+    data = chunk = posix.read(descriptor, 65536)
+    while chunk and len(data) <= 1048576:
+        chunk = posix.read(descriptor, 65536)
+        data += chunk
+    return data
 
 
 def fingerprint(path):
@@ -185,94 +66,81 @@ def fingerprint(path):
     return [status.st_mtime_ns, status.st_size, status.st_ino]
 
 
-def check_host(paths, verb):
-    """The host enrols no pod that does not ask for it, and nothing has changed since that was written down."""
-    try:
-        descriptor = posix.open(paths["stateDir"] + "/enroll.json", posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW)
-    except FileNotFoundError:
-        sure(fingerprint(paths["configFile"]) is None)
-        return
-    known = parse(read(descriptor))
-    sure(known["version"] == 1 and (known["enroll"] == "annotated" or verb == "DEL"))
-    sure(paths["configFile"] in known["watch"])
-    for path, then in known["watch"].items():
-        sure(fingerprint(path) == then)
-
-
-def check_no_attachment(state_dir, container_id):
-    """ADD recorded nothing for the container."""
-    try:
-        posix.lstat(state_dir + "/attachments/" + container_id)
-    except FileNotFoundError:
-        return
-    raise Doubt
-
-
-def answer(environ, entry, paths):
+def answer(environ, entry, state_dir):
     """What the runtime gets, as bytes. Raises an exception of any kind where the real path must answer."""
-    verb = environ[b"CNI_COMMAND"].decode()
-    sure(verb in ("ADD", "DEL", "CHECK"))
-    result = check_entry(entry, verb)
-    container_id = check_environment(environ, verb)
+    verb, container_id, ifname, netns, path, args = [
+        environ.get(b"CNI_" + name, b"").decode("ascii")
+        for name in (b"COMMAND", b"CONTAINERID", b"IFNAME", b"NETNS", b"PATH", b"ARGS")
+    ]
+    assert (netns + path + args).isprintable() and is_name(container_id)
+    # Of the names that an interface can have, those that are beyond doubt.
+    assert len(ifname) <= 15 and is_name(ifname)
+    assert netns[0] == "/" and len(netns) < 4096 and "/../" not in netns + "/" if netns else verb == "DEL"
+    if args:
+        args = unique([pair.split("=") for pair in args.split(";")])
+        namespace, name = args["K8S_POD_NAMESPACE"], args["K8S_POD_NAME"]
+        assert args["IgnoreUnknown"] == "1" and all(args) and is_name(args.get("K8S_POD_UID", "0"))
+        assert len(namespace) < 64 and "." not in namespace and len(name) <= 253
+        for label in [namespace, *name.split(".")]:
+            assert label == label.lower().strip("-") and label.replace("-", "0").isalnum()
+
+    # The entry has a name and a version that are beyond doubt, and no setting of its own.
+    protocol = "type name cniVersion capabilities prevResult runtimeConfig ipam dns args stateDir runDir configFile"
+    assert set(protocol.split()).issuperset(entry) and is_name(entry["name"])
+    version, result = entry["cniVersion"], entry.get("prevResult")
+    assert version in ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+    assert verb == "DEL" or result["cniVersion"] == version
+    assert result is None or type(result) is dict
+    for key in ("runDir", "configFile"):
+        assert is_path(entry.get(key, "/"))
+
+    # The pod does not ask to be a node, and the host enrols none that does not ask.
+    config_file = entry.get("configFile", "/etc/tailscale-cni/config.yaml")
+    try:
+        known = parse(read(posix.open(state_dir + "/enroll.json", posix.O_RDONLY | posix.O_CLOEXEC)))
+    except FileNotFoundError:
+        known = {"version": 1, "enroll": "annotated", "watch": {config_file: None}}
+    assert known["version"] == 1 and config_file in known["watch"]
+    for path, then in known["watch"].items():
+        assert fingerprint(path) == then
+    annotations = entry.get("runtimeConfig", {}).get("io.kubernetes.cri.pod-annotations")
+    if annotations is None:
+        annotations = {}
+    assert all(type(value) is str for value in annotations.values())
     if verb != "DEL":
-        check_annotations(entry)
-    check_host(paths, verb)
+        assert known["enroll"] == "annotated"
+        assert annotations.get("tailscale.com/enabled", "false") == "false"
+
     if verb == "ADD":
-        return encode(result)
-    check_no_attachment(paths["stateDir"], container_id)
+        from _json import encode_basestring_ascii, make_encoder
+
+        encode = make_encoder(None, chr, encode_basestring_ascii, None, ":", ",", False, False, False)
+        return "".join(encode(result, 0)).encode() + b"\n"
+    assert verb == "DEL" or verb == "CHECK" and version >= "0.4.0"
+    # ADD recorded nothing for the container.
+    assert fingerprint(state_dir + "/attachments/" + container_id) is None
     return b""
 
 
-def write(descriptor, data):
-    """All of it. An error before the first byte is a doubt, a later one is the end."""
-    sent = posix.write(descriptor, data) if data else 0
-    try:
-        while sent < len(data):
-            sent += posix.write(descriptor, data[sent:])
-    except OSError:
-        posix._exit(1)
-
-
-def pass_through(environ):
-    """Answer the call and end, or return what has been read of standard input and the stateDir, if there is one."""
-    data, state_dir = b"", None
-    try:
-        sure(not posix.isatty(0))
-        data = read(0)
-        sure(len(data) <= LIMIT)
-        entry = parse(data)
-        paths = roots(entry)
-        state_dir = paths["stateDir"]
-        write(1, answer(environ, entry, paths))
-    except Exception:
-        return data, state_dir
-    posix._exit(0)
-
-
-def with_newer_python():
-    """This Python is too old: hand the same command line to the next one that stub.sh would have tried."""
-    pythons = PYTHONS.split()
-    with open("/proc/self/cmdline", "rb") as file:
-        line = file.read().split(b"\0")[1:-1]
-    for python in pythons[pythons.index(sys.executable) + 1 :] if sys.executable in pythons else pythons:
-        try:
-            posix.execv(python, [python.encode()] + line)
-        except OSError:
-            pass
-    if b"CNI_COMMAND" in posix.environ:
-        print("{\"cniVersion\":\"1.0.0\",\"code\":50,\"msg\":\"there is no Python 3.10 or newer\"}")
-    sys.exit("tailscale-cni: there is no Python 3.10 or newer")
-
-
-def main(onward, *arguments):
-    """The two ways of a call: short, or on into the archive with the text of onward.py."""
-    if sys.version_info < (3, 10):
-        with_newer_python()
-    data, state_dir = b"", None
-    if b"CNI_COMMAND" in posix.environ:
-        data, state_dir = pass_through(posix.environ)
-    exec(onward, {"__name__": "onward", "arguments": arguments, "data": data, "state_dir": state_dir})
+def is_path(text):
+    """Whether this is an absolute path that leads where it says."""
+    return text[0] == "/" and text.isprintable() and "/../" not in text + "/"
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    data, state_dir = b"", None
+    if b"CNI_COMMAND" in posix.environ and sys.version_info >= (3, 10):
+        try:
+            assert not posix.isatty(0)
+            data = read(0)
+            entry = parse(data)
+            path = entry.get("stateDir", "/var/lib/tailscale-cni")
+            assert is_path(path)
+            state_dir = path
+            text = answer(posix.environ, entry, path)
+            sent = posix.write(1, text)
+        except BaseException:
+            pass
+        else:
+            posix._exit(sent != len(text))
+    exec(sys.argv[1])

@@ -1,7 +1,7 @@
 """From the door into the archive: find the site-packages of this build, and run what is in them.
 
-`door.py` runs this text with `arguments` (the artefact's path, then the command line), `data` (what it has read of
-standard input) and `state_dir` (the conflist entry's, or None). The unpacked site-packages are used if they are there,
+`door.py` runs this text in its own place: `data` is what it has read of standard input, `state_dir` the conflist entry's
+or None, and the arguments are this text, the artefact's path, and the command line. The unpacked site-packages are used if they are there,
 whole and nobody else's; else they are unpacked into a stateDir that exists; else they are imported from the archive as it
 is, which takes longer and writes nothing. Whatever fails here is an answer in CNI's words and no traceback.
 
@@ -12,7 +12,20 @@ import os
 import stat
 import sys
 
-arguments: tuple[str, ...]
+PYTHONS = "@PYTHONS@"
+
+if sys.version_info < (3, 10):
+    # The same command line for the next one that stub.sh would have tried. Up to here the syntax is Python 3.6's.
+    with open("/proc/self/cmdline", "rb") as file:
+        line = file.read().split(b"\0")[1:-1]
+    pythons = PYTHONS.split()
+    for python in pythons[pythons.index(sys.executable) + 1 :] if sys.executable in pythons else pythons:
+        if os.access(python, os.X_OK):
+            os.execv(python, [python.encode(), *line])
+    if "CNI_COMMAND" in os.environ:
+        print("{\"cniVersion\":\"1.0.0\",\"code\":50,\"msg\":\"there is no Python 3.10 or newer\"}")
+    sys.exit("tailscale-cni: there is no Python 3.10 or newer")
+
 data: bytes
 state_dir: str | None
 
@@ -23,8 +36,8 @@ FOREIGN = ("PYTHON", "SHIV_", "TS_", "TSNET_", "LD_")
 
 def main() -> int:
     """Run the command line or the CNI call, return its exit status."""
-    file = os.path.abspath(arguments[0])
-    sys.argv = [file, *arguments[1:]]
+    file = os.path.abspath(sys.argv[2])
+    sys.argv = [file, *sys.argv[3:]]
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
     state = state_dir or option("--state-dir") or STATE_DIR
@@ -113,7 +126,7 @@ def flushed(status: int) -> int:
     return status
 
 
-if __name__ == "onward":
+if __name__ == "__main__":
     try:
         exit_status = main()
     except Exception as error:
