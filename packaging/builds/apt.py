@@ -10,9 +10,9 @@ from builds.cache import locked
 SUITES = {
     "venv": ["python3-venv"],
     "unit": ["shellcheck"],
-    "netns": ["iproute2", "nftables", "busybox-static"],
-    "hosts": ["iproute2", "mmdebstrap"],
-    "cluster": ["iproute2", "nftables", "busybox-static", "iptables", "conntrack", "runc"],
+    "netns": ["iproute2", "iputils-ping", "nftables", "procps"],
+    "hosts": ["iproute2", "mmdebstrap", "systemd-container"],
+    "cluster": ["iproute2", "nftables"],
 }
 
 

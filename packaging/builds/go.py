@@ -36,15 +36,16 @@ def go_environ(**more: str) -> dict[str, str]:
     return environ | more
 
 
-def sources(module: Path) -> Iterator[Path]:
-    """The files of a Go module that a build of it may read, in a fixed order.
+def sources(module: Path, *, tests: bool = False) -> Iterator[Path]:
+    """The files of a Go module that a build of it may read, in a fixed order; its tests too if asked for.
 
-    As Go itself does, it passes over tests and names that begin with a dot or an underscore.
+    As Go itself does, it passes over names that begin with a dot or an underscore.
     """
     for folder, folders, names in os.walk(module):
         folders[:] = sorted(name for name in folders if name[0] not in "._" and name != "testdata")
         for name in sorted(names):
-            if name[0] not in "._" and not name.endswith(("_test.go", ".md", ".py")):
+            unread = (".md", ".py") if tests else (".md", ".py", "_test.go")
+            if name[0] not in "._" and not name.endswith(unread):
                 yield Path(folder, name)
 
 
