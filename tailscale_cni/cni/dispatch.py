@@ -56,10 +56,10 @@ def main(
     ``log`` gets the conflist entry ({} if it was not understood) and the line that goes to ``stderr``.
     """
     started = time.monotonic()
-    with _Interrupt() as interrupt:
-        outcome = _run(environ, stdin, stdout, load, interrupt)
+    with _interruptible() as disarm:
+        outcome = _run(environ, stdin, stdout, load, disarm)
         delivered = _write(stdout, outcome.text)
-        line = _line(environ, outcome, delivered, time.monotonic() - started)
+        line = _line(environ, outcome, time.monotonic() - started, delivered=delivered)
         _write(stderr, line + "\n")
         with contextlib.suppress(Exception):
             if log:
@@ -72,33 +72,38 @@ def _run(
     stdin: BinaryIO | None,
     stdout: BinaryIO | None,
     load: Callable[[str], Verb],
-    interrupt: _Interrupt,
+    disarm: Callable[[], None],
 ) -> Outcome:
-    """All that can fail."""
+    """All that can fail. When it has ended, signals no longer interrupt."""
     data, asked = b"", None
     try:
         _open_standard_descriptors()
-        verb = request.find_verb(environ)
-        if verb.name == "VERSION":
-            return Outcome(document.encode(_report(stdin)), None, None)
-        data = document.read(stdin)
-        asked = request.parse(environ, data)
-        if verb.name == "ADD" and stdout is None:
-            reason = "standard output is closed"
-            raise errors.InputOutput(
-                what="nobody would hear the answer", reason=reason, path="standard output"
-            )
-        with _silence(stdout):
-            answer = load(verb.name)(asked)
-        if verb.name == "ADD" and answer is None:
-            answer = result.echo(asked)
+        answer: Mapping[str, Any] | None
+        if request.find_verb(environ).name == "VERSION":
+            answer = _report(stdin)
+        else:
+            data = document.read(stdin)
+            asked = request.parse(environ, data)
+            answer = _perform(asked, stdout, load)
         text = b"" if answer is None else document.encode(answer)
-        interrupt.disarm()
+        disarm()
         return Outcome(text, None, asked)
     except BaseException as e:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are a verb's failures too
-        interrupt.disarm()
+        disarm()
         error = _as_error(e)
         return Outcome(_error_text(error, _callers_version(stdin, data)), error, asked)
+
+
+def _perform(
+    asked: request.Request, stdout: BinaryIO | None, load: Callable[[str], Verb]
+) -> Mapping[str, Any] | None:
+    """Run the verb; gives what it answers. An ADD that nobody would hear of is not begun."""
+    if asked.command == "ADD" and stdout is None:
+        reason = "standard output is closed"
+        raise errors.InputOutput(what="an ADD must be answered", reason=reason, path="standard output")
+    with _silence(stdout):
+        answer = load(asked.command)(asked)
+    return result.echo(asked) if asked.command == "ADD" and answer is None else answer
 
 
 def _report(stdin: BinaryIO | None) -> dict[str, object]:
@@ -171,7 +176,7 @@ def printable(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _line(environ: Mapping[str, str], outcome: Outcome, delivered: bool, seconds: float) -> str:
+def _line(environ: Mapping[str, str], outcome: Outcome, seconds: float, *, delivered: bool) -> str:
     """The log line of a call, in logfmt."""
     pod = outcome.request.pod if outcome.request else None
     fields = [
@@ -246,31 +251,29 @@ def _open_standard_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
-class _Interrupt:
-    """While armed, the first SIGTERM, SIGHUP or SIGINT is a KeyboardInterrupt, so that the verb can clean up.
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Make the first SIGTERM, SIGHUP or SIGINT a KeyboardInterrupt, for a verb to clean up; gives what ends that.
 
     The next ones, and those that come while the answer is written, do nothing: the impatient have SIGKILL.
     """
+    armed = True
 
-    def __init__(self) -> None:
-        self._armed = True
-        self._previous: dict[int, Any] = {}
+    def disarm() -> None:
+        nonlocal armed
+        armed = False
 
-    def disarm(self) -> None:
-        """Nothing is interrupted from here on."""
-        self._armed = False
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self._armed:
-            self._armed = False
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if armed:
+            disarm()
             raise KeyboardInterrupt
 
-    def __enter__(self) -> _Interrupt:
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            with contextlib.suppress(ValueError):  # not the main thread: signals are not ours
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    previous: dict[int, Any] = {}
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        with contextlib.suppress(ValueError):  # not the main thread: signals are not ours
+            previous[number] = signal.signal(number, handle)
+    try:
+        yield disarm
+    finally:
+        for changed, handler in previous.items():
+            signal.signal(changed, handler)
