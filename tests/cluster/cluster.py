@@ -161,7 +161,7 @@ class Cluster(Actor):
         tokens = [f"{name}-token,{user},{name},{group}" for name, (user, group) in TOKENS.items()]
         self.machine.write(f"{KUBE}/tokens.csv", "\n".join(tokens) + "\n", mode=0o600)
         for name in TOKENS:
-            self.machine.write(f"{KUBE}/{name}.conf", json.dumps(_kubeconfig(f"{name}-token")), mode=0o600)
+            self.machine.write(f"{KUBE}/{name}.conf", json.dumps(_kubeconfig(self.address, f"{name}-token")), 0o600)
         key = self.machine.run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout")
         self.machine.write(f"{KUBE}/service-accounts.key", key, mode=0o600)
 
@@ -282,9 +282,10 @@ class Cluster(Actor):
         self.machine.write(f"{CNI_CONF}/{file}", json.dumps(primary.conflist(self.runtime.cni_version)))
 
 
-def _kubeconfig(token: str) -> dict[str, Any]:
-    # The API server signs its own certificate when it starts, and the file holds the authority's too.
-    server = {"server": "https://127.0.0.1:6443", "certificate-authority": f"{KUBE}/pki/apiserver.crt"}
+def _kubeconfig(address: str, token: str) -> dict[str, Any]:
+    # The API server signs its own certificate when it starts, for the address that it advertises; the file holds the
+    # authority's too.
+    server = {"server": f"https://{address}:6443", "certificate-authority": f"{KUBE}/pki/apiserver.crt"}
     return {
         "apiVersion": "v1",
         "kind": "Config",

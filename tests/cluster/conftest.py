@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,34 @@ from tests.kit.peer import Peer
 from tests.kit.wire import Wire
 
 from .cluster import RUNTIMES, Cluster
-from .enrolment import install
+from .enrolment import install, logs
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed shows what the plugin, kubelet and containerd have said."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.when == "call" and report.failed and isinstance(cluster, Cluster):
+        report.sections += logs(cluster)
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _root() -> None:
+    """A machine of one's own wants root: without it nothing here can be tested, and that is an error, not a skip."""
+    if os.geteuid() != 0:
+        pytest.exit("tests/cluster needs root", returncode=1)
 
 
 @pytest.fixture(scope="session")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the suite's logs are."""
-    return tmp_path_factory.mktemp("cluster")
+def directory(scratch: Path) -> Path:
+    """What the suite writes, and keeps until its end."""
+    directory = scratch / "cluster"
+    directory.mkdir(mode=0o711)
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,13 @@ def command(cluster: Cluster, *arguments: str) -> str:
     return cluster.machine.run(PLUGIN, *arguments)
 
 
+def logs(cluster: Cluster, length: int = 4000) -> list[tuple[str, str]]:
+    """The end of every log of the cluster's daemons and of the nodes of its pods: name, text."""
+    daemons = sorted((cluster.machine.directory / "log").iterdir())
+    nodes = sorted((cluster.machine.root / RUN_DIR.lstrip("/")).glob("*/log"))
+    return [(f"{path.parent.name}/{path.name}", path.read_text(errors="replace")[-length:]) for path in daemons + nodes]
+
+
 def traces(cluster: Cluster, control: ControlPlane) -> set[str]:
     """Everything on the host and the tailnet that a pod can leave behind, a line for each: compare before with after."""
     machine = cluster.machine
