@@ -1,12 +1,102 @@
-"""Hosts for the tests."""
+"""Hosts for the tests, and the tailnet that their pods join."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from builds import need
 
+from tests.kit.controlplane import ControlPlane
+from tests.kit.netns import Netns
+from tests.kit.peer import Peer
+from tests.kit.wire import Wire
+
+from .machine import BootedHost, PlainHost, SystemdHost
+from .podhost import PodHost
+
+KINDS = {"systemd": SystemdHost, "plain": PlainHost}
+
 
 @pytest.fixture(scope="session", autouse=True)
-def packages() -> None:
-    """What the suite needs of Debian."""
+def _machine() -> None:
+    """What the suite needs of the machine. Without root nothing here can be tested: an error, not a skip."""
+    if os.geteuid() != 0:
+        pytest.exit("tests/hosts needs root", returncode=1)
     need(["hosts"])
+
+
+@pytest.fixture(scope="session")
+def wire() -> Iterator[Wire]:
+    """What everybody is plugged into."""
+    with Wire() as wire:
+        yield wire
+
+
+@pytest.fixture(scope="session")
+def control(wire: Wire, scratch: Path) -> Iterator[ControlPlane]:
+    """The tailnet of the whole suite."""
+    with ControlPlane(wire, scratch / "hosts-control") as control:
+        yield control
+
+
+@pytest.fixture(scope="session")
+def peer(wire: Wire, control: ControlPlane, scratch: Path) -> Iterator[Peer]:
+    """Somebody else on the tailnet."""
+    with Netns("peer") as netns:
+        wire.plug(netns)
+        with Peer(control, netns, scratch / "hosts-peer", "laptop", userspace=True) as peer:
+            yield peer
+
+
+@pytest.fixture(params=sorted(KINDS))
+def kind(request: pytest.FixtureRequest) -> type[BootedHost]:
+    """With systemd, and without."""
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def boot(
+    wire: Wire, control: ControlPlane, tmp_path: Path
+) -> Iterator[Callable[[type[BootedHost]], PodHost]]:
+    """Boot a host of that kind, with a runtime and a primary network, for the length of a test."""
+    with ExitStack() as hosts:
+
+        def boot(kind: type[BootedHost]) -> PodHost:
+            return hosts.enter_context(
+                PodHost(hosts.enter_context(kind(tmp_path / kind.__name__)), wire, control)
+            )
+
+        yield boot
+
+
+@pytest.fixture
+def bare(boot: Callable[[type[BootedHost]], PodHost], kind: type[BootedHost]) -> PodHost:
+    """A host of either kind, before ``install``."""
+    return boot(kind)
+
+
+@pytest.fixture
+def podhost(bare: PodHost) -> PodHost:
+    """A host of either kind, after ``install``."""
+    bare.install()
+    return bare
+
+
+@pytest.fixture
+def systemd(boot: Callable[[type[BootedHost]], PodHost]) -> PodHost:
+    """A host with systemd, after ``install``."""
+    host = boot(SystemdHost)
+    host.install()
+    return host
+
+
+@pytest.fixture
+def plain(boot: Callable[[type[BootedHost]], PodHost]) -> PodHost:
+    """A host without systemd, after ``install``."""
+    host = boot(PlainHost)
+    host.install()
+    return host

@@ -1,9 +1,10 @@
-"""Hosts: a machine with a disk, processes and a network of its own, in a container, with systemd as PID 1 or without it.
+"""Hosts: a disk, processes and a network of their own, in a container, with systemd as PID 1 or without.
 
-The *holder* is a process with a mount and a PID namespace of its own. The disk (an overlay of a Debian, in memory) is mounted there
-and nowhere else, and whatever the host starts descends from it: when the holder ends, the kernel ends all of it. A boot is one run of
-systemd-nspawn, the Debian's own, started by the Debian's own loader, so that nothing has to be installed on the machine. Between two
-boots the disk stays; /run, the processes, the network and the boot ID are new, as after a reboot.
+The *holder* is a process with a mount and a PID namespace of its own. The disk (an overlay of a Debian, in
+memory) is mounted there and nowhere else, and whatever the host starts descends from it: when the holder ends,
+the kernel ends all of it. A boot is one run of systemd-nspawn, the Debian's own, started by the Debian's own
+loader, so that nothing has to be installed on the machine. Between two boots the disk stays; /run, the processes,
+the network and the boot ID are new, as after a reboot.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ mount -t tmpfs -o mode=0755 run /run
 echo holding
 exec cat
 """
+NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
 JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs"; shift; done; shift; exec "$@"'
 
 
@@ -75,6 +77,9 @@ class BootedHost(Actor):
     FIRST: ClassVar[tuple[str, int]]
     """Name and, inside, ID of the process whose existence says that the container has been set up."""
 
+    ENVIRON: ClassVar[dict[str, str]] = {}
+    """What systemd-nspawn finds in its environment."""
+
     def __init__(self, folder: Path) -> None:
         self.name = f"tscni-{secrets.token_hex(4)}"
         self._folder = folder
@@ -96,7 +101,7 @@ class BootedHost(Actor):
     # The machine's life
 
     def boot(self) -> None:
-        """Switch it on; returns when it is up. It has no network but ``lo`` until it is plugged into a wire."""
+        """Switch it on; returns when it is up. It has no network until it is plugged into a wire."""
         nspawn = [
             "systemd-nspawn",
             "--quiet",
@@ -115,7 +120,9 @@ class BootedHost(Actor):
         nspawn += ["--resolv-conf=off", "--timezone=off", "--link-journal=no", *self.BOOT]
         into = ["nsenter", f"--target={self._container_parent.pid}", "--mount", "--pid", "--"]
         self._nspawn = Daemon(
-            [*self._joined(self._cgroups), *into, *self._from_debian(nspawn)], log=self._folder / "console"
+            [*self._joined(self._cgroups), *into, *self._from_debian(nspawn)],
+            log=self._folder / "console",
+            env=CLEAN | self.ENVIRON,
         )
         self._first = wait_until(
             self._find_first, 60, what=f"{self.name}'s first process; see {self._folder / 'console'}"
@@ -197,7 +204,7 @@ class BootedHost(Actor):
         return [tree / self.name for tree in trees if tree.is_dir()]
 
     def _from_debian(self, argv: list[str]) -> list[str]:
-        """The command line that runs a program of the root file system on the machine, with nothing but its own libraries."""
+        """The command line that runs a program of the Debian on the machine, with its own libraries."""
         libraries = next((self._root / "usr/lib").glob("*-linux-gnu"))
         loader = next(libraries.glob("ld-linux-*.so.*"))
         program, *arguments = argv
@@ -227,24 +234,16 @@ class BootedHost(Actor):
         assert self._first
         return self._first.pid
 
-    def within(self, *argv: str | Path) -> list[str]:
-        """That command line, as the machine runs it inside the host, in the cgroup of what a runtime would be."""
-        into = [
-            "nsenter",
-            f"--target={self.pid}",
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--net",
-            "--pid",
-            "--cgroup",
-            "--",
-        ]
-        return [*self._joined(self._runtime_cgroups()), *into, *map(str, argv)]
+    def within(self, *argv: str | Path, group: Path | None = None) -> list[str]:
+        """That command line, run inside the host from the machine: in a runtime's cgroup, or in ``group``."""
+        groups = [*self._runtime_cgroups(), *([group] if group else [])]
+        return [*self._joined(groups), "nsenter", f"--target={self.pid}", *NAMESPACES, "--", *map(str, argv)]
 
-    def run(self, *argv: str | Path, stdin: str = "", timeout: float = 60.0) -> str:
+    def run(
+        self, *argv: str | Path, stdin: str = "", timeout: float = 60.0, group: Path | None = None
+    ) -> str:
         """What a program prints inside. Raises Failed."""
-        return run(self.within(*argv), stdin=stdin, timeout=timeout)
+        return run(self.within(*argv, group=group), stdin=stdin, timeout=timeout)
 
     def attempt(
         self, *argv: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None, timeout: float = 60.0
@@ -254,15 +253,15 @@ class BootedHost(Actor):
 
     @cached_property
     def infra(self) -> Infra:
-        """testinfra's host: services, files, interfaces, seen from inside."""
+        """What testinfra sees inside: services, files, interfaces."""
         return Infra(InsideBackend(self))
 
     def file(self, path: str | Path) -> Any:
-        """testinfra's file of that path."""
+        """The file, by testinfra, of that path."""
         return self.infra.file(str(path))
 
     def service(self, name: str) -> Any:
-        """testinfra's service of that name."""
+        """The service, by testinfra, of that name."""
         return self.infra.service(name)
 
     def put(self, source: Path, path: str, mode: str = "755") -> None:
@@ -314,6 +313,8 @@ class SystemdHost(BootedHost):
 
     BOOT = ("--boot",)
     FIRST = ("systemd", 1)
+    ENVIRON: ClassVar[dict[str, str]] = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+    """One cgroup tree, as on a host of today; where the machine has several, the controllers stay there."""
 
     def _settle(self) -> None:
         """Wait for the end of the start-up; nothing may have failed."""
@@ -351,7 +352,7 @@ class PlainHost(BootedHost):
     FIRST = ("sleep", 2)
 
     def _settle(self) -> None:
-        """Give root the cgroups, as on a host: systemd-nspawn keeps those of the controllers for itself where there are several trees."""
+        """Give root the cgroups, as on a host: of several trees, systemd-nspawn keeps the controllers'."""
         for line in Path(f"/proc/{self.pid}/mounts").read_text().splitlines():
             _, path, kind, *_ = line.split()
             if kind in ("cgroup", "cgroup2") and Path(path).name in ("cgroup", *V1_CONTROLLERS):
@@ -370,7 +371,7 @@ def _remove_cgroup(cgroup: Path) -> bool:
     """Remove a cgroup and those below it; False while there are still processes."""
     for folder, _, _ in os.walk(cgroup, topdown=False):
         try:
-            os.rmdir(folder)
+            Path(folder).rmdir()
         except FileNotFoundError:
             continue
         except OSError:

@@ -1,7 +1,7 @@
 """The root file system of the hosts: a minimal Debian, installed from the machine's own apt sources, once.
 
-It is what a person has who sets up a host for a cluster: systemd, Python, ip and nft. It is never written to again: each host has a
-layer of its own above it.
+It is what a person has who sets up a host for a cluster: systemd, Python, ip and nft. It is never written to
+again: each host has a layer of its own above it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SOURCE = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
 def debian() -> Path:
     """The directory of the root file system. It takes a minute or two the first time."""
     key = digest([SUITE, *PACKAGES, *MASKED, os.uname().machine])
-    return build_once(f"debian-{key}", _install)
+    return build_once(f"host-debian-{key}", _install)
 
 
 def _install(root: Path) -> None:
@@ -51,7 +51,7 @@ def _install(root: Path) -> None:
 
 
 def _sources() -> list[str]:
-    """The machine's own sources of that suite, as mmdebstrap's arguments; none where apt knows of none: mmdebstrap has a default."""
+    """The machine's sources of that suite, for mmdebstrap; if apt knows of none, mmdebstrap has a default."""
     asked = attempt(
         ["apt-get", "indextargets", "--format", SOURCE, "Identifier: Packages", "Origin: Debian"]
     ).stdout.decode()

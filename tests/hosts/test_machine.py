@@ -32,7 +32,7 @@ def test_the_disk_stays_over_a_reboot_and_nothing_else_does(kind: type[BootedHos
 
 @BOTH
 def test_nothing_of_a_host_is_left_on_the_machine(kind: type[BootedHost], tmp_path: Path) -> None:
-    """A host that is closed with processes in it leaves no process, mount, namespace, cgroup or file on the machine."""
+    """A host closed with processes in it leaves no process, mount, namespace, cgroup or file."""
     with kind(tmp_path) as host:
         host.run("sh", "-c", "setsid sleep 1000 </dev/null >/dev/null 2>&1 &")
         host.run("ip", "netns", "add", "pod")
@@ -59,7 +59,7 @@ def test_a_host_can_be_plugged_into_a_wire(kind: type[BootedHost], tmp_path: Pat
 
 
 def test_systemd_starts_a_unit_again(tmp_path: Path) -> None:
-    """PID 1 is a systemd that works: a transient unit whose process is killed comes back, and its log is in the journal."""
+    """PID 1 is a systemd that works: a killed transient unit comes back, and its log is in the journal."""
     with SystemdHost(tmp_path) as host:
         command = ["sh", "-c", "echo started; exec sleep 1000"]
         host.run(
@@ -81,7 +81,7 @@ def test_systemd_starts_a_unit_again(tmp_path: Path) -> None:
 
 
 def test_a_plain_host_has_no_systemd(tmp_path: Path) -> None:
-    """Without systemd, PID 1 only reaps, and processes that nobody waits for go on when their parent has ended."""
+    """Without systemd, PID 1 only reaps, and processes go on when their parent has ended."""
     with PlainHost(tmp_path) as host:
         assert host.run("cat", "/proc/1/comm") != "systemd\n"
         assert not host.file("/run/systemd/system").exists

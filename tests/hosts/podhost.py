@@ -1,0 +1,270 @@
+"""A host that runs pods: a runtime (libcni), a primary network (bridge, host-local, portmap) and our plugin.
+
+Our plugin installs itself, and everything is where it is on a person's host: ``/opt/cni/bin``, ``/etc/cni/net.d``,
+``/etc/tailscale-cni``, ``/var/lib/tailscale-cni``, ``/run/tailscale-cni``. They are the container's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.kit import tools
+from tests.kit.actor import Actor
+from tests.kit.controlplane import ControlPlane
+from tests.kit.netns import Netns
+from tests.kit.process import CLEAN, Process
+from tests.kit.runtime import ANNOTATIONS, CNIError, Pod, Sandbox
+from tests.kit.wait import wait_until
+from tests.kit.wire import Wire
+
+from .machine import BootedHost
+
+PLUGINS, LISTS = "/opt/cni/bin", "/etc/cni/net.d"
+STATE, RUN, CONFIG = "/var/lib/tailscale-cni", "/run/tailscale-cni", "/etc/tailscale-cni"
+PRIMARY, OURS = f"{LISTS}/10-pods.conflist", f"{LISTS}/00-tailscale-cni.conflist"
+ARTEFACT, KEY = "/root/tailscale-cni", "/root/authkey"
+CLIENT = "/usr/local/bin/cniclient"
+NETWORK = "pods"
+SLICE = "tailscale_cni.slice"
+UNITS = "tailscale?cni*"
+
+PRIMARY_LIST = {
+    "cniVersion": "1.1.0",
+    "name": NETWORK,
+    "plugins": [
+        {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "ipMasq": True,
+            "ipMasqBackend": "nftables",
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.89.0.0/24"}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        },
+        {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": True}},
+    ],
+}
+
+
+class PodNetns(Netns):
+    """A pod's network namespace on a host. The host sees it at ``inside``, the machine at ``path``."""
+
+    def __init__(self, host: BootedHost, label: str) -> None:
+        self.name, self._host = f"{host.name}-{label}", host
+        host.run("ip", "netns", "add", self.name)
+        self.run("ip", "link", "set", "lo", "up")
+
+    @property
+    def inside(self) -> str:
+        """What CNI_NETNS says."""
+        return f"/run/netns/{self.name}"
+
+    @property
+    def path(self) -> Path:
+        """The way to it from the machine; as good as none once the host is off."""
+        return Path(f"/proc/{self._host.pid}/root{self.inside}")
+
+    def close(self) -> None:
+        """Take the name away, as a runtime does."""
+        if self.path.exists():
+            self._host.run("ip", "netns", "delete", self.name)
+
+
+class PodHost(Actor):
+    """A host with a primary network and, after ``install``, with our plugin."""
+
+    def __init__(self, host: BootedHost, wire: Wire, control: ControlPlane) -> None:
+        self.host, self.wire, self.control = host, wire, control
+        self.sandboxes: list[Sandbox] = []
+        wire.plug(host.netns)
+        for name in tools.REFERENCE_PLUGINS:
+            host.put(tools.reference_plugins() / name, f"{PLUGINS}/{name}")
+        host.put(tools.clients() / "cniclient", CLIENT)
+        host.put(tools.artefact(), ARTEFACT)
+        host.write(PRIMARY, json.dumps(PRIMARY_LIST))
+        host.write(KEY, control.mint().key, "600")
+        self._pristine = set(host.netns.rules())
+
+    def close(self) -> None:
+        """The host and all that is on it."""
+        self.host.close()
+
+    def install(self, *options: str) -> None:
+        """What the quick start says. Raises Failed."""
+        self.host.run(
+            ARTEFACT, "install", "--control-url", self.control.url, "--auth-key-file", KEY, *options
+        )
+
+    def reboot(self) -> None:
+        """Off and on again, with the cable in."""
+        self.host.reboot()
+        self.wire.plug(self.host.netns)
+
+    # The runtime
+
+    def sandbox(self, pod: Pod) -> Sandbox:
+        """A namespace for a pod, before any CNI call."""
+        sandbox = Sandbox(pod, PodNetns(self.host, f"{pod.name[:12]}-{len(self.sandboxes)}"))
+        self.sandboxes.append(sandbox)
+        return sandbox
+
+    def start(self, pod: Pod) -> Sandbox:
+        """A sandbox, and ADD."""
+        sandbox = self.sandbox(pod)
+        self.call("ADD", sandbox)
+        return sandbox
+
+    def call(self, verb: str, sandbox: Sandbox | None = None, **changes: Any) -> Any:
+        """One libcni call with the list that a runtime would take: the first. Raises CNIError."""
+        request: dict[str, Any] = {
+            "verb": verb,
+            "conflist": self.lists()[0],
+            "cacheDir": "/var/lib/cni",
+            "path": [PLUGINS],
+        }
+        if sandbox:
+            assert isinstance(sandbox.netns, PodNetns)
+            request |= {
+                "containerID": sandbox.container_id,
+                "netns": sandbox.netns.inside,
+                "ifname": sandbox.ifname,
+            }
+            request |= {"args": sandbox.cni_args, "capabilityArgs": sandbox.capability_args}
+        answer = json.loads(self.host.run(CLIENT, stdin=json.dumps(request | changes)))
+        if "error" in answer:
+            raise CNIError(**answer["error"])
+        return answer.get("result")
+
+    def add_alone(
+        self, sandbox: Sandbox, *, pass_fds: Sequence[int] = ()
+    ) -> subprocess.CompletedProcess[bytes]:
+        """ADD of our plugin alone, as libcni would call it, with descriptors that it did not ask for."""
+        assert isinstance(sandbox.netns, PodNetns)
+        args = ";".join(f"{key}={value}" for key, value in sandbox.cni_args)
+        environ = {
+            "CNI_COMMAND": "ADD",
+            "CNI_CONTAINERID": sandbox.container_id,
+            "CNI_NETNS": sandbox.netns.inside,
+            "CNI_IFNAME": "eth0",
+        }
+        document = {
+            "cniVersion": "1.1.0",
+            "name": NETWORK,
+            "type": "tailscale-cni",
+            "prevResult": {"cniVersion": "1.1.0"},
+        }
+        document["runtimeConfig"] = {ANNOTATIONS: dict(sandbox.pod.annotations)}
+        return subprocess.run(
+            self.host.within(f"{PLUGINS}/tailscale-cni"),
+            input=json.dumps(document).encode(),
+            env=CLEAN | environ | {"CNI_ARGS": args, "CNI_PATH": PLUGINS},
+            pass_fds=pass_fds,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    def lists(self) -> list[str]:
+        """The network lists in the runtime's order."""
+        return sorted(self.host.run("find", LISTS, "-type", "f").split())
+
+    # The product
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """``tailscale-cni status``, by pod name."""
+        done = self.host.attempt(f"{PLUGINS}/tailscale-cni", "status", "--output=json")
+        return {row["pod"]: row for row in json.loads(done.stdout)["items"]}
+
+    def running(self, sandbox: Sandbox) -> dict[str, Any]:
+        """A pod's row of ``status``, once its node is Running and its addresses are on ``ts0``."""
+
+        def find() -> dict[str, Any] | None:
+            row = self.status().get(sandbox.pod.name, {})
+            there = row.get("state") == "Running" and set(row["addresses"]) <= set(
+                sandbox.interface("ts0").addresses
+            )
+            return row if there else None
+
+        return wait_until(find, what=f"{sandbox.pod.name} on the tailnet")
+
+    def id(self, sandbox: Sandbox) -> str:
+        """The attachment's short name."""
+        return hashlib.sha256(f"{NETWORK}\0{sandbox.container_id}\0{sandbox.ifname}".encode()).hexdigest()[
+            :12
+        ]
+
+    def unit(self, sandbox: Sandbox) -> str:
+        """The name of its unit."""
+        return f"tailscale-cni-{self.id(sandbox)}.service"
+
+    def supervisor(self, sandbox: Sandbox) -> Process:
+        """The process that looks after a pod's worker, waited for."""
+        return wait_until(lambda: self._supervisor(sandbox), what=f"a supervisor of {sandbox.pod.name}")
+
+    def worker(self, sandbox: Sandbox) -> Process:
+        """The process that is a pod's node, waited for."""
+
+        def find() -> Process | None:
+            supervisor = self._supervisor(sandbox)
+            return (
+                next((p for p in supervisor.children if p.link("exe").endswith("/worker")), None)
+                if supervisor
+                else None
+            )
+
+        return wait_until(find, what=f"a worker of {sandbox.pod.name}")
+
+    @contextlib.contextmanager
+    def paused(self, process: Process) -> Iterator[None]:
+        """A process that does nothing, for the length of a block."""
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+
+    def of_the_product(self) -> list[Process]:
+        """All processes of nodes on this host."""
+        return [*self.host.called("supervisor"), *self.host.called("worker")]
+
+    def leftovers(self) -> list[str]:
+        """Everything that is on this host because of a pod: empty before the first and after the last one."""
+        rooms = {
+            f"{STATE}/{name}" for name in ("attachments", "identities", "claims", "claims/uid", "claims/port")
+        }
+        rooms |= {STATE, RUN, f"{STATE}/enroll.json", f"{STATE}/install.json"}
+        files = {path for path in self.host.tree(STATE, RUN) - rooms if not path.startswith(f"{STATE}/cache")}
+        units = (
+            self.host.run("systemctl", "list-units", "--all", "--plain", "--no-legend", UNITS)
+            if self._has_systemd()
+            else ""
+        )
+        return [
+            *(f"process {p.pid}: {' '.join(p.argv)}" for p in self.of_the_product()),
+            *(f"file {path}" for path in sorted(files)),
+            *(f"interface {name}" for name in sorted(self.host.netns.links() - {"lo", "eth0", "cni0"})),
+            *(f"rule {rule}" for rule in sorted(set(self.host.netns.rules()) - self._pristine)),
+            *(f"unit {line}" for line in units.splitlines() if line.split()[0] != SLICE),
+            *(
+                f"control group {path}"
+                for path in self.host.run("find", "/sys/fs/cgroup", "-path", "*/tailscale-cni*").splitlines()
+            ),
+        ]
+
+    def _supervisor(self, sandbox: Sandbox) -> Process | None:
+        wanted = self.id(sandbox)
+        return next((p for p in self.host.called("supervisor") if ["--id", wanted] == p.argv[1:3]), None)
+
+    def _has_systemd(self) -> bool:
+        return bool(self.host.file("/run/systemd/system").exists)

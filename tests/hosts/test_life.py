@@ -1,0 +1,184 @@
+"""From ``install`` to ``uninstall`` on a host's own paths, with systemd and without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.kit import traffic
+from tests.kit.peer import Peer
+from tests.kit.runtime import Pod
+from tests.kit.wait import wait_until
+
+from .podhost import ARTEFACT, CONFIG, KEY, LISTS, OURS, PLUGINS, PRIMARY, PRIMARY_LIST, RUN, STATE, PodHost
+
+BINARY = f"{PLUGINS}/tailscale-cni"
+REAP_SECONDS = 10.0
+
+
+def everything(podhost: PodHost) -> dict[str, str]:
+    """Each file and directory of an installation, with inode, mode, owner, size and last change."""
+    tops = [LISTS, PLUGINS, CONFIG, STATE, RUN]
+    lines = podhost.host.run("find", *tops, "-printf", "%p\t%i %m %U %G %s %C@\n").splitlines()
+    return dict(line.split("\t") for line in lines)
+
+
+def test_install_puts_everything_in_its_place(podhost: PodHost) -> None:
+    """Everything has the mode that it needs; our list sorts first and is the primary's plus our entry."""
+    host = podhost.host
+    for path, mode in {
+        BINARY: 0o755,
+        f"{CONFIG}/authkey": 0o600,
+        f"{CONFIG}/config.yaml": 0o644,
+        OURS: 0o644,
+        STATE: 0o711,
+    }.items():
+        assert (path, oct(host.file(path).mode), host.file(path).user) == (path, oct(mode), "root")
+    assert host.file(RUN).mode == 0o700
+    assert host.file(f"{CONFIG}/authkey").content_string.strip() == host.file(KEY).content_string.strip()
+    assert host.file(BINARY).sha256sum == host.file(ARTEFACT).sha256sum
+    assert podhost.lists() == [OURS, PRIMARY]
+    assert json.loads(host.file(PRIMARY).content_string) == PRIMARY_LIST
+    ours = json.loads(host.file(OURS).content_string)
+    entry = ours["plugins"].pop()
+    assert ours == PRIMARY_LIST
+    assert entry == {"type": "tailscale-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": True}}
+
+
+def test_install_again_changes_nothing(podhost: PodHost) -> None:
+    """The same command a second time touches no file, so that no runtime reloads its lists."""
+    before = everything(podhost)
+    podhost.install()
+    after = everything(podhost)
+    assert {path for path in after if after[path] != before.get(path)} <= {STATE, f"{STATE}/cache"}
+    assert after.keys() == before.keys()
+
+
+def test_install_replaces_a_binary_that_is_running(podhost: PodHost) -> None:
+    """Another build takes the old one's place by rename, while nodes run; they go on."""
+    web = podhost.start(Pod.enrolled("web"))
+    worker = podhost.worker(web)
+    podhost.host.run("sh", "-c", f"printf '# an older build' >> {BINARY}")
+    inode = podhost.host.run("stat", "--format=%i", BINARY)
+    podhost.install()
+    assert podhost.host.file(BINARY).sha256sum == podhost.host.file(ARTEFACT).sha256sum
+    assert podhost.host.run("stat", "--format=%i", BINARY) != inode
+    assert podhost.worker(web) == worker
+    assert podhost.host.run("find", PLUGINS, LISTS, "-name", "*~") == ""
+
+
+def test_a_pod_is_reached_by_name_from_another_machine(podhost: PodHost, peer: Peer, tmp_path: Path) -> None:
+    """After ``install`` an annotated pod serves a page to the tailnet by name; another pod has no ``ts0``."""
+    web, plain = podhost.start(Pod.enrolled("web", hostname="shop")), podhost.start(Pod("plain"))
+    row = podhost.running(web)
+    assert row["name"].startswith("shop.")
+    with traffic.web_server(web.netns, tmp_path / "web", text="welcome"):
+        page = peer.fetch(f"http://{row['name']}/")
+    assert page == f"welcome {peer.addresses[0]}"
+    assert plain.netns.links() == {"lo", "eth0"}
+    podhost.call("DEL", web)
+
+
+def test_status_shows_the_hosts_nodes(podhost: PodHost) -> None:
+    """``status`` has a row per node; its exit status is 0 while all are Running, else 1."""
+    none = podhost.host.attempt(BINARY, "status")
+    assert (none.returncode, none.stdout) == (0, b"No pod of this host is a node.\n")
+    web = podhost.start(Pod.enrolled("web", namespace="shop"))
+    row = podhost.running(web)
+    table = podhost.host.attempt(BINARY, "status")
+    header, line = table.stdout.decode().splitlines()
+    assert header.split()[:5] == ["NAMESPACE", "POD", "NAME", "IP", "STATE"]
+    assert line.split()[:5] == ["shop", "web", row["name"], ",".join(row["addresses"]), "Running"]
+    assert table.returncode == 0
+    with podhost.paused(podhost.worker(web)):
+        broken = podhost.host.attempt(BINARY, "status", "--output=json")
+        assert broken.returncode == 1
+        assert [item["state"] for item in json.loads(broken.stdout)["items"]] == ["NotAnswering"]
+
+
+def test_a_dead_worker_is_replaced(podhost: PodHost) -> None:
+    """After SIGKILL there is another worker, which is the same node."""
+    web = podhost.start(Pod.enrolled("web"))
+    before, worker, node = podhost.running(web), podhost.worker(web), podhost.control.node("web")
+    worker.kill()
+    assert podhost.worker(web) != worker
+    assert podhost.running(web)["addresses"] == before["addresses"]
+    assert (now := podhost.control.node("web")) and node and now["id"] == node["id"]
+
+
+def test_del_leaves_nothing(podhost: PodHost) -> None:
+    """After DEL of the last pod nothing is there because of it, on host and tailnet, three DELs over."""
+    web = podhost.start(Pod.enrolled("web"))
+    podhost.running(web)
+    for _ in range(3):
+        podhost.call("DEL", web)
+        assert not podhost.leftovers()
+    assert not podhost.control.node("web")
+
+
+def test_a_pod_whose_namespace_vanishes_is_reaped(podhost: PodHost) -> None:
+    """Without DEL the node of a removed namespace logs out and ends; nothing is left, not even a veth."""
+    web = podhost.start(Pod.enrolled("web"))
+    podhost.running(web)
+    web.netns.close()
+    wait_until(lambda: not podhost.of_the_product(), REAP_SECONDS, what="the end of the node's processes")
+    wait_until(lambda: not podhost.leftovers(), what="the end of everything else")
+    assert not podhost.control.node("web")
+    podhost.call("DEL", web, netns="")
+
+
+def test_after_a_reboot_del_needs_no_namespace(podhost: PodHost) -> None:
+    """After a power cut a runtime sends DEL without a namespace: everything of that pod goes."""
+    web = podhost.start(Pod.enrolled("web"))
+    podhost.running(web)
+    podhost.reboot()
+    assert not podhost.of_the_product()
+    podhost.call("DEL", web, netns="")
+    assert not podhost.leftovers()
+
+
+def test_after_a_reboot_the_next_enrolled_pod_cleans_up(podhost: PodHost) -> None:
+    """The next ADD of an enrolled pod cleans up after those that a power cut ended."""
+    for name in ("one", "two"):
+        podhost.running(podhost.start(Pod.enrolled(name)))
+    podhost.reboot()
+    three = podhost.start(Pod.enrolled("three"))
+    podhost.running(three)
+    assert podhost.status().keys() == {"three"}
+    podhost.call("DEL", three)
+    assert not podhost.leftovers()
+
+
+def test_after_a_reboot_gc_cleans_up(podhost: PodHost) -> None:
+    """GC without a valid attachment removes what a power cut has left."""
+    podhost.running(podhost.start(Pod.enrolled("web")))
+    podhost.reboot()
+    podhost.call("GC", validAttachments=[])
+    assert not podhost.leftovers()
+
+
+def test_uninstall_gives_the_primary_network_back(podhost: PodHost) -> None:
+    """Nodes end, their pods keep the primary's address, our files go, and new pods get the primary's network."""
+    web = podhost.start(Pod.enrolled("web"))
+    podhost.running(web)
+    addresses = set(web.interface("eth0").addresses)
+    podhost.host.run(BINARY, "uninstall")
+    assert not podhost.leftovers()
+    assert not podhost.control.node("web")
+    assert web.netns.links() == {"lo", "eth0"}
+    assert set(web.interface("eth0").addresses) == addresses
+    assert podhost.lists() == [PRIMARY]
+    assert json.loads(podhost.host.file(PRIMARY).content_string) == PRIMARY_LIST
+    for path in (BINARY, STATE, RUN):
+        assert not podhost.host.file(path).exists
+    assert podhost.host.file(f"{CONFIG}/authkey").exists
+    after = podhost.start(Pod.enrolled("after"))
+    assert after.netns.links() == {"lo", "eth0"}
+
+
+def test_uninstall_can_take_the_configuration_too(podhost: PodHost) -> None:
+    """``uninstall --purge`` leaves nothing of ours at all, and a second time is no error."""
+    for _ in range(2):
+        podhost.host.run(ARTEFACT, "uninstall", "--purge")
+        for path in (BINARY, STATE, RUN, CONFIG, OURS):
+            assert not podhost.host.file(path).exists

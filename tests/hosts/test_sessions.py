@@ -1,0 +1,68 @@
+"""A node where there is no systemd: a detached session leader."""
+
+from __future__ import annotations
+
+import os
+import select
+from pathlib import Path
+
+from tests.kit.runtime import Pod
+from tests.kit.wait import wait_until
+
+from .machine import CGROUPS
+from .podhost import RUN, PodHost
+
+
+def test_a_node_is_a_session_of_its_own(plain: PodHost) -> None:
+    """The supervisor leads a session, has no special OOM score, and writes a log that root alone reads."""
+    web = plain.start(Pod.enrolled("web"))
+    plain.running(web)
+    supervisor = plain.supervisor(web)
+    assert supervisor.status["NSsid"].split()[-1] == supervisor.status["NSpid"].split()[-1]
+    assert supervisor.parent == plain.worker(web).parent or supervisor.status["PPid"]
+    assert Path(f"/proc/{supervisor.pid}/oom_score_adj").read_text().strip() == "0"
+    log = plain.host.file(f"{RUN}/{plain.id(web)}/log")
+    assert (log.mode, log.user) == (0o600, "root")
+
+
+def test_a_node_has_a_control_group_of_its_own(plain: PodHost) -> None:
+    """Supervisor and worker neither count nor end with the runtime's control group, and are bounded."""
+    web = plain.start(Pod.enrolled("web"))
+    group = f"/tailscale-cni/{plain.id(web)}"
+    for process in (plain.supervisor(web), plain.worker(web)):
+        groups = Path(f"/proc/{process.pid}/cgroup").read_text().splitlines()
+        assert [line for line in groups if line.endswith(group)]
+    limits = [*CGROUPS.glob(f"**/{plain.host.name}/**{group}/pids.max")]
+    assert limits
+    assert {limit.read_text().strip() for limit in limits} == {"256"}
+    plain.call("DEL", web)
+    assert not plain.leftovers()
+
+
+def test_a_dead_supervisor_is_replaced_at_the_next_call_for_an_enrolled_pod(plain: PodHost) -> None:
+    """SIGKILL ends the worker too; the next ADD of an enrolled pod brings the same node back."""
+    web = plain.start(Pod.enrolled("web"))
+    before, worker, supervisor = plain.running(web), plain.worker(web), plain.supervisor(web)
+    supervisor.kill()
+    wait_until(lambda: not worker.alive, what="the end of the worker without a supervisor")
+    plain.start(Pod("bystander"))
+    assert not plain.host.called("worker")
+    plain.start(Pod.enrolled("db"))
+    assert plain.running(web)["addresses"] == before["addresses"]
+
+
+def test_the_runtime_does_not_wait_for_descriptors_that_a_node_inherited(plain: PodHost) -> None:
+    """When ADD has answered, nobody holds a descriptor that it was called with."""
+    web = plain.start(Pod.enrolled("web"))
+    plain.supervisor(web).kill()
+    wait_until(lambda: not plain.of_the_product(), what="the end of the node's processes")
+    reading, writing = os.pipe()
+    try:
+        result = plain.add_alone(web, pass_fds=[writing])
+        os.close(writing)
+        assert result.returncode == 0
+        assert plain.worker(web)
+        assert select.select([reading], [], [], 0)[0]
+        assert os.read(reading, 1) == b""
+    finally:
+        os.close(reading)

@@ -1,0 +1,193 @@
+"""A node where PID 1 is systemd: a transient unit in a slice of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.kit.runtime import Pod
+from tests.kit.wait import wait_until
+
+from .machine import CGROUPS, SystemdHost
+from .podhost import KEY, RUN, STATE, PodHost
+
+
+def machine(podhost: PodHost) -> SystemdHost:
+    """The host below, as the systemd machine that it is."""
+    assert isinstance(podhost.host, SystemdHost)
+    return podhost.host
+
+
+def test_a_node_is_a_unit_that_systemctl_shows(systemd: PodHost) -> None:
+    """The unit has the attachment's name, is in our slice, restarts, and is bounded."""
+    web = systemd.start(Pod.enrolled("web"))
+    systemd.running(web)
+    unit = systemd.unit(web)
+    assert systemd.host.service(unit).is_running
+    shown = machine(systemd).show(unit)
+    expected = {
+        "Slice": "tailscale_cni.slice",
+        "Transient": "yes",
+        "Restart": "on-failure",
+        "RestartUSec": "1s",
+        "RestartPreventExitStatus": "0 3",
+        "StartLimitIntervalUSec": "0",
+        "NRestarts": "0",
+        "MemoryMax": str(512 * 2**20),
+        "TasksMax": "256",
+        "OOMScoreAdjust": "0",
+        "UMask": "0077",
+        "LimitCORE": "0",
+        "NoNewPrivileges": "yes",
+    }
+    assert {key: shown[key] for key in expected} == expected
+    assert {"127.0.0.0/8", "::1/128"} <= set(shown["IPAddressDeny"].split())
+    assert "default/web" in shown["Description"]
+    status = systemd.host.run("systemctl", "status", "--no-pager", "--full", unit)
+    assert "active (running)" in status
+    assert "default/web" in status
+
+
+def test_both_processes_are_in_the_units_control_group(systemd: PodHost) -> None:
+    """Supervisor and worker are counted with the unit, whose limits the kernel holds where it has them."""
+    web = systemd.start(Pod.enrolled("web"))
+    group = f"/tailscale_cni.slice/{systemd.unit(web)}"
+    processes = systemd.supervisor(web), systemd.worker(web)
+    for process in processes:
+        groups = Path(f"/proc/{process.pid}/cgroup").read_text().splitlines()
+        assert any(line.endswith(group) for line in groups)
+    for limit in CGROUPS.glob(
+        f"{systemd.host.name}/**{group}/memory.max"
+    ):  # a tree of the host's own: cgroup v2 alone
+        assert limit.read_text().strip() == str(512 * 2**20)
+
+
+def test_a_node_does_not_reach_what_listens_on_the_hosts_loopback(systemd: PodHost) -> None:
+    """In the unit's control group, and nowhere else, packets to the host's loopback are refused."""
+    web = systemd.start(Pod.enrolled("web"))
+    group = next(CGROUPS.glob(f"**/{systemd.unit(web)}"))
+    for address in ("127.0.0.1", "::1"):
+        assert systemd.host.run("python3", "-c", SEND, address) == "sent\n"
+        assert systemd.host.run("python3", "-c", SEND, address, group=group) == "refused\n"
+
+
+def test_the_worker_has_no_privilege(systemd: PodHost) -> None:
+    """The worker has a uid of its own, no group, no capability and no way to get one."""
+    web = systemd.start(Pod.enrolled("web"))
+    status = systemd.worker(web).status
+    assert status["Uid"].split() == status["Gid"].split() == [status["Uid"].split()[0]] * 4
+    assert int(status["Uid"].split()[0]) >= 2_000_000_000
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert status["NoNewPrivs"] == "1"
+    assert status["Groups"] == ""
+
+
+def test_the_journal_has_the_nodes_log_and_no_key(systemd: PodHost) -> None:
+    """What the processes say is in the journal under the unit's name, and the auth key is not in it."""
+    web = systemd.start(Pod.enrolled("web"))
+    systemd.running(web)
+    systemd.worker(web).kill()
+    unit = systemd.unit(web)
+    wait_until(
+        lambda: "worker" in machine(systemd).journal(unit), what="a word about the worker in the journal"
+    )
+    key = systemd.host.run("cat", KEY).strip()
+    assert key
+    assert key not in systemd.host.run("journalctl", "--no-pager", "--output=export")
+    assert not systemd.host.file(f"{RUN}/{systemd.id(web)}/log").exists
+
+
+def test_a_dead_worker_is_replaced_within_its_unit(systemd: PodHost) -> None:
+    """After SIGKILL there is another worker, the same node and supervisor; the unit was not restarted."""
+    web = systemd.start(Pod.enrolled("web"))
+    before, worker, supervisor = systemd.running(web), systemd.worker(web), systemd.supervisor(web)
+    worker.kill()
+    assert systemd.worker(web) != worker
+    assert systemd.running(web)["addresses"] == before["addresses"]
+    assert systemd.supervisor(web) == supervisor
+    assert machine(systemd).show(systemd.unit(web))["NRestarts"] == "0"
+
+
+def test_a_dead_supervisor_is_replaced_by_systemd(systemd: PodHost) -> None:
+    """SIGKILL ends the worker too, and systemd brings both back as the same node."""
+    web = systemd.start(Pod.enrolled("web"))
+    before, worker, supervisor = systemd.running(web), systemd.worker(web), systemd.supervisor(web)
+    node = systemd.control.node("web")
+    supervisor.kill()
+    wait_until(lambda: not worker.alive, what="the end of the worker without a supervisor")
+    assert systemd.supervisor(web) != supervisor
+    assert systemd.running(web)["addresses"] == before["addresses"]
+    assert (now := systemd.control.node("web")) and node and now["id"] == node["id"]
+    assert machine(systemd).show(systemd.unit(web))["NRestarts"] == "1"
+
+
+def test_a_unit_without_an_attachment_ends_for_good(systemd: PodHost) -> None:
+    """With nothing left to run, the unit's next start is its last: not failed, not repeated, not there."""
+    web = systemd.start(Pod.enrolled("web"))
+    systemd.running(web)
+    unit = systemd.unit(web)
+    systemd.host.run("rm", "-r", f"{STATE}/attachments/{web.container_id}")
+    systemd.supervisor(web).kill()
+    wait_until(lambda: not machine(systemd).units(unit), what="the end of the unit")
+    assert not systemd.of_the_product()
+    assert not systemd.host.run("systemctl", "--failed", "--plain", "--no-legend")
+    assert "Scheduled restart job, restart counter is at 1." in machine(systemd).journal(unit)
+    assert "restart counter is at 2" not in machine(systemd).journal(unit)
+
+
+def test_an_admin_who_stops_a_unit_is_obeyed(systemd: PodHost) -> None:
+    """``systemctl stop`` ends the processes and leaves no failed unit; DEL removes the rest."""
+    web = systemd.start(Pod.enrolled("web"))
+    systemd.running(web)
+    unit = systemd.unit(web)
+    systemd.host.run("systemctl", "stop", unit)
+    assert not systemd.of_the_product()
+    assert not machine(systemd).units(unit)
+    assert systemd.status()["web"]["state"] == "NotSupervised"
+    systemd.call("DEL", web)
+    assert not systemd.leftovers()
+
+
+def test_a_stopped_node_comes_back_with_the_next_enrolled_pod(systemd: PodHost) -> None:
+    """The next ADD of an enrolled pod starts a stopped node again, and it is the same one."""
+    web = systemd.start(Pod.enrolled("web"))
+    before = systemd.running(web)
+    systemd.host.run("systemctl", "stop", systemd.unit(web))
+    systemd.start(Pod.enrolled("db"))
+    assert systemd.running(web)["addresses"] == before["addresses"]
+
+
+def test_reloading_systemd_disturbs_nobody(systemd: PodHost) -> None:
+    """``systemctl daemon-reload`` and ``daemon-reexec`` keep the transient unit and its processes."""
+    web = systemd.start(Pod.enrolled("web"))
+    before, worker = systemd.running(web), systemd.worker(web)
+    for verb in ("daemon-reload", "daemon-reexec"):
+        systemd.host.run("systemctl", verb)
+        assert systemd.host.service(systemd.unit(web)).is_running
+        assert systemd.worker(web) == worker
+    assert systemd.running(web) == before | {"last_handshake": systemd.status()["web"]["last_handshake"]}
+
+
+def test_del_leaves_no_unit_behind(systemd: PodHost) -> None:
+    """After DEL there is no unit, process, file, interface, rule or node; another pod's stay."""
+    web, db = systemd.start(Pod.enrolled("web")), systemd.start(Pod.enrolled("db"))
+    systemd.running(web)
+    systemd.running(db)
+    systemd.call("DEL", web)
+    assert machine(systemd).units("tailscale-cni-*") == [systemd.unit(db)]
+    assert not systemd.control.node("web")
+    assert systemd.running(db)
+    systemd.call("DEL", db)
+    assert not systemd.leftovers()
+    assert not systemd.control.node("db")
+    assert not systemd.host.run("systemctl", "--failed", "--plain", "--no-legend")
+
+
+SEND = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+try:
+    socket.socket(family, socket.SOCK_DGRAM).sendto(b"", (sys.argv[1], 9))
+    print("sent")
+except PermissionError:
+    print("refused")
+"""
