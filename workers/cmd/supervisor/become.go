@@ -1,0 +1,66 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// become turns this process into `UID PROGRAM ARGUMENT …` with nothing that could ever be more than that user ID: no capability in any
+// set, no way to gain one, no group, no core file, no environment. It only returns with an error.
+func become(args []string) error {
+	if len(args) < 2 {
+		return errors.New("the user ID or the program is missing")
+	}
+	uid, err := strconv.Atoi(args[0])
+	if err != nil || uid <= 0 {
+		return fmt.Errorf("%q is not the user ID of a worker", args[0])
+	}
+	runtime.LockOSThread() // exec carries this thread's credentials
+	for _, step := range []func() error{
+		dropBoundingSet,
+		func() error { return unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) },
+		func() error { return syscall.Setgroups(nil) },
+		func() error { return syscall.Setresgid(uid, uid, uid) },
+		func() error { return syscall.Setresuid(uid, uid, uid) },
+		dropCapabilities,
+		func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) },
+		func() error { return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) },
+		cannotComeBack,
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return syscall.Exec(args[1], args[1:], []string{})
+}
+
+func dropBoundingSet() error {
+	for capability := uintptr(0); ; capability++ {
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
+		if err == unix.EINVAL { // beyond the last one that the kernel has
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// dropCapabilities empties what a change of user ID leaves: the inheritable set, and all of them for a root that keeps its own.
+func dropCapabilities() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	return unix.Capset(&header, &none[0])
+}
+
+func cannotComeBack() error {
+	if syscall.Setuid(0) == nil {
+		return errors.New("root can still be had")
+	}
+	return nil
+}

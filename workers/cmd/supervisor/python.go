@@ -1,0 +1,49 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"time"
+)
+
+const askTimeout = time.Minute
+
+// environment is all that the artefact gets of one.
+var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+// command is the command line of a task for our attachment.
+func (v *supervisor) command(task string, options ...string) []string {
+	line := []string{v.self, "worker", task, "--state-dir", v.stateDir}
+	return append(append(line, options...), v.id)
+}
+
+// askPython runs a task of the artefact, and returns the line that it printed, if any.
+func (v *supervisor) askPython(task string, options ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	line := v.command(task, options...)
+	said, complaints := &bounded{}, &bounded{}
+	c := exec.CommandContext(ctx, line[0], line[1:]...)
+	c.Env, c.Stdout, c.Stderr, c.WaitDelay = environment, said, complaints, time.Second
+	if err := c.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %q", task, err, bytes.TrimSpace(complaints.Bytes()))
+	}
+	if said.Len() == 0 {
+		if task == "rekey" {
+			return "", errors.New("rekey: it printed no line")
+		}
+		return "", nil
+	}
+	return oneLine(said.Bytes())
+}
+
+// bounded keeps the first bytes of what is written to it.
+type bounded struct{ bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	b.Buffer.Write(p[:min(len(p), maxLine-b.Len())])
+	return len(p), nil
+}

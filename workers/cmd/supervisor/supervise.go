@@ -1,0 +1,202 @@
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	netnsPeriod = 5 * time.Second
+	endPatience = 3 * time.Second
+	healthy     = time.Minute // a worker that ran so long begins from the first delay again
+)
+
+var (
+	crashDelays = delays{first: 100 * time.Millisecond, longest: 30 * time.Second}
+	keyDelays   = delays{first: 2 * time.Second, longest: 5 * time.Minute}
+)
+
+type supervisor struct {
+	spec
+	log    *logger
+	ask    func(task string, options ...string) (string, error)
+	worker *worker
+	syncs  chan struct{} // at most one is pending
+	crash  backoff
+	key    backoff
+}
+
+func newSupervisor(s spec) *supervisor {
+	log := &logger{path: s.logFile}
+	v := &supervisor{spec: s, log: log, syncs: make(chan struct{}, 1)}
+	v.crash, v.key = backoff{delays: crashDelays}, backoff{delays: keyDelays}
+	v.ask = v.askPython
+	return v
+}
+
+// run looks after the worker until there is nothing left to do, and returns the exit status.
+func (v *supervisor) run(line string) int {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	ticks := time.NewTicker(netnsPeriod)
+	defer ticks.Stop()
+	go v.synchronise()
+	started := make(chan string, 1) // start lines of workers that are to begin
+	started <- line
+	for {
+		select {
+		case line := <-started:
+			v.start(line, started)
+		case status := <-v.worker.ended():
+			if done, status := v.next(status, started); done {
+				return status
+			}
+		case word := <-v.worker.words():
+			v.hear(word)
+		case <-ticks.C:
+			if !v.netnsIsThere() {
+				v.log.printf("the pod's network namespace is gone")
+				return v.reap()
+			}
+		case <-signals:
+			v.worker.end(endPatience)
+			return exitDone
+		}
+	}
+}
+
+// start begins a worker; one that cannot be started is tried again as if it had crashed.
+func (v *supervisor) start(line string, started chan<- string) {
+	w, err := startWorker(v.uid, v.spec.worker, line, v.log)
+	if err != nil {
+		v.log.printf("the worker cannot be started: %v", err)
+		v.later(v.crash.next(), started, func() (string, error) { return line, nil })
+		return
+	}
+	v.worker = w
+}
+
+// next decides what follows a worker's end: whether that is our own end, and with which status.
+func (v *supervisor) next(status int, started chan<- string) (done bool, exit int) {
+	if v.worker.age() >= healthy {
+		v.crash.reset()
+		v.key.reset()
+	}
+	v.worker = nil
+	switch status {
+	case workerDone:
+		return true, exitDone
+	case workerTUNGone:
+		time.Sleep(v.crash.next())
+		return true, v.become("run")
+	case workerNeedsKey:
+		v.later(v.key.next(), started, func() (string, error) { return v.ask("rekey") })
+	case workerForgotten:
+		v.later(v.key.next(), started, func() (string, error) { return v.ask("rekey", "--deleted") })
+	default:
+		delay := v.crash.next()
+		v.log.printf("the worker ended with status %d; again in %v", status, delay)
+		v.later(delay, started, func() (string, error) { return "start\n", nil })
+	}
+	return false, 0
+}
+
+// later gives a start line to the loop after a delay, and does not give up before it has one.
+func (v *supervisor) later(delay time.Duration, started chan<- string, line func() (string, error)) {
+	again := backoff{delays: keyDelays}
+	go func() {
+		for {
+			time.Sleep(delay)
+			text, err := line()
+			if err == nil {
+				started <- text
+				return
+			}
+			v.log.printf("no start line: %v", err)
+			delay = max(again.next(), keyDelays.first)
+		}
+	}()
+}
+
+func (v *supervisor) hear(word string) {
+	switch word {
+	case "sync":
+		select {
+		case v.syncs <- struct{}{}:
+		default: // one is pending already
+		}
+	case "running":
+		v.key.reset()
+	}
+}
+
+// synchronise lets Python configure what the worker's words were about: one at a time, at most one a second, again when it failed.
+func (v *supervisor) synchronise() {
+	failures := backoff{delays: delays{first: time.Second, longest: 30 * time.Second}}
+	for range v.syncs {
+		for {
+			_, err := v.ask("sync")
+			time.Sleep(time.Second)
+			if err == nil {
+				failures.reset()
+				break
+			}
+			v.log.printf("sync: %v", err)
+			time.Sleep(failures.next())
+		}
+	}
+}
+
+// netnsIsThere reports whether the pod's namespace is still at its path. Its inode cannot be another namespace's by now: the TUN
+// descriptor keeps it alive as long as we live.
+func (v *supervisor) netnsIsThere() bool {
+	var there, own unix.Stat_t
+	if unix.Stat("/proc/self/ns/net", &own) != nil {
+		return true
+	}
+	err := unix.Stat(v.netns, &there)
+	if err == unix.EINTR || err == unix.ENOMEM {
+		return true
+	}
+	return err == nil && there.Ino == v.netnsInode && there.Dev == own.Dev
+}
+
+// reap ends a node whose pod is gone, and becomes the command that removes what is left.
+func (v *supervisor) reap() int {
+	if v.ephemeral && v.worker != nil {
+		if _, err := v.ask("logout"); err != nil {
+			v.log.printf("logout: %v", err)
+		}
+	}
+	v.worker.end(endPatience)
+	return v.become("reap")
+}
+
+// become turns this process into a command of the artefact. The descriptors that keep the namespace alive close on exec.
+func (v *supervisor) become(task string) int {
+	command := v.command(task)
+	err := syscall.Exec(command[0], command, environment)
+	v.log.printf("%s: %v", task, err)
+	return 1
+}
+
+// delays are how long to wait between tries.
+type delays struct{ first, longest time.Duration }
+
+// backoff doubles the delay with every try; the first try after a reset has the first one.
+type backoff struct {
+	delays
+	current time.Duration
+}
+
+func (b *backoff) next() time.Duration {
+	delay := max(b.current, b.first)
+	b.current = min(2*delay, b.longest)
+	return delay
+}
+
+func (b *backoff) reset() { b.current = 0 }
