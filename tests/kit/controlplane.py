@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,15 @@ class ControlPlane(Actor):
             self._daemon.close()
             self._daemon = None
 
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """Down for the length of a block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
     def mint(
         self,
         *,
@@ -99,7 +109,7 @@ class ControlPlane(Actor):
         self._call("POST", f"/keys/{key.id}/expire")
 
     def nodes(self) -> list[dict[str, Any]]:
-        """All nodes: id, nodeKey, name, fqdn, hostname, addresses, tags, ephemeral, online, …"""
+        """All nodes, each with id, nodeKey, name, fqdn, hostname, addresses, tags, ephemeral, online."""
         nodes: list[dict[str, Any]] = self._call("GET", "/nodes")
         return nodes
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,10 @@ class Host(Actor):
         self.sandboxes.append(sandbox)
         return sandbox
 
+    def adopt(self, sandbox: Sandbox, pod: Pod) -> Sandbox:
+        """The same container and namespace, for another pod."""
+        return replace(sandbox, pod=pod)
+
     def start(self, pod: Pod) -> Sandbox:
         """A sandbox, and ADD."""
         sandbox = self.sandbox(pod)
@@ -129,6 +134,17 @@ class Host(Actor):
         addresses: list[str] = self.node(sandbox)["TailscaleIPs"]
         return addresses
 
+    def ports(self, sandbox: Sandbox) -> set[int]:
+        """The UDP ports that a pod's worker listens on, in whatever namespace it is."""
+        worker = self.worker(sandbox)
+        sockets = set(worker.descriptors().values())
+        rows = [
+            line.split()
+            for name in ("udp", "udp6")
+            for line in _lines(Path(f"/proc/{worker.pid}/net/{name}"))
+        ]
+        return {int(row[1].rpartition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in sockets}
+
     def command(self, *arguments: str) -> str:
         """What the command line prints on this host. Raises Failed."""
         return self.netns.run(self.runtime.plugin, *arguments)
@@ -153,6 +169,12 @@ class Host(Actor):
         left = [p for p in found if p not in rooms and not any(p.is_relative_to(k) for k in kept)]
         return sorted(str(path.relative_to(self.root)) for path in left)
 
+    def logs(self) -> str:
+        """What the product's processes of this host have said."""
+        return "\n".join(
+            f"== {path}\n{path.read_text(errors='replace')}" for path in sorted(self.run_dir.glob("*/log*"))
+        )
+
     def leftovers(self) -> list[str]:
         """Everything that is on this host because of a pod: empty before the first and after the last one."""
         links = self.netns.links() - {"lo", "eth0", "cni0"}
@@ -174,3 +196,8 @@ class Host(Actor):
     def _cgroups(self) -> list[Path]:
         ids = {self.id(sandbox) for sandbox in self.sandboxes}
         return [group for name in ids for group in CGROUPS.glob(f"**/tailscale-cni/{name}")]
+
+
+def _lines(table: Path) -> list[str]:
+    """A table of /proc/net, without its head."""
+    return table.read_text().splitlines()[1:]

@@ -51,7 +51,7 @@ class _Page(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Nobody reads it."""
 
 
@@ -67,11 +67,16 @@ def _plain(address: str) -> str:
     return str(ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else str(ip)
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def web(port: int, text: str) -> None:
     """Serve one page for ever."""
     server = _Web(("::", port), _Page)
     server.text = text
-    print("ready", flush=True)
+    _say("ready")
     server.serve_forever()
 
 
@@ -90,7 +95,7 @@ def fetch(url: str, source: str | None) -> None:
 def echo(port: int) -> None:
     """Send every line back, for ever."""
     server = _DualStackTCP(("::", port), _Echo)
-    print("ready", flush=True)
+    _say("ready")
     server.serve_forever()
 
 
@@ -98,12 +103,11 @@ def talk(host: str, port: int) -> None:
     """Carry lines both ways until either side ends."""
     connection = socket.create_connection((host, port), CONNECT_SECONDS)
     connection.settimeout(None)
-    print("ready", flush=True)
+    _say("ready")
 
     def hear() -> None:
         for line in connection.makefile("rb"):
-            sys.stdout.write(line.decode())
-            sys.stdout.flush()
+            _say(line.decode().rstrip())
 
     threading.Thread(target=hear, daemon=True).start()
     for line in sys.stdin.buffer:
@@ -115,10 +119,10 @@ def inbox(port: int) -> None:
     server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     server.bind(("::", port))
-    print("ready", flush=True)
+    _say("ready")
     while True:
         data, sender = server.recvfrom(2048)
-        print(f"{_plain(sender[0])} {data.decode()}", flush=True)
+        _say(f"{_plain(sender[0])} {data.decode()}")
 
 
 def send(address: str, port: int, text: str, source: str | None) -> None:

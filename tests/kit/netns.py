@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 from functools import cached_property
@@ -40,8 +39,7 @@ class Netns(Actor):
 
     def __init__(self, label: str) -> None:
         self.name = f"tscni-{secrets.token_hex(4)}-{label}"
-        run(["ip", "netns", "add", self.name])
-        self.run("ip", "link", "set", "lo", "up")
+        self.open()
 
     def __repr__(self) -> str:
         return f"<netns {self.name}>"
@@ -54,7 +52,12 @@ class Netns(Actor):
     @property
     def inode(self) -> int:
         """What the kernel calls it, as long as it lives."""
-        return os.stat(self.path).st_ino
+        return self.path.stat().st_ino
+
+    def open(self) -> None:
+        """Make it; after ``close``, another one of the same name."""
+        run(["ip", "netns", "add", self.name])
+        self.run("ip", "link", "set", "lo", "up")
 
     def close(self) -> None:
         """Take the name away; the namespace ends with the last process in it. Not an error if it is gone."""

@@ -13,10 +13,15 @@ from . import tools, traffic
 from .actor import Actor
 from .controlplane import ControlPlane
 from .netns import Netns
-from .process import Daemon, Failed, attempt, run
+from .process import Daemon, Failed, attempt, run, with_bind
 from .wait import wait_until
 
 PROXY = "127.0.0.1:1080"
+VIA_PROXY = """
+import sys, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": sys.argv[1]}))
+print(opener.open(sys.argv[2], timeout=10).read().decode())
+"""
 
 
 class Peer(Actor):
@@ -75,7 +80,7 @@ class Peer(Actor):
 
     def ping(self, name: str) -> str:
         """One disco ping to a node; what tailscale says of the path. Raises Failed when there is no answer."""
-        return self.tailscale("ping", "--c=10", "--timeout=2s", "--until-direct=false", name)
+        return self.tailscale("ping", "--c=1", "--timeout=5s", "--until-direct=false", name)
 
     def fetch(self, url: str) -> str:
         """A page, the name resolved as on any machine of a tailnet. Raises Failed."""
@@ -99,8 +104,7 @@ class Peer(Actor):
         ]
 
     def _via_proxy(self, url: str) -> str:
-        script = "import sys, urllib.request as r; print(r.build_opener(r.ProxyHandler({'http': sys.argv[1]})).open(sys.argv[2], timeout=10).read().decode())"
-        return self.netns.run(sys.executable, "-IS", "-c", script, f"http://{PROXY}", url).strip()
+        return self.netns.run(sys.executable, "-IS", "-c", VIA_PROXY, f"http://{PROXY}", url).strip()
 
     def _start_daemon(self) -> Daemon:
         resolv = self.root / "resolv.conf"
@@ -115,15 +119,7 @@ class Peer(Actor):
         argv += [f"--statedir={self.root}", f"--socket={self.root / 'sock'}"]
         if self.userspace:
             argv.append(f"--outbound-http-proxy-listen={PROXY}")
-        private: list[str | Path] = [
-            "unshare",
-            "--mount",
-            "--",
-            "sh",
-            "-c",
-            'mount --bind "$0" /etc/resolv.conf && exec "$@"',
-            resolv,
-        ]
+        private = with_bind(resolv, Path("/etc/resolv.conf"))
         env = {
             "TS_DEBUG_FIREWALL_MODE": "nftables",
             "TS_DISABLE_PORTMAPPER": "1",

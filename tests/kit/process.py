@@ -57,6 +57,15 @@ def attempt(
     )
 
 
+def with_bind(source: Path, target: Path) -> list[str | Path]:
+    """The beginning of a command line that sees ``source`` at ``target``, in a mount namespace of its own.
+
+    Mounts that end outside end there too: else it would keep the network namespaces under /run/netns alive.
+    """
+    bind = 'mount --bind "$0" "$1" && shift && exec "$@"'
+    return ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", bind, source, target]
+
+
 class Daemon(Actor):
     """A program that runs until it is stopped; it dies with the tests, whatever becomes of them.
 
@@ -160,9 +169,18 @@ class Process:
     def link(self, name: str) -> str:
         """Where ``/proc/PID/<name>`` points to: exe, cwd, ns/net; empty when it is gone."""
         try:
-            return os.readlink(f"/proc/{self.pid}/{name}")
+            return str(Path(f"/proc/{self.pid}/{name}").readlink())
         except OSError:
             return ""
+
+    def descriptors(self) -> dict[int, str]:
+        """Its open descriptors, and what they are."""
+        directory = Path(f"/proc/{self.pid}/fd")
+        try:
+            numbers = [int(path.name) for path in directory.iterdir()]
+        except OSError:
+            return {}
+        return {number: self.link(f"fd/{number}") for number in numbers}
 
     def kill(self) -> None:
         """SIGKILL, and the end of it."""
@@ -178,8 +196,8 @@ def processes(where: Callable[[Process], bool] = lambda _: True) -> list[Process
 
 
 def _all() -> Iterator[Process]:
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and (process := Process.of(int(name))):
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal() and (process := Process.of(int(path.name))):
             yield process
 
 

@@ -105,6 +105,20 @@ class Runtime:
         self.bin.mkdir(parents=True)
         self.plugin = Path(shutil.copy(tools.artefact(), self.bin / PLUGIN))
 
+    def add_primary(self, sandbox: Sandbox) -> dict[str, Any]:
+        """ADD of a list without our plugin: the prevResult for calls of ``chained``."""
+        conflist = self._write("primary", self.plugins[:1])
+        result: dict[str, Any] = self.call("ADD", sandbox, conflist=str(conflist))
+        return result
+
+    def chained(self, verb: str, sandbox: Sandbox, **more: Any) -> Any:
+        """Our plugin alone, as libcni calls it in a chain; ``more`` are keys of its input, ``prevResult`` for one."""
+        done = self.exec_plugin(self.environ(verb, sandbox), self.entry(sandbox, **more))
+        answer: Any = json.loads(done.stdout or b"null")
+        if done.returncode != 0:
+            raise CNIError(**{key: value for key, value in answer.items() if key != "cniVersion"})
+        return answer
+
     def add(self, sandbox: Sandbox, **changes: Any) -> dict[str, Any]:
         """ADD: the result of the whole list."""
         result: dict[str, Any] = self.call("ADD", sandbox, **changes)
@@ -133,7 +147,7 @@ class Runtime:
         """One libcni call; ``changes`` replace keys of cniclient's request."""
         request: dict[str, Any] = {
             "verb": verb,
-            "conflist": str(self._conflist()),
+            "conflist": str(self.conflist()),
             "cacheDir": str(self.cache),
         }
         request["path"] = [str(self.bin), str(tools.reference_plugins())]
@@ -217,20 +231,19 @@ class Runtime:
             {"type": PLUGIN, "capabilities": {ANNOTATIONS: True}, **self.config},
         ]
 
-    def _conflist(self) -> Path:
-        path = self.root / "net.d" / "10-pods.conflist"
+    def conflist(self) -> Path:
+        """The file of the network list, as it is configured now."""
+        return self._write("pods", self.plugins)
+
+    def _write(self, name: str, plugins: list[dict[str, Any]]) -> Path:
+        path = self.root / "net.d" / f"{name}.conflist"
         path.parent.mkdir(exist_ok=True)
         text = json.dumps(
-            {
-                "cniVersion": self.cni_version,
-                "name": self.network,
-                "plugins": self.plugins,
-            },
-            indent=2,
+            {"cniVersion": self.cni_version, "name": self.network, "plugins": plugins}, indent=2
         )
         if (
             not path.exists() or path.read_text() != text
-        ):  # parallel calls read it: it is written when it changes, at once
+        ):  # parallel calls read it: it changes at once, or not at all
             temporary = path.with_suffix(f".{secrets.token_hex(4)}")
             temporary.write_text(text)
             temporary.replace(path)

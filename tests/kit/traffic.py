@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from pathlib import Path
 
@@ -66,6 +67,13 @@ class Conversation(Actor):
     def heard(self) -> str:
         """The next line that comes back; waits for it, and is empty when the connection has ended."""
         return self._daemon.stdout.readline().decode().strip()
+
+    def heard_within(self, seconds: float) -> str:
+        """The next line that comes back. Raises TimeoutError."""
+        readable, _, _ = select.select([self._daemon.stdout], [], [], seconds)
+        if not readable:
+            raise TimeoutError(f"nothing came back within {seconds:g} s")
+        return self.heard()
 
 
 def _ready(netns: Netns, log: Path, *arguments: str) -> Daemon:

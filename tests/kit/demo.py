@@ -1,0 +1,109 @@
+"""The demo: what somebody gains who adds one entry to a host's CNI network list.
+
+It uses nothing that a host has not: the built artefact, a real libcni, the CNI project's bridge and host-local, a control plane
+of the tests, and a real tailscale client. It is done in network namespaces of its own, and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from . import tools, traffic
+from .controlplane import ControlPlane
+from .host import Host
+from .netns import Netns
+from .peer import Peer
+from .runtime import Pod
+from .wire import Wire
+
+COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _paint(code: str, text: str) -> str:
+    return f"\033[{code}m{text}\033[0m" if COLOUR else text
+
+
+def step(text: str) -> None:
+    """What is done now."""
+    print(f"{_paint('1;36', '==>')} {_paint('1', text)}", flush=True)
+
+
+def show(text: str) -> None:
+    """What came of it."""
+    for line in text.splitlines():
+        print(f"    {line}", flush=True)
+
+
+def main() -> int:
+    """Play the story once; 0 when each of its claims was true."""
+    step("Building the plugin, and the programs around it (cached: only the first time takes minutes)")
+    show(f"{tools.artefact()}, {tools.clients()}")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tscni-") as directory:
+        Path(directory).chmod(0o711)  # workers are no root, and pass through
+        left = play(Path(directory))
+    if left:
+        print(f"left behind: {', '.join(left)}", file=sys.stderr)
+        return 1
+    show(f"All of it in {time.monotonic() - started:.1f} s.")
+    return 0
+
+
+def play(root: Path) -> list[str]:
+    """The story; what it left behind."""
+    with Wire() as wire:
+        step("A control plane, as Tailscale or Headscale would be")
+        with ControlPlane(wire, root / "control") as control, Netns("peer") as elsewhere:
+            show(f"{control.url}, MagicDNS domain {control.domain}")
+            wire.plug(elsewhere)
+            step("Somebody's laptop joins the tailnet: plain tailscaled, elsewhere on the network")
+            with Peer(control, elsewhere, root / "peer", "laptop") as laptop:
+                show(f"laptop {' '.join(laptop.addresses)}")
+                with Host(wire, control, root / "host") as host:
+                    return enrol(host, laptop)
+
+
+def enrol(host: Host, laptop: Peer) -> list[str]:
+    """A pod comes, is reached, and goes; what it left behind."""
+    entry = {
+        key: value
+        for key, value in host.runtime.plugins[1].items()
+        if key in ("type", "capabilities", "controlURL", "authKeyFile")
+    }
+    step("A host with a CNI network list: bridge, host-local, and one entry of ours")
+    show(str(entry))
+    pod = Pod.enrolled("plex-7b5d9c6f8-xkz2w", namespace="media")
+    step(f"The runtime starts pod {pod.namespace}/{pod.name}, annotated")
+    show("\n".join(f"{key}: {value!r}" for key, value in pod.annotations.items()))
+    sandbox = host.start(pod)
+    addresses, node = host.addresses(sandbox), host.node(sandbox)["Self"]
+    name = node["DNSName"].rstrip(".")
+    show(
+        f"Kubernetes address {sandbox.interface('eth0').addresses[0]} on eth0, as the primary plugin gave it"
+    )
+    show(f"tailnet address    {', '.join(addresses)} on ts0")
+    show(f"name               {name}, {', '.join(node['Tags'])}")
+    step("A web server in the pod, which knows nothing of Tailscale")
+    with traffic.web_server(sandbox.netns, host.root / "web.log", text="Hello from the pod. You are"):
+        url = f"http://{name.partition('.')[0]}/"
+        step(f"The laptop opens {url}")
+        page = laptop.fetch(url)
+        show(page)
+        if not page.endswith(laptop.addresses[0]) and not page.endswith(laptop.addresses[1]):
+            return [f"a page that was not asked for over the tailnet: {page}"]
+    step("The runtime deletes the pod")
+    host.runtime.delete(sandbox)
+    left = host.leftovers() + [
+        node["name"] for node in host.control.nodes() if node["addresses"] == addresses
+    ]
+    if not left:
+        show("No process, no interface, no file, no routing rule, and no node in the tailnet is left.")
+    return left
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Many calls at once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.kit.controlplane import ControlPlane
+from tests.kit.host import Host
+from tests.kit.runtime import Pod
+
+PODS = 20
+
+
+def test_many_pods_at_once(host: Host, control: ControlPlane) -> None:
+    """Twenty parallel ADDs make twenty different nodes, with uids and ports of their own; twenty parallel DELs leave nothing."""
+    sandboxes = [host.sandbox(Pod.enrolled(f"many-{n}")) for n in range(PODS)]
+    with ThreadPoolExecutor(PODS) as pool:
+        list(pool.map(host.runtime.add, sandboxes))
+        addresses = [tuple(found) for found in pool.map(host.addresses, sandboxes)]
+    workers = [host.worker(sandbox) for sandbox in sandboxes]
+    assert len(set(addresses)) == PODS
+    assert len({worker.status["Uid"] for worker in workers}) == PODS
+    assert len({tuple(host.ports(sandbox)) for sandbox in sandboxes}) == PODS
+    with ThreadPoolExecutor(PODS) as pool:
+        list(pool.map(host.runtime.delete, sandboxes))
+    assert host.leftovers() == []
+    assert [node["name"] for node in control.nodes() if node["name"].startswith("many-")] == []
+
+
+def test_the_same_pod_added_by_several_calls_at_once(host: Host, control: ControlPlane) -> None:
+    """Parallel ADDs of one attachment, with a single-use key, make one node."""
+    host.set_key(control.mint(reusable=False).key)
+    web = host.sandbox(Pod.enrolled("once"))
+    previous = host.runtime.add_primary(web)
+    with ThreadPoolExecutor(5) as pool:
+        results = list(pool.map(lambda _: host.runtime.chained("ADD", web, prevResult=previous), range(5)))
+    assert results == [previous] * 5
+    addresses = host.addresses(web)
+    assert [node["addresses"] for node in control.nodes() if node["hostname"] == "once"] == [addresses]
+    assert len(host.processes()) == 2
+
+
+def test_a_del_while_add_waits_for_the_control_plane(host: Host, control: ControlPlane) -> None:
+    """A DEL that comes while its ADD still waits ends the node, and the ADD fails instead of configuring what is gone."""
+    host.configure(readyTimeout="20s")
+    web = host.sandbox(Pod.enrolled("hasty"))
+    previous = host.runtime.add_primary(web)
+    with control.outage(), ThreadPoolExecutor(1) as pool:
+        adding = pool.submit(host.runtime.chained, "ADD", web, prevResult=previous)
+        host.worker(web)
+        host.runtime.chained("DEL", web)
+        error = adding.exception(60)
+    assert getattr(error, "code", None) in (11, 110), error
+    assert host.processes() == []
+    assert host.files() == []
+    assert "ts0" not in web.netns.links()
