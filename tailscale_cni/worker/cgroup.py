@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PARENT = "tailscale-cni"
+CONTROLLERS = ("memory", "pids")
 LIMITS = {"memory.max": "512M", "memory.limit_in_bytes": "512M", "pids.max": "256"}
 
 
@@ -22,15 +23,22 @@ def join(name: str) -> None:
         with contextlib.suppress(OSError):
             group = f"{root}/{PARENT}/{name}"
             os.makedirs(group, exist_ok=True)
+            for above in (root, f"{root}/{PARENT}"):
+                _hand_down(above)
             _limit(group)
             _write(f"{group}/cgroup.procs", str(os.getpid()))
 
 
 def leave() -> None:
-    """Move this process out of the group that ``join`` made, so that it can be removed."""
+    """Move this process out of the group that ``join`` made, so that it can be removed.
+
+    To the root, or where PID 1 is: a container's root takes no process once its groups have controllers.
+    """
     for root in _hierarchies():
-        with contextlib.suppress(OSError):
-            _write(f"{root}/cgroup.procs", str(os.getpid()))
+        for home in ("", _unified_group_of(1)):
+            with contextlib.suppress(OSError):
+                _write(f"{root}{home}/cgroup.procs", str(os.getpid()))
+                break
 
 
 def remove(name: str) -> None:
@@ -51,6 +59,20 @@ def _hierarchies() -> Iterator[str]:
             _, directory, kind, options, *_ = line.split(" ")
             if kind == "cgroup2" or (kind == "cgroup" and "cpuset" not in options.split(",")):
                 yield directory
+
+
+def _unified_group_of(pid: int) -> str:
+    """A process's group below the root of cgroup v2: cgroups(7)."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as f:
+        return next((line[len("0::") :].strip() for line in f if line.startswith("0::")), "")
+    return ""
+
+
+def _hand_down(group: str) -> None:
+    """Let the groups below have limits; cgroup v1 has no such file, and needs none."""
+    for controller in CONTROLLERS:
+        with contextlib.suppress(OSError):
+            _write(f"{group}/cgroup.subtree_control", f"+{controller}")
 
 
 def _limit(group: str) -> None:
