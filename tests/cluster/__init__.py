@@ -1,0 +1,1 @@
+"""tailscale-cni on a real kubelet, with both containerds."""

@@ -77,6 +77,7 @@ class Runtime:
 
     @property
     def path(self) -> str:
+        """Where it finds its programs; the plugins that it runs get the same."""
         debian = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return f"{self.directory}:{debian}" if self.directory else debian
 
@@ -91,7 +92,10 @@ def containerd_1() -> Runtime:
     return Runtime("containerd-1.6", CONTAINERD_1, "1.0.0")
 
 
-RUNTIMES: Final[Mapping[str, Callable[[], Runtime]]] = {"containerd-2": containerd_2, "containerd-1.6": containerd_1}
+RUNTIMES: Final[Mapping[str, Callable[[], Runtime]]] = {
+    "containerd-2": containerd_2,
+    "containerd-1.6": containerd_1,
+}
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,9 @@ class Cluster(Actor):
         tokens = [f"{name}-token,{user},{name},{group}" for name, (user, group) in TOKENS.items()]
         self.machine.write(f"{KUBE}/tokens.csv", "\n".join(tokens) + "\n", mode=0o600)
         for name in TOKENS:
-            self.machine.write(f"{KUBE}/{name}.conf", json.dumps(_kubeconfig(self.address, f"{name}-token")), 0o600)
+            self.machine.write(
+                f"{KUBE}/{name}.conf", json.dumps(_kubeconfig(self.address, f"{name}-token")), 0o600
+            )
         key = self.machine.run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout")
         self.machine.write(f"{KUBE}/service-accounts.key", key, mode=0o600)
 
@@ -170,56 +176,76 @@ class Cluster(Actor):
         self.machine.run("cp", "-a", f"{tools.reference_plugins()}/.", CNI_BIN)
         self.machine.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 
-    def _start(self, name: str, *argv: str | Path, env: Mapping[str, str] = {}) -> None:
-        self.daemons[name] = self.machine.start(name, *argv, env=env)
+    def _start(self, name: str, program: str | Path, **flags: str) -> None:
+        """Start a daemon; the flag `data_dir="x"` is `--data-dir=x`."""
+        argv = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items()]
+        self.daemons[name] = self.machine.start(name, program, *argv)
+
+    def _start_kube(self, name: str, **flags: str) -> None:
+        self._start(name, programs.kubernetes() / name, **flags)
 
     def _start_apiserver(self) -> None:
+        etcd, key = "http://127.0.0.1:2379", f"{KUBE}/service-accounts.key"
         self._start(
             "etcd",
             "etcd",
-            *("--data-dir=/var/lib/etcd/data", "--log-level=warn", "--unsafe-no-fsync"),
-            *("--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379"),
+            data_dir="/var/lib/etcd/data",
+            listen_client_urls=etcd,
+            advertise_client_urls=etcd,
+            log_level="warn",
+            unsafe_no_fsync="true",
         )
-        self._start(
+        self._start_kube(
             "kube-apiserver",
-            programs.kubernetes() / "kube-apiserver",
-            *("--etcd-servers=http://127.0.0.1:2379", f"--advertise-address={self.address}", f"--cert-dir={KUBE}/pki"),
-            *(f"--token-auth-file={KUBE}/tokens.csv", "--authorization-mode=Node,RBAC", "--anonymous-auth=false"),
-            *(f"--service-account-key-file={KUBE}/service-accounts.key", "--service-account-issuer=https://kubernetes.default.svc"),
-            f"--service-account-signing-key-file={KUBE}/service-accounts.key",
-            *(f"--service-cluster-ip-range={SERVICES}", "--kubelet-preferred-address-types=InternalIP"),
+            etcd_servers=etcd,
+            advertise_address=self.address,
+            cert_dir=f"{KUBE}/pki",
+            anonymous_auth="false",
+            authorization_mode="Node,RBAC",
+            token_auth_file=f"{KUBE}/tokens.csv",
+            service_account_issuer="https://kubernetes.default.svc",
+            service_account_key_file=key,
+            service_account_signing_key_file=key,
+            service_cluster_ip_range=SERVICES,
+            kubelet_preferred_address_types="InternalIP",
         )
 
     def _start_controllers(self) -> None:
-        common = ("--leader-elect=false", "--bind-address=127.0.0.1")
-        self._start(
+        self._start_kube(
             "kube-controller-manager",
-            programs.kubernetes() / "kube-controller-manager",
-            *(*common, f"--kubeconfig={KUBE}/controller-manager.conf", f"--cert-dir={KUBE}/pki/controller-manager"),
-            f"--service-account-private-key-file={KUBE}/service-accounts.key",
+            kubeconfig=f"{KUBE}/controller-manager.conf",
+            cert_dir=f"{KUBE}/pki/controller-manager",
+            bind_address="127.0.0.1",
+            leader_elect="false",
+            service_account_private_key_file=f"{KUBE}/service-accounts.key",
         )
-        self._start(
+        self._start_kube(
             "kube-scheduler",
-            programs.kubernetes() / "kube-scheduler",
-            *(*common, f"--kubeconfig={KUBE}/scheduler.conf", f"--cert-dir={KUBE}/pki/scheduler"),
-            "--authentication-tolerate-lookup-failure=true",
+            kubeconfig=f"{KUBE}/scheduler.conf",
+            cert_dir=f"{KUBE}/pki/scheduler",
+            bind_address="127.0.0.1",
+            leader_elect="false",
+            authentication_tolerate_lookup_failure="true",
         )
 
     def start_containerd(self) -> None:
         """Returns when its CRI answers."""
         self.machine.write("/etc/containerd/config.toml", self.runtime.config)
-        self._start("containerd", "containerd", env={"PATH": self.runtime.path})
+        self.daemons["containerd"] = self.machine.start(
+            "containerd", "containerd", env={"PATH": self.runtime.path}
+        )
         wait_until(lambda: self._succeeds(self._ctr("version")), 30, what="containerd answering")
 
     def start_kubelet(self) -> None:
         """It goes on with the pods that it finds."""
         self.machine.write("/etc/kubernetes/resolv.conf", "nameserver 127.0.0.1\n")
         self.machine.write("/var/lib/kubelet/config.yaml", json.dumps(_kubelet_config()))
-        self._start(
+        self._start_kube(
             "kubelet",
-            programs.kubernetes() / "kubelet",
-            *("--config=/var/lib/kubelet/config.yaml", f"--kubeconfig={KUBE}/kubelet.conf"),
-            *(f"--hostname-override={NODE}", f"--node-ip={self.address}"),
+            config="/var/lib/kubelet/config.yaml",
+            kubeconfig=f"{KUBE}/kubelet.conf",
+            hostname_override=NODE,
+            node_ip=self.address,
         )
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
@@ -259,7 +285,11 @@ class Cluster(Actor):
 
     def create(self, *manifests: Mapping[str, Any]) -> None:
         """Create objects."""
-        self.kubectl("create", "--filename=-", stdin=json.dumps({"kind": "List", "apiVersion": "v1", "items": manifests}))
+        self.kubectl(
+            "create",
+            "--filename=-",
+            stdin=json.dumps({"kind": "List", "apiVersion": "v1", "items": manifests}),
+        )
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """One object."""

@@ -5,7 +5,6 @@ The cluster is a whole Kubernetes on a machine of this kernel's namespaces; it l
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ def main() -> int:
     programs.debian(), tools.clients(), tools.reference_plugins()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tscni-") as directory:
-        os.chmod(directory, 0o711)  # workers are no root, and pass through
+        Path(directory).chmod(0o711)  # workers are no root, and pass through
         left = play(Path(directory))
     if left:
         print(f"left behind: {', '.join(sorted(left))}", file=sys.stderr)
@@ -50,7 +49,9 @@ def play(root: Path) -> set[str]:
             wire.plug(elsewhere)
             with Peer(control, elsewhere, root / "peer", "laptop") as laptop:
                 show(f"{control.url}, MagicDNS domain {control.domain}\nlaptop {' '.join(laptop.addresses)}")
-                step("A Kubernetes cluster: etcd, the control plane, containerd, a kubelet, bridge as its primary CNI")
+                step(
+                    "A Kubernetes cluster: etcd, the control plane, containerd, a kubelet, bridge as its primary CNI"
+                )
                 with Cluster(containerd_2(), root / "cluster", wire) as cluster:
                     show(cluster.kubectl("get", "nodes", "--output=wide"))
                     return enrol(cluster, control, laptop)

@@ -35,7 +35,10 @@ def logs(cluster: Cluster, length: int = 4000) -> list[tuple[str, str]]:
     """The end of every log of the cluster's daemons and of the nodes of its pods: name, text."""
     daemons = sorted((cluster.machine.directory / "log").iterdir())
     nodes = sorted((cluster.machine.root / RUN_DIR.lstrip("/")).glob("*/log"))
-    return [(f"{path.parent.name}/{path.name}", path.read_text(errors="replace")[-length:]) for path in daemons + nodes]
+    return [
+        (f"{path.parent.name}/{path.name}", path.read_text(errors="replace")[-length:])
+        for path in daemons + nodes
+    ]
 
 
 def traces(cluster: Cluster, control: ControlPlane) -> set[str]:
@@ -53,7 +56,9 @@ def traces(cluster: Cluster, control: ControlPlane) -> set[str]:
 
 def settled(cluster: Cluster, control: ControlPlane) -> set[str]:
     """The traces of a host once kubelet has nothing left of any pod."""
-    wait_until(lambda: not any("/pod" in path for path in cluster.machine.cgroups()), 60, what="no pod's cgroup")
+    wait_until(
+        lambda: not any("/pod" in path for path in cluster.machine.cgroups()), 60, what="no pod's cgroup"
+    )
     return traces(cluster, control)
 
 
@@ -63,4 +68,6 @@ def _files(root: Path) -> Iterator[Path]:
         for directory, directories, files in os.walk(root / top.lstrip("/")):
             here = Path(directory).relative_to(root)
             directories[:] = [name for name in directories if name != "cache"]
-            yield from (here / name for name in directories + files if not name.startswith("last_reserved_ip"))
+            yield from (
+                here / name for name in directories + files if not name.startswith("last_reserved_ip")
+            )

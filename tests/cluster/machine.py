@@ -34,6 +34,7 @@ class Cgroups:
     name: str
 
     def hierarchies(self) -> Iterator[Path]:
+        """Where this kernel's are mounted."""
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             before, _, after = line.partition(" - ")
             mountpoint, kind = before.split()[4], after.split()[0]
@@ -41,6 +42,7 @@ class Cgroups:
                 yield Path(mountpoint)
 
     def make(self) -> None:
+        """Make ours in each, with a leaf for the machine's own processes."""
         for hierarchy in self.hierarchies():
             self._open_controllers(hierarchy)
             ours = hierarchy / self.name
@@ -78,11 +80,13 @@ class Cgroups:
                 (ours / "host" / "cgroup.procs").write_text(pid)
 
     def remove(self) -> None:
+        """Take them away; nothing may live in them any more."""
         for hierarchy in self.hierarchies():
             for directory, _, _ in os.walk(hierarchy / self.name, topdown=False):
-                os.rmdir(directory)
+                Path(directory).rmdir()
 
     def empty(self) -> bool:
+        """Whether nothing lives in them."""
         return not any(
             (Path(directory) / "cgroup.procs").read_text()
             for hierarchy in self.hierarchies()
@@ -119,7 +123,9 @@ class Daemon:
 class Machine(Actor):
     """One machine. DIRECTORY is new, is at the same path on both sides, and holds the logs."""
 
-    def __init__(self, name: str, directory: Path, *, packages: Path, init: Path, shared: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, name: str, directory: Path, *, packages: Path, init: Path, shared: Sequence[Path] = ()
+    ) -> None:
         directory.mkdir(parents=True)
         (directory / "log").mkdir()
         (directory / "scratch").mkdir()
@@ -227,12 +233,12 @@ class Machine(Actor):
 
     def processes(self) -> dict[int, str]:
         """Every process that lives on the machine itself, not in a container: number outside, command line."""
-        own = os.readlink(f"/proc/{self.pid}/ns/pid")
+        own = Path(f"/proc/{self.pid}/ns/pid").readlink()
         alive = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 command = (entry / "cmdline").read_bytes()
-                if command and os.readlink(entry / "ns" / "pid") == own:
+                if command and (entry / "ns" / "pid").readlink() == own:
                     alive[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
             except OSError:
                 continue

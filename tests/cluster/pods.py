@@ -16,7 +16,9 @@ from .cluster import Cluster
 
 ENABLED: Final = "tailscale.com/enabled"
 # A page on port 80 for the readiness probe and for people; on port 7 what is sent comes back.
-SERVE: Final = 'echo "hello from $(hostname)" >/www/index.html; nc -ll -p 7 -e cat & exec httpd -f -p 80 -h /www'
+SERVE: Final = (
+    'echo "hello from $(hostname)" >/www/index.html; nc -ll -p 7 -e cat & exec httpd -f -p 80 -h /www'
+)
 
 
 def manifest(name: str, annotations: Mapping[str, str]) -> dict[str, Any]:
@@ -50,6 +52,7 @@ class ProcessNetns(Netns):
 
     @property
     def path(self) -> Path:
+        """As a file that can be entered."""
         return Path(f"/proc/{self.process.pid}/ns/net")
 
     def close(self) -> None:
@@ -84,7 +87,9 @@ class Pod(Actor):
     def ready(self, deadline: float = 60.0) -> Pod:
         """Itself, once it is Ready."""
         try:
-            self.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{self.name}", f"--timeout={deadline:g}s")
+            self.cluster.kubectl(
+                "wait", "--for=condition=Ready", f"pod/{self.name}", f"--timeout={deadline:g}s"
+            )
         except Exception as error:
             raise AssertionError(f"{error}\n{self.get()['status']}\n{self.events()}") from error
         return self
@@ -102,7 +107,9 @@ class Pod(Actor):
     def events(self, reason: str = "") -> list[str]:
         """What kubelet and others said about it."""
         selector = f"involvedObject.uid={self.uid}" + (f",reason={reason}" if reason else "")
-        found = json.loads(self.cluster.kubectl("get", "events", f"--field-selector={selector}", "--output=json"))
+        found = json.loads(
+            self.cluster.kubectl("get", "events", f"--field-selector={selector}", "--output=json")
+        )
         return [event["message"] for event in found["items"]]
 
     def processes(self) -> list[Process]:

@@ -1,5 +1,8 @@
-"""What a machine of the cluster suite runs, built or fetched once into the cache, by content: Kubernetes and containerd from
-pinned Go modules, Debian's containerd, runc and etcd unpacked without being installed, and container images."""
+"""What a machine of the cluster suite runs, built or fetched once into the cache, by content.
+
+Kubernetes and containerd come from pinned Go modules; Debian's containerd, runc and etcd are unpacked without being
+installed; container images are made by hand.
+"""
 
 from __future__ import annotations
 

@@ -109,4 +109,8 @@ def names(control: ControlPlane, prefix: str) -> list[str]:
 
 def without_daemons(lines: set[str]) -> set[str]:
     """Traces without the node's own daemons, which a restart gives other numbers."""
-    return {line for line in lines if not (line.startswith("process ") and "containerd" in line and "shim" not in line)}
+    return {
+        line
+        for line in lines
+        if not (line.startswith("process ") and "containerd" in line and "shim" not in line)
+    }

@@ -51,7 +51,9 @@ def test_renamed(cluster: Cluster, control: ControlPlane) -> None:
 
 def test_broken(cluster: Cluster, control: ControlPlane) -> None:
     """A list that cannot be read keeps the network that there was."""
-    cluster.machine.write(f"{CNI_CONF}/{PRIMARY_FILE}", '{"cniVersion": "1.0.0", "name": "net1", "plugins": [')
+    cluster.machine.write(
+        f"{CNI_CONF}/{PRIMARY_FILE}", '{"cniVersion": "1.0.0", "name": "net1", "plugins": ['
+    )
     assert_next_pod_is_enrolled(cluster, control, PRIMARY)
 
 
@@ -79,7 +81,9 @@ def heard_of(cluster: Cluster, primary: Primary) -> None:
     ours = cluster.machine.root / CNI_CONF.lstrip("/") / "00-tailscale-cni.conflist"
     with Pod(cluster, "messenger") as pod:
         pod.ready()
-        wait_until(lambda: json.loads(ours.read_text())["plugins"][0] == primary.plugin, 30, what="our list in step")
+        wait_until(
+            lambda: json.loads(ours.read_text())["plugins"][0] == primary.plugin, 30, what="our list in step"
+        )
 
 
 def assert_next_pod_is_enrolled(cluster: Cluster, control: ControlPlane, primary: Primary) -> None:
