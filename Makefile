@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)/packaging
 export PYTHONDONTWRITEBYTECODE := 1
 IN_VENV = venv=$$($(BUILD) venv) && exec "$$venv"
 
-.PHONY: help zipapp test unit netns hosts cluster lint demo demo-cluster lock clean
+.PHONY: help zipapp test unit netns hosts cluster lint demo demo-cluster docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -36,6 +36,9 @@ demo: ## a pod becomes a Tailscale node, on this machine, with no cluster
 demo-cluster: ## the same on a real kubelet
 	@$(BUILD) need cluster
 	@$(IN_VENV) -m tests.cluster.demo
+
+docs: ## the pages of docs/ that are tables of the code
+	@$(IN_VENV) packaging/docs.py
 
 lock: ## resolve the dependencies anew
 	@$(BUILD) lock

@@ -5,12 +5,11 @@ The work is done by the package `builds` beside this file; its docstring says ho
 
 import argparse
 import os
-import sys
 
 from builds import devcontrol, go_toolchain, need, venv, workers
 from builds.apt import SUITES
-from builds.lock import lock
 from builds.artefact import install
+from builds.lock import lock
 
 GOARCH = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
 
@@ -46,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

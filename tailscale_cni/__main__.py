@@ -19,7 +19,7 @@ class _Resumed(io.RawIOBase):
     """Standard input from its beginning, part of which has been read already."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
-        self._head, self._rest = memoryview(head), rest
+        self._head, self._rest = head, rest
 
     def readable(self) -> bool:
         return True
@@ -27,10 +27,8 @@ class _Resumed(io.RawIOBase):
     def isatty(self) -> bool:
         return self._rest.isatty()
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        if not self._head:
-            return self._rest.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
-        part = self._head[: len(buffer)]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        part = self._head[: len(buffer)] or self._rest.read(len(buffer))
         buffer[: len(part)] = part
         self._head = self._head[len(part) :]
         return len(part)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from zipfile import ZipFile
 
+    from . import errors
+
 MARK = "complete"
 """The file that is written last."""
 
@@ -46,7 +48,7 @@ def this_is(file: str, build: str, state_dir: str, site: str | None) -> None:
 def executable() -> Path:
     """This artefact's own file, absolute. Raises InputOutput in a source checkout, which is not one file."""
     if _this is None:
-        _not_built("the artefact", Path("dist/tailscale-cni"))
+        raise _not_built("the artefact", "dist/tailscale-cni")
     return Path(_this.file)
 
 
@@ -78,7 +80,7 @@ def _binary(name: str) -> Path:
         site = _unpacked(_this)
     path = site / "tailscale_cni" / "bin" / name
     if not path.is_file():
-        _not_built(name, path)
+        raise _not_built(name, str(path))
     return path
 
 
@@ -90,13 +92,17 @@ def _unpacked(this: _Artefact) -> Path:
         return unpack(this.file, this.build, this.state_dir)
     except OSError as e:
         reason = e.strerror or str(e)
-        raise errors.InputOutput(what="the Go programs cannot be unpacked", reason=reason, path=this.state_dir) from None
+        raise errors.InputOutput(
+            what="the Go programs cannot be unpacked", reason=reason, path=this.state_dir
+        ) from None
 
 
-def _not_built(name: str, path: Path) -> None:
+def _not_built(name: str, path: str) -> errors.Error:
     from . import errors
 
-    raise errors.InputOutput(what=f"{name} is not there", reason="this is a source checkout; run 'make zipapp'", path=str(path))
+    return errors.InputOutput(
+        what=f"{name} is not there", reason="this is a source checkout; run 'make zipapp'", path=path
+    )
 
 
 def unpack(archive: str, build: str, state_dir: str) -> Path:
@@ -164,7 +170,9 @@ def _is_whole(target: Path) -> bool:
     """Whether a build is there as ``unpack`` makes it."""
     try:
         status = target.lstat()
-        safe = stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
+        safe = (
+            stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
+        )
         return safe and (target / MARK).is_file()
     except OSError:
         return False

@@ -11,9 +11,19 @@ package. `packaging/build.py` and pytest (`pythonpath` in pyproject.toml) put it
 """
 
 from builds.apt import need
-from builds.cache import build_once, cache_dir
-from builds.go import devcontrol, go_build, go_toolchain, workers
-from builds.environment import venv
 from builds.artefact import zipapp
+from builds.cache import build_once, cache_dir
+from builds.environment import venv
+from builds.go import devcontrol, go_build, go_toolchain, workers
 
-__all__ = ["build_once", "cache_dir", "devcontrol", "go_build", "go_toolchain", "need", "venv", "workers", "zipapp"]
+__all__ = [
+    "build_once",
+    "cache_dir",
+    "devcontrol",
+    "go_build",
+    "go_toolchain",
+    "need",
+    "venv",
+    "workers",
+    "zipapp",
+]

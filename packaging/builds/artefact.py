@@ -7,7 +7,6 @@ Pure Python and static programs, so that one file serves every CPython that is s
 """
 
 import ast
-import hashlib
 import io
 import json
 import os
@@ -21,8 +20,8 @@ import zipfile
 from pathlib import Path
 
 from builds.cache import build_once, digest
-from builds.go import machine_goarch, workers
 from builds.environment import PACKAGING, pip_install, venv
+from builds.go import machine_goarch, workers
 
 ROOT = PACKAGING.parent
 FRONT = PACKAGING / "front"
@@ -44,7 +43,9 @@ def zipapp(goarch: str = machine_goarch()) -> Path:
     with tempfile.TemporaryDirectory(prefix="tailscale-cni-") as scratch:
         site = site_packages(Path(scratch, "site-packages"), goarch)
         build_id = identify(site)
-        return build_once(f"zipapp-{goarch}-{build_id}", lambda out: pack(site, build_id, out)) / "tailscale-cni"
+        return (
+            build_once(f"zipapp-{goarch}-{build_id}", lambda out: pack(site, build_id, out)) / "tailscale-cni"
+        )
 
 
 def install(goarch: str | None) -> Path:
@@ -81,15 +82,24 @@ def dependencies() -> Path:
 
     def build(directory: Path) -> None:
         print("installing the dependencies of the artefact", file=sys.stderr)
-        pip_install(venv(), ["--no-deps", "--no-compile", f"--target={directory}", f"--requirement={RUNTIME_LOCK}"])
+        pip_install(
+            venv(), ["--no-deps", "--no-compile", f"--target={directory}", f"--requirement={RUNTIME_LOCK}"]
+        )
         for superfluous in (directory / "bin", *directory.glob("*/tests")):
             shutil.rmtree(superfluous, ignore_errors=True)
         for path in list(files(directory)):
-            of_installer = path.parent.suffix == ".dist-info" and path.name in ("RECORD", "INSTALLER", "REQUESTED", "WHEEL")
+            of_installer = path.parent.suffix == ".dist-info" and path.name in (
+                "RECORD",
+                "INSTALLER",
+                "REQUESTED",
+                "WHEEL",
+            )
             if of_installer or path.suffix in (".so", ".pyc", ".pyi", ".pyx", ".pxd"):
                 path.unlink()
 
-    return build_once(f"dependencies-{digest([RUNTIME_LOCK.read_bytes(), Path(__file__).read_bytes()])}", build)
+    return build_once(
+        f"dependencies-{digest([RUNTIME_LOCK.read_bytes(), Path(__file__).read_bytes()])}", build
+    )
 
 
 def files(folder: Path) -> list[Path]:
@@ -114,7 +124,11 @@ def pack(site: Path, build_id: str, out: Path) -> None:
     shiv = ["-m", "shiv", "--site-packages", str(site), "--entry-point", "tailscale_cni.__main__:main"]
     options = ["--compressed", "--reproducible", "--build-id", build_id, "--output-file", str(packed)]
     environ = {**os.environ, "SOURCE_DATE_EPOCH": "315532800", "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run([str(venv()), *shiv, *options], check=True, env=environ, stdout=sys.stderr)
+    done = subprocess.run(
+        [str(venv()), *shiv, *options], env=environ, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
     texts = {"PYTHONS": " ".join(PYTHONS), "VERSION": read_version(), "BUILD_ID": build_id}
     texts |= {name.upper(): embedded(FRONT / f"{name}.py", texts) for name in ("door", "onward")}
     artefact = out / "tailscale-cni"
@@ -143,7 +157,8 @@ def filled(text: str, values: dict[str, str]) -> str:
 
 def embedded(source: Path, values: dict[str, str]) -> str:
     """A Python file as it goes between single quotes of the shell: filled in, with no comment and no docstring."""
-    original = source.read_text(encoding="utf-8")
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    original = "".join(line for line in lines if not line.endswith("# left out by the build\n"))
     text = filled(without_comments(original), values)
     if "'" in text:
         raise SystemExit(f"{source.name} has a single quote outside of comments")
@@ -159,11 +174,17 @@ def without_comments(source: str) -> str:
         (row, column), (last, _) = token.start, token.end
         if token.type == tokenize.COMMENT:
             lines[row - 1] = lines[row - 1][:column]
-        elif token.type == tokenize.STRING and lines[row - 1][:column].strip() == "" and token.string.startswith('"""'):
+        elif (
+            token.type == tokenize.STRING
+            and lines[row - 1][:column].strip() == ""
+            and token.string.startswith('"""')
+        ):
             indent = lines[row - 1][:column]
             lines[row - 1 : last] = [f'{indent}""', *[""] * (last - row)]
     text = "\n".join(line.rstrip() for line in lines if line.strip()) + "\n"
-    return re.sub(r'^ *""\n', lambda match: "" if keeps_a_body(text, match) else match[0], text, flags=re.MULTILINE)
+    return re.sub(
+        r'^ *""\n', lambda match: "" if keeps_a_body(text, match) else match[0], text, flags=re.MULTILINE
+    )
 
 
 def keeps_a_body(text: str, match: re.Match[str]) -> bool:
@@ -177,7 +198,11 @@ def without_docstrings(source: str) -> ast.Module:
     """The syntax tree, without strings that stand alone."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        for body in (getattr(node, "body", None), getattr(node, "orelse", None), getattr(node, "finalbody", None)):
+        for body in (
+            getattr(node, "body", None),
+            getattr(node, "orelse", None),
+            getattr(node, "finalbody", None),
+        ):
             if isinstance(body, list):
                 body[:] = [statement for statement in body if not is_text(statement)]
     return tree

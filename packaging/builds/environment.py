@@ -9,6 +9,13 @@ from builds.apt import need
 from builds.cache import cache_dir, digest, locked
 
 PACKAGING = Path(__file__).parent.parent
+PIP_OPTIONS = (
+    "--quiet",
+    "--disable-pip-version-check",
+    "--no-input",
+    "--require-hashes",
+    "--only-binary=:all:",
+)
 
 
 def venv(lock: Path = PACKAGING / "dev.lock") -> Path:
@@ -35,7 +42,7 @@ def venv(lock: Path = PACKAGING / "dev.lock") -> Path:
 def create(home: Path) -> None:
     """An empty virtual environment with pip. Debian keeps what that needs in a package of its own."""
     try:
-        import ensurepip  # noqa: F401, PLC0415
+        import ensurepip  # noqa: F401
     except ImportError:
         need(["venv"])
     print(f"creating {home}", file=sys.stderr)
@@ -46,8 +53,5 @@ def create(home: Path) -> None:
 def pip_install(python: Path, arguments: list[str]) -> None:
     """pip install, wheels with known hashes only."""
     subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-        + ["--require-hashes", "--only-binary=:all:", *arguments],
-        check=True,
-        stdout=sys.stderr,
+        [str(python), "-m", "pip", "install", *PIP_OPTIONS, *arguments], check=True, stdout=sys.stderr
     )

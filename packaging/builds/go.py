@@ -31,7 +31,12 @@ def go_environ(**more: str) -> dict[str, str]:
     """The environment for the pinned `go`: the caller's, without what would change the result."""
     toolchain = go_toolchain()
     environ = {name: value for name, value in os.environ.items() if name not in CHANGES_RESULTS}
-    environ |= {"GOROOT": str(toolchain.parent.parent), "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
+    environ |= {
+        "GOROOT": str(toolchain.parent.parent),
+        "GOTOOLCHAIN": "local",
+        "GOFLAGS": "",
+        "GOWORK": "off",
+    }
     environ |= {"PATH": f"{toolchain.parent}:{os.environ.get('PATH', os.defpath)}"}
     return environ | more
 
@@ -65,7 +70,9 @@ def go_build(
     subprocess.CalledProcessError; the compiler's words are on standard error by then.
     """
     added = {"CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": goarch, **(env or {})}
-    content = (part for path in sources(module) for part in (str(path.relative_to(module)), path.read_bytes()))
+    content = (
+        part for path in sources(module) for part in (str(path.relative_to(module)), path.read_bytes())
+    )
     key = digest([GO_LOCK.read_bytes(), repr(sorted(packages.items())), tags, ldflags, repr(added), *content])
 
     def build(directory: Path) -> None:

@@ -27,6 +27,8 @@ def write(target: Path, requirements: str) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".in") as file:
         file.write(requirements)
         file.flush()
-        resolved = subprocess.run([*command, *options, file.name], check=True, stdout=subprocess.PIPE, text=True)
+        resolved = subprocess.run(
+            [*command, *options, file.name], check=True, stdout=subprocess.PIPE, text=True
+        )
     target.write_text(HEADER + resolved.stdout, encoding="utf-8")
     print(f"wrote {target}", file=sys.stderr)

@@ -10,14 +10,17 @@ A doubt is an exception, of any kind: an assertion (`-I` makes sure that they ar
 CPython's own, and private: whatever it does not do as expected is a doubt too.
 
 Compiling this text is most of what it costs, so it is short: no function for what is done once, no check that another
-one implies. The build removes comments and docstrings, and refuses single quotes.
+one implies. Types are comments for the same reason. The build removes comments, docstrings, and lines that say so, and
+refuses single quotes.
 """
 
 import posix
 import sys
+from collections.abc import Mapping  # left out by the build
+from typing import Any  # left out by the build
 
 
-def is_name(text):
+def is_name(text):  # type: (Any) -> bool
     """Whether this may be the name of a network or a container: also, whether it may be part of a path."""
     return (
         type(text) is str
@@ -28,27 +31,27 @@ def is_name(text):
     )
 
 
-def unique(pairs):
+def unique(pairs):  # type: (Any) -> dict[str, Any]
     """A JSON object as a dict, if no key is there twice."""
     result = dict(pairs)
     assert len(result) == len(pairs)
     return result
 
 
-def parse(data):
+def parse(data):  # type: (bytes) -> dict[str, Any]
     """The JSON object in these bytes. `chr` takes no text: fractions (a float may change them) and NaN are doubts."""
     from _json import make_scanner
 
     text = data.decode().strip(" \t\r\n")
     assert "\\ud" not in text and "\\uD" not in text
-    rules = {"strict": True, "object_hook": None, "object_pairs_hook": unique}
-    rules |= {"parse_int": int, "parse_float": chr, "parse_constant": chr}
-    value, end = make_scanner(type("Rules", (), rules))(text, 0)
+    rules = {"strict": True, "object_hook": None, "object_pairs_hook": unique}  # type: dict[str, Any]
+    rules.update(parse_int=int, parse_float=chr, parse_constant=chr)
+    value, end = make_scanner(type("Rules", (), rules))(text, 0)  # type: ignore[arg-type]
     assert end == len(text) and type(value) is dict
     return value
 
 
-def read(descriptor):
+def read(descriptor):  # type: (int) -> bytes
     """What there is to read: all of it, or the first megabyte and a little more, which is a doubt."""
     data = chunk = posix.read(descriptor, 65536)
     while chunk and len(data) <= 1048576:
@@ -57,7 +60,7 @@ def read(descriptor):
     return data
 
 
-def fingerprint(path):
+def fingerprint(path):  # type: (str) -> list[int] | None
     """What shows that a file is another one by now; None if there is none."""
     try:
         status = posix.stat(path)
@@ -66,7 +69,7 @@ def fingerprint(path):
     return [status.st_mtime_ns, status.st_size, status.st_ino]
 
 
-def answer(environ, entry, state_dir):
+def answer(environ, entry, state_dir):  # type: (Mapping[bytes, bytes], dict[str, Any], str) -> bytes
     """What the runtime gets, as bytes. Raises an exception of any kind where the real path must answer."""
     verb, container_id, ifname, netns, path, args = [
         environ.get(b"CNI_" + name, b"").decode("ascii")
@@ -77,17 +80,19 @@ def answer(environ, entry, state_dir):
     assert len(ifname) <= 15 and is_name(ifname)
     assert netns[0] == "/" and len(netns) < 4096 and "/../" not in netns + "/" if netns else verb == "DEL"
     if args:
-        args = unique([pair.split("=") for pair in args.split(";")])
-        namespace, name = args["K8S_POD_NAMESPACE"], args["K8S_POD_NAME"]
-        assert args["IgnoreUnknown"] == "1" and all(args) and is_name(args.get("K8S_POD_UID", "0"))
+        known = unique([pair.split("=") for pair in args.split(";")])
+        namespace, name = known["K8S_POD_NAMESPACE"], known["K8S_POD_NAME"]
+        assert known["IgnoreUnknown"] == "1" and all(known) and is_name(known.get("K8S_POD_UID", "0"))
         assert len(namespace) < 64 and "." not in namespace and len(name) <= 253
         for label in [namespace, *name.split(".")]:
             assert label == label.lower().strip("-") and label.replace("-", "0").isalnum()
 
     # The entry has a name and a version that are beyond doubt, and no setting of its own.
-    protocol = "type name cniVersion capabilities prevResult runtimeConfig ipam dns args stateDir runDir configFile"
+    protocol = (
+        "type name cniVersion capabilities prevResult runtimeConfig ipam dns args stateDir runDir configFile"
+    )
     assert set(protocol.split()).issuperset(entry) and is_name(entry["name"])
-    version, result = entry["cniVersion"], entry.get("prevResult")
+    version, result = entry["cniVersion"], entry.get("prevResult")  # type: str, Any
     assert version in ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
     assert verb == "DEL" or result["cniVersion"] == version
     assert result is None or type(result) is dict
@@ -116,13 +121,13 @@ def answer(environ, entry, state_dir):
 
         encode = make_encoder(None, chr, encode_basestring_ascii, None, ":", ",", False, False, False)
         return "".join(encode(result, 0)).encode() + b"\n"
-    assert verb == "DEL" or verb == "CHECK" and version >= "0.4.0"
+    assert verb == "DEL" or (verb == "CHECK" and version >= "0.4.0")
     # ADD recorded nothing for the container.
     assert fingerprint(state_dir + "/attachments/" + container_id) is None
     return b""
 
 
-def is_path(text):
+def is_path(text):  # type: (str) -> bool
     """Whether this is an absolute path that leads where it says."""
     return text[0] == "/" and text.isprintable() and "/../" not in text + "/"
 

@@ -23,7 +23,9 @@ if sys.version_info < (3, 10):
         if os.access(python, os.X_OK):
             os.execv(python, [python.encode(), *line])
     if "CNI_COMMAND" in os.environ:
-        print("{\"cniVersion\":\"1.0.0\",\"code\":50,\"msg\":\"there is no Python 3.10 or newer\"}")
+        import json
+
+        print(json.dumps({"cniVersion": "1.0.0", "code": 50, "msg": "there is no Python 3.10 or newer"}))
     sys.exit("tailscale-cni: there is no Python 3.10 or newer")
 
 data: bytes
@@ -66,7 +68,11 @@ def unpacked(state: str) -> str | None:
     try:
         for path in (state, f"{state}/cache", build):
             status = os.lstat(path)
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+            if (
+                not stat.S_ISDIR(status.st_mode)
+                or status.st_uid not in (0, os.geteuid())
+                or status.st_mode & 0o022
+            ):
                 return None
         hold(build)
         os.stat(f"{build}/complete")
@@ -102,13 +108,14 @@ def unpack(file: str, state: str) -> str | None:
 
 def give_up(error: Exception) -> int:
     """Say that not even the beginning worked."""
-    kind, reason = type(error).__name__, ascii(str(error))[1:-1].replace("\\", "/").replace("\"", "`")[:200]
-    message = f"tailscale-cni cannot start: {kind}: {reason}"
-    answer = f"{{\"cniVersion\":\"1.0.0\",\"code\":100,\"msg\":\"{message}\"}}\n"
-    for descriptor, text in ((1, answer), (2, message + "\n")):
+    import json
+
+    message = f"tailscale-cni cannot start: {type(error).__name__}: {ascii(str(error))[1:-1]}"[:500]
+    answer = json.dumps({"cniVersion": "1.0.0", "code": 100, "msg": message})
+    for descriptor, text in ((1, answer), (2, message)):
         if descriptor == 2 or "CNI_COMMAND" in os.environ:
             try:
-                os.write(descriptor, text.encode())
+                os.write(descriptor, text.encode() + b"\n")
             except OSError:
                 continue
     return 1

@@ -53,7 +53,9 @@ def test_gofmt(module: Path) -> None:
     assert not done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("tags", ["", (ROOT / "workers" / "tags.txt").read_text(encoding="ascii").strip()], ids=["plain", "tags"])
+@pytest.mark.parametrize(
+    "tags", ["", (ROOT / "workers" / "tags.txt").read_text(encoding="ascii").strip()], ids=["plain", "tags"]
+)
 def test_go_vet(tags: str) -> None:
     """`go vet` has nothing to say about the Go programs, as they are tested and as they are shipped."""
     check([go_toolchain(), "vet", f"-tags={tags}", "./..."], ROOT / "workers", go_environ(CGO_ENABLED="0"))
