@@ -28,7 +28,7 @@ _ESCAPE = re.compile(
 )
 
 
-class _Refused(Exception):  # noqa: N818 - a reason on its way to becoming an Undecodable
+class _Refused(Exception):  # a reason on its way to becoming an Undecodable
     """Why a part of the document is refused."""
 
 

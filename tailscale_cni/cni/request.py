@@ -80,7 +80,7 @@ class Request:
     path: tuple[str, ...] = ()
 
 
-class _Invalid(Exception):  # noqa: N818 - a reason on its way to becoming a BadEnvironment
+class _Invalid(Exception):  # a reason on its way to becoming a BadEnvironment
     """What is wrong with a value."""
 
 
