@@ -1,13 +1,13 @@
 """Anti-spoofing in the pod's network namespace, as one nftables table that is replaced as a whole.
 
 What claims to come from the tailnet must come in by the node's interface. The table only ever drops, so it
-does not disturb a firewall that the pod has itself; its priority lies between two of the standard ones, so
-that there is room on both sides.
+does not disturb a firewall that the pod has itself; its priorities lie between the standard ones, so that
+there is room on both sides.
 
-nftables takes a batch of netlink messages as one transaction (linux: net/netfilter/nfnetlink.c); pyroute2's
-NFTSocket can only do that for one command at a time. So the messages are pyroute2's, and the socket is ours:
-the kernel has answered when ``sendto`` returns, there is nothing to wait for. Each rule carries, as nft's
-comment, what it is for; that is also how it is found again.
+nftables takes a batch of netlink messages as one transaction (linux: net/netfilter/nfnetlink.c). pyroute2 can
+do that for one command at a time only, and its messages cost 2 ms of CPU per rule, so these few are written
+here, with the standard library. The kernel has answered when ``sendto`` returns; there is nothing to wait
+for. Each rule carries, as nft's comment, what it is for; that is also how it is found again.
 """
 
 from __future__ import annotations
@@ -17,51 +17,63 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 from .. import errors
-from .model import TAILNET_RANGES, host_network
+from ..tailnet import RANGES
+from .model import host_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .model import Address, Network, PodNetwork
+    from ..tailnet import Address, Network
+    from .model import PodNetwork
 
 TABLE = "tailscale-cni"
 ARRIVING = "arriving"
 CLAIMING = "claiming-the-tailnet"
+PASSING = "passing-through"
 
-PRIORITY = -250  # after raw (-300), before conntrack (-200) and every DNAT (linux/netfilter_ipv4.h)
-NFPROTO_INET = 1  # linux/netfilter.h
-NF_INET_PRE_ROUTING = 0
-NF_DROP, NF_ACCEPT, NFT_GOTO = 0, 1, -4  # linux/netfilter.h, linux/netfilter/nf_tables.h
-NFT_REG_VERDICT, NFT_REG_1 = 0, 1
-NFT_META_IIFNAME, NFT_META_NFPROTO = 6, 15
-NFT_PAYLOAD_NETWORK_HEADER, NFT_CMP_EQ = 1, 0
-BATCH_BEGIN, BATCH_END = 0x10, 0x11  # linux/netfilter/nfnetlink.h
-NETLINK_NETFILTER = 12  # linux/netlink.h
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLMSG_HEADER = 16
-RECEIVE_BUFFER = 1 << 17  # more than the kernel puts into one answer
-SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+NETLINK_NETFILTER, SO_SNDBUFFORCE = 12, 32  # linux/netlink.h, asm-generic/socket.h
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE, NLM_F_APPEND = 0x1, 0x4, 0x300, 0x400, 0x800
+NLMSG_ERROR, NLMSG_DONE, NLMSG_HEADER, NLA_HEADER, NLA_F_NESTED = 2, 3, 16, 4, 0x8000
+BATCH_BEGIN, BATCH_END, NFNL_SUBSYS_NFTABLES, NFGENMSG = 0x10, 0x11, 10, 4  # linux/netfilter/nfnetlink.h
+NEW_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, GET_RULE = 0, 2, 3, 6, 7  # linux/netfilter/nf_tables.h
+NFPROTO_INET, NF_INET_PRE_ROUTING, NF_INET_FORWARD = 1, 0, 2  # linux/netfilter.h
+NF_DROP, NF_ACCEPT, NFT_GOTO = 0, 1, -4
+REG_VERDICT, REG_1, CMP_EQ, NETWORK_HEADER = 0, 1, 0, 1  # linux/netfilter/nf_tables.h, from here on
+META_IIFNAME, META_OIFNAME, META_NFPROTO = 6, 7, 15
+RULE_USERDATA, USERDATA_COMMENT = 7, 0
 IFNAMSIZ = 16
+RECEIVE_BUFFER = 1 << 17  # more than the kernel puts into one answer
 
-NO_NF_TABLES = {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP}
+HOOKS = {
+    ARRIVING: (NF_INET_PRE_ROUTING, -250),  # after raw (-300), before conntrack (-200) and every DNAT
+    PASSING: (NF_INET_FORWARD, -50),  # after mangle (-150), before filter (0)
+}
+"""Where the kernel calls a chain, and when: the others' priorities are in linux/netfilter_ipv4.h."""
+
+NO_NF_TABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 """How a kernel says that it has no netlink socket for netfilter, no inet family, no nf_tables."""
+
+Value: TypeAlias = Union[int, str, bytes, "tuple[Value, ...]", "list[Value]", None]
+"""What an attribute holds. A tuple's own attributes are numbered from 1 in the order of the kernel's header,
+without those that are None; a list's are all alike."""
 
 
 @dataclass(frozen=True)
 class Filter:
     """A rule of the table: its chain, what it is for, what it matches, what becomes of the packet.
 
-    ``arriving_by`` is an interface, ``source`` and ``destination`` networks; what is None matches everything.
+    ``arriving_by`` and ``leaving_by`` are interfaces, ``source`` and ``destination`` networks; what is None
+    matches everything.
     """
 
     chain: str
     purpose: str
     verdict: int
     arriving_by: str | None = None
+    leaving_by: str | None = None
     source: Network | None = None
     destination: Network | None = None
 
@@ -77,12 +89,16 @@ def filters(pod: PodNetwork, addresses: tuple[Address, ...]) -> list[Filter]:
         wanted.append(Filter(ARRIVING, f"to {address}, not from the tailnet", NF_DROP, destination=own))
         wanted.append(Filter(ARRIVING, f"from {address}, which is this pod", NF_DROP, source=own))
     wanted += [
-        Filter(ARRIVING, f"from {range_}, not from the tailnet", NFT_GOTO, source=range_)
-        for range_ in TAILNET_RANGES
+        Filter(ARRIVING, f"from {range_}, not from the tailnet", NFT_GOTO, source=range_) for range_ in RANGES
     ]
     known = sorted(set(pod.host_sources), key=lambda network: (network.version, network))
     wanted += [Filter(CLAIMING, f"{source} may", NF_ACCEPT, source=source) for source in known]
-    return [*wanted, Filter(CLAIMING, "nobody else may", NF_DROP)]
+    wanted.append(Filter(CLAIMING, "nobody else may", NF_DROP))
+    if not pod.forwarding:
+        # IPv6 has no sysctl for it: an interface's own "forwarding" only says whether it acts as a router.
+        wanted.append(Filter(PASSING, "from the tailnet to others", NF_DROP, arriving_by=pod.interface))
+        wanted.append(Filter(PASSING, "from others to the tailnet", NF_DROP, leaving_by=pod.interface))
+    return wanted
 
 
 def protect(pod: PodNetwork, addresses: tuple[Address, ...]) -> bool:
@@ -91,7 +107,7 @@ def protect(pod: PodNetwork, addresses: tuple[Address, ...]) -> bool:
     Raises NoFirewall where the kernel has no nf_tables, NetworkFailed for everything else.
     """
     wanted = filters(pod, addresses)
-    if purposes() == [rule.purpose for rule in wanted]:
+    if purposes() == [filter_.purpose for filter_ in wanted]:
         return False
     _transaction("put up the anti-spoofing rules", [*_removal(), *_table(wanted)])
     return True
@@ -108,152 +124,126 @@ def unprotect() -> None:
 def missing(pod: PodNetwork, addresses: tuple[Address, ...]) -> list[str]:
     """What the rules are for that should be in the table and are not."""
     found = purposes()
-    return [rule.purpose for rule in filters(pod, addresses) if rule.purpose not in found]
+    return [filter_.purpose for filter_ in filters(pod, addresses) if filter_.purpose not in found]
 
 
 def purposes() -> list[str]:
     """What the rules are for that are in the table, in their order. Raises NoFirewall, NetworkFailed."""
-    from pyroute2.netlink import NLM_F_DUMP, NLM_F_REQUEST
-    from pyroute2.netlink.nfnetlink.nftsocket import NFT_MSG_GETRULE, nft_rule_msg
-
-    request = _message(nft_rule_msg, NFT_MSG_GETRULE, NLM_F_REQUEST | NLM_F_DUMP, NFTA_RULE_TABLE=TABLE)
-    found: list[str] = []
-    for reply in _exchange("read the anti-spoofing rules", _encode([request])):
-        rule = nft_rule_msg(reply)
-        rule.decode()
-        found.append(str(rule.get_attr("NFTA_RULE_USERDATA")))
-    return found
+    request = _nft_message(GET_RULE, NLM_F_DUMP, (TABLE,))
+    # A question to a subsystem that is not there is answered with EINVAL, a transaction with EOPNOTSUPP.
+    rules = _exchange("read the anti-spoofing rules", request, NO_NF_TABLES | {errno.EINVAL})
+    return [_purpose(rule) for rule in rules]
 
 
-def _removal() -> list[Any]:
+def _purpose(rule: bytes) -> str:
+    """The comment of a rule that the kernel listed, or nothing: then it is not one of ours."""
+    offset = NLMSG_HEADER + NFGENMSG
+    while offset < len(rule):
+        length, number = struct.unpack_from("=HH", rule, offset)
+        if number == RULE_USERDATA and rule[offset + NLA_HEADER] == USERDATA_COMMENT:
+            return rule[offset + NLA_HEADER + 2 : offset + length].rstrip(b"\0").decode(errors="replace")
+        offset += _aligned(length)
+    return ""
+
+
+def _removal() -> list[bytes]:
     """Delete the table: make it first, so that there is one to delete (``nft`` scripts do the same)."""
-    from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST
-    from pyroute2.netlink.nfnetlink.nftsocket import NFT_MSG_DELTABLE, NFT_MSG_NEWTABLE, nft_table_msg
-
     return [
-        _message(nft_table_msg, NFT_MSG_NEWTABLE, NLM_F_REQUEST | NLM_F_CREATE, NFTA_TABLE_NAME=TABLE),
-        _message(nft_table_msg, NFT_MSG_DELTABLE, NLM_F_REQUEST | NLM_F_ACK, NFTA_TABLE_NAME=TABLE),
+        _nft_message(NEW_TABLE, NLM_F_CREATE, (TABLE,)),
+        _nft_message(DELETE_TABLE, NLM_F_ACK, (TABLE,)),
     ]
 
 
-def _table(wanted: list[Filter]) -> list[Any]:
-    """The messages that make the table, its two chains, its rules."""
-    from pyroute2.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST
-    from pyroute2.netlink.nfnetlink import nftsocket as nft
-
-    new = NLM_F_REQUEST | NLM_F_CREATE
-    hooked = {
-        "NFTA_CHAIN_HOOK": _attrs(NFTA_HOOK_HOOKNUM=NF_INET_PRE_ROUTING, NFTA_HOOK_PRIORITY=PRIORITY),
-        "NFTA_CHAIN_POLICY": NF_ACCEPT,
-        "NFTA_CHAIN_TYPE": "filter",
-    }
-
-    def chain(name: str, **attributes: object) -> Any:
-        where = {"NFTA_CHAIN_TABLE": TABLE, "NFTA_CHAIN_NAME": name}
-        return _message(nft.nft_chain_msg, nft.NFT_MSG_NEWCHAIN, new, **where, **attributes)
-
-    def rule(filter_: Filter) -> Any:
-        where = {"NFTA_RULE_TABLE": TABLE, "NFTA_RULE_CHAIN": filter_.chain}
-        what = {"NFTA_RULE_EXPRESSIONS": list(_expressions(filter_)), "NFTA_RULE_USERDATA": filter_.purpose}
-        return _message(nft.nft_rule_msg, nft.NFT_MSG_NEWRULE, new | NLM_F_APPEND, **where, **what)
-
-    table = _message(nft.nft_table_msg, nft.NFT_MSG_NEWTABLE, new, NFTA_TABLE_NAME=TABLE)
-    return [table, chain(ARRIVING, **hooked), chain(CLAIMING), *map(rule, wanted)]
+def _table(wanted: list[Filter]) -> list[bytes]:
+    """The messages that make the table, its chains, its rules."""
+    messages = [_nft_message(NEW_TABLE, NLM_F_CREATE, (TABLE,))]
+    for chain in (ARRIVING, CLAIMING, PASSING):
+        hooked: tuple[Value, ...] = (HOOKS[chain], NF_ACCEPT, None, "filter") if chain in HOOKS else ()
+        messages.append(_nft_message(NEW_CHAIN, NLM_F_CREATE, (TABLE, None, chain, *hooked)))
+    for filter_ in wanted:
+        comment = filter_.purpose.encode() + b"\0"
+        userdata = bytes([USERDATA_COMMENT, len(comment)]) + comment
+        rule = (TABLE, filter_.chain, None, list(_expressions(filter_)), None, None, userdata)
+        messages.append(_nft_message(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, rule))
+    return messages
 
 
-def _expressions(rule: Filter) -> Iterator[dict[str, Any]]:
+def _expressions(rule: Filter) -> Iterator[Value]:
     """A rule as the kernel computes it: load into register 1, compare; at the end the verdict."""
-    if rule.arriving_by is not None:
-        yield _expression("meta", NFTA_META_KEY=NFT_META_IIFNAME, NFTA_META_DREG=NFT_REG_1)
-        yield _equals(rule.arriving_by.encode().ljust(IFNAMSIZ, b"\0"))
+    for key, interface in ((META_IIFNAME, rule.arriving_by), (META_OIFNAME, rule.leaving_by)):
+        if interface is not None:
+            yield ("meta", (REG_1, key))
+            yield _equals(interface.encode().ljust(IFNAMSIZ, b"\0"))
     if rule.source is not None:
-        yield from _address(rule.source, offset=12 if rule.source.version == 4 else 8)
+        yield from _in_network(rule.source, offset=12 if rule.source.version == 4 else 8)
     if rule.destination is not None:
-        yield from _address(rule.destination, offset=16 if rule.destination.version == 4 else 24)
-    verdict = _attrs(NFTA_VERDICT_CODE=rule.verdict)
-    if rule.verdict == NFT_GOTO:
-        verdict = _attrs(NFTA_VERDICT_CODE=rule.verdict, NFTA_VERDICT_CHAIN=CLAIMING)
-    then = _attrs(NFTA_DATA_VERDICT=verdict)
-    yield _expression("immediate", NFTA_IMMEDIATE_DREG=NFT_REG_VERDICT, NFTA_IMMEDIATE_DATA=then)
+        yield from _in_network(rule.destination, offset=16 if rule.destination.version == 4 else 24)
+    verdict = (rule.verdict, CLAIMING) if rule.verdict == NFT_GOTO else (rule.verdict,)
+    yield ("immediate", (REG_VERDICT, (None, verdict)))
 
 
-def _address(network: Network, offset: int) -> Iterator[dict[str, Any]]:
-    """An address of the packet's IP header, at this offset, is in this network."""
-    protocol = socket.AF_INET if isinstance(network, IPv4Network) else socket.AF_INET6
+def _in_network(network: Network, offset: int) -> Iterator[Value]:
+    """The address at this offset of the packet's IP header is in this network."""
+    yield ("meta", (REG_1, META_NFPROTO))
+    yield _equals(bytes([socket.AF_INET if network.version == 4 else socket.AF_INET6]))
     length = network.max_prefixlen // 8
-    yield _expression("meta", NFTA_META_KEY=NFT_META_NFPROTO, NFTA_META_DREG=NFT_REG_1)
-    yield _equals(bytes([protocol]))
-    yield _expression(
-        "payload",
-        NFTA_PAYLOAD_DREG=NFT_REG_1,
-        NFTA_PAYLOAD_BASE=NFT_PAYLOAD_NETWORK_HEADER,
-        NFTA_PAYLOAD_OFFSET=offset,
-        NFTA_PAYLOAD_LEN=length,
-    )
+    yield ("payload", (REG_1, NETWORK_HEADER, offset, length))
     if network.prefixlen < network.max_prefixlen:
-        yield _expression(
-            "bitwise",
-            NFTA_BITWISE_SREG=NFT_REG_1,
-            NFTA_BITWISE_DREG=NFT_REG_1,
-            NFTA_BITWISE_LEN=length,
-            NFTA_BITWISE_MASK=_attrs(NFTA_DATA_VALUE=network.netmask.packed),
-            NFTA_BITWISE_XOR=_attrs(NFTA_DATA_VALUE=bytes(length)),
-        )
+        yield ("bitwise", (REG_1, REG_1, length, (network.netmask.packed,), (bytes(length),)))
     yield _equals(network.network_address.packed)
 
 
-def _equals(value: bytes) -> dict[str, Any]:
+def _equals(value: bytes) -> Value:
     """Register 1 is this value."""
-    return _expression(
-        "cmp", NFTA_CMP_SREG=NFT_REG_1, NFTA_CMP_OP=NFT_CMP_EQ, NFTA_CMP_DATA=_attrs(NFTA_DATA_VALUE=value)
-    )
+    return ("cmp", (REG_1, CMP_EQ, (value,)))
 
 
-def _expression(name: str, **attributes: object) -> dict[str, Any]:
-    return _attrs(NFTA_EXPR_NAME=name, NFTA_EXPR_DATA=_attrs(**attributes))
+def _attributes(values: tuple[Value, ...]) -> bytes:
+    """Netlink attributes, numbered by their place (linux: include/uapi/linux/netlink.h, struct nlattr)."""
+    return b"".join(_attribute(number, value) for number, value in enumerate(values, 1) if value is not None)
 
 
-def _attrs(**attributes: object) -> dict[str, Any]:
-    return {"attrs": list(attributes.items())}
+def _attribute(number: int, value: Value) -> bytes:
+    """One of them; integers are 32 bits, big endian, as nf_tables has them."""
+    if isinstance(value, tuple):
+        number, payload = number | NLA_F_NESTED, _attributes(value)
+    elif isinstance(value, list):
+        number, payload = number | NLA_F_NESTED, b"".join(_attribute(1, element) for element in value)
+    elif isinstance(value, int):
+        payload = struct.pack("!i", value)
+    else:
+        payload = value.encode() + b"\0" if isinstance(value, str) else value or b""
+    length = NLA_HEADER + len(payload)
+    return struct.pack("=HH", length, number) + payload.ljust(_aligned(length) - NLA_HEADER, b"\0")
 
 
-def _message(kind: Any, command: int, flags: int, **attributes: object) -> Any:
-    """A message of pyroute2's for the inet family."""
-    from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES
-
-    message = kind()
-    message["header"]["type"] = NFNL_SUBSYS_NFTABLES << 8 | command
-    message["header"]["flags"] = flags
-    message["nfgen_family"] = NFPROTO_INET
-    message["attrs"] = list(attributes.items())
-    return message
+def _aligned(length: int) -> int:
+    """Where the next of them begins."""
+    return length + 3 & ~3
 
 
-def _transaction(what: str, messages: list[Any]) -> None:
-    """Let the kernel do all of it, or nothing."""
-    from pyroute2.netlink import NLM_F_REQUEST
-    from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES, nfgen_msg
+def _nft_message(command: int, flags: int, attributes: tuple[Value, ...]) -> bytes:
+    """A message to nf_tables, for the inet family: IPv4 and IPv6."""
+    return _message(NFNL_SUBSYS_NFTABLES << 8 | command, flags, NFPROTO_INET, 0, _attributes(attributes))
 
-    begin, end = nfgen_msg(), nfgen_msg()
-    for bracket, kind in ((begin, BATCH_BEGIN), (end, BATCH_END)):
-        bracket["res_id"] = NFNL_SUBSYS_NFTABLES
-        bracket["header"]["type"], bracket["header"]["flags"] = kind, NLM_F_REQUEST
-    if not list(_exchange(what, _encode([begin, *messages, end]))):
+
+def _message(kind: int, flags: int, family: int, subsystem: int, attributes: bytes = b"") -> bytes:
+    """A netlink message with netfilter's header (linux/netfilter/nfnetlink.h, struct nfgenmsg)."""
+    body = struct.pack("!BBH", family, 0, subsystem) + attributes
+    return struct.pack("=IHHII", NLMSG_HEADER + len(body), kind, flags | NLM_F_REQUEST, 0, 0) + body
+
+
+def _transaction(what: str, messages: list[bytes]) -> None:
+    """Let the kernel do all of it, or nothing. Raises NoFirewall, NetworkFailed."""
+    begin, end = (_message(kind, 0, 0, NFNL_SUBSYS_NFTABLES) for kind in (BATCH_BEGIN, BATCH_END))
+    if not _exchange(what, b"".join([begin, *messages, end])):
         raise errors.NetworkFailed(what=what, reason="the kernel gave no answer")
 
 
-def _encode(messages: list[Any]) -> bytes:
-    """The messages as bytes, numbered."""
-    for number, message in enumerate(messages, 1):
-        message["header"]["sequence_number"] = number
-        message.encode()
-    return b"".join(bytes(message.data) for message in messages)
-
-
-def _exchange(what: str, request: bytes) -> list[bytes]:
+def _exchange(what: str, request: bytes, absent: frozenset[int] = NO_NF_TABLES) -> list[bytes]:
     """Send, and return the messages that the kernel answers, acknowledgements too.
 
-    Raises NoFirewall or NetworkFailed for the first refusal.
+    Raises NetworkFailed for the first refusal, NoFirewall if its number is one of ``absent``.
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
@@ -261,7 +251,7 @@ def _exchange(what: str, request: bytes) -> list[bytes]:
             netlink.sendto(request, (0, 0))
             return list(_answers(netlink))
     except OSError as e:
-        refused = errors.NoFirewall if e.errno in NO_NF_TABLES else errors.NetworkFailed
+        refused = errors.NoFirewall if e.errno in absent else errors.NetworkFailed
         raise refused(what=what, reason=os.strerror(e.errno or 0)) from None
 
 
@@ -280,4 +270,4 @@ def _answers(netlink: socket.socket) -> Iterator[bytes]:
             if kind == NLMSG_DONE:
                 return
             yield datagram[offset : offset + length]
-            offset += length + 3 & ~3
+            offset += _aligned(length)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .model import HOST_PRIORITY, MAIN_TABLE, Rule, is_tailnet
+from ..tailnet import is_tailnet
+from .model import HOST_PRIORITY, MAIN_TABLE, Rule
 from .netlink import FAMILIES, routing
 
 if TYPE_CHECKING:
-    from .model import Address
+    from ..tailnet import Address
 
 
 def ensure_uid_rule(first_uid: int, last_uid: int) -> None:

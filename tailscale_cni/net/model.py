@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
-Address: TypeAlias = IPv4Address | IPv6Address
-Network: TypeAlias = IPv4Network | IPv6Network
+from ..tailnet import RANGES, is_tailnet
 
-TAILNET_RANGES: tuple[Network, ...] = (IPv4Network("100.64.0.0/10"), IPv6Network("fd7a:115c:a1e0::/48"))
-"""Where every node's addresses are (tailscale: net/tsaddr)."""
+if TYPE_CHECKING:
+    from ..tailnet import Address, Network
 
 SERVICE_ADDRESSES: tuple[Address, ...] = (IPv4Address("100.100.100.100"), IPv6Address("fd7a:115c:a1e0::53"))
 """Where a node answers its own pod: MagicDNS and the like (tailscale: net/tsaddr)."""
@@ -29,11 +28,6 @@ UNDERLAY_PRIORITY = 5160
 POD_PRIORITY = 5170
 TAILNET_PRIORITY = 5180
 HOST_PRIORITY = 5200
-
-
-def is_tailnet(address: Address) -> bool:
-    """Whether an address is in the tailnet's ranges."""
-    return any(address in range_ for range_ in TAILNET_RANGES)
 
 
 def host_network(address: Address) -> Network:
@@ -57,6 +51,7 @@ class PodNetwork:
     host_sources: tuple[Network, ...] = ()
     cluster_cidrs: tuple[Network, ...] = ()
     anti_spoofing: bool = True
+    forwarding: bool = False
     worker_uid_range: tuple[int, int] | None = None
 
 
@@ -133,7 +128,7 @@ def routes(pod: PodNetwork, tailnet: Tailnet, families: tuple[int, ...]) -> list
     """
     spoken = {address.version for address in tailnet.addresses}.intersection(families)
     wanted: set[Route] = set()
-    for range_, service in zip(TAILNET_RANGES, SERVICE_ADDRESSES, strict=True):
+    for range_, service in zip(RANGES, SERVICE_ADDRESSES, strict=True):
         if range_.version not in spoken:
             continue
         if overlaps_cluster(pod, range_):

@@ -21,7 +21,7 @@ from .model import TAILNET_TABLE, Route, Rule
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .model import Address, Network
+    from ..tailnet import Address, Network
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 EVERYTHING = {socket.AF_INET: ip_network("0.0.0.0/0"), socket.AF_INET6: ip_network("::/0")}
@@ -35,7 +35,10 @@ RTPROT_STATIC = 4
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 DUMP_TRIES = 5
 
-SELECTORS = "DST IIFNAME OIFNAME FWMARK TUN_ID L3MDEV IP_PROTO SPORT_RANGE DPORT_RANGE".split()
+NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
+"""What a kernel without IPv6 says of it."""
+
+SELECTORS = ("DST", "IIFNAME", "OIFNAME", "FWMARK", "TUN_ID", "L3MDEV", "IP_PROTO", "SPORT_RANGE")
 """What a rule of ours never selects by: one that does is somebody else's."""
 
 
@@ -85,7 +88,7 @@ class Routing:
         from pyroute2 import NetlinkDumpInterrupted
 
         found: list[Any] = []
-        with attempt(f"list {what}", unless=(errno.EAFNOSUPPORT,)):
+        with attempt(f"list {what}", unless=NO_SUCH_FAMILY):
             for further in reversed(range(DUMP_TRIES)):
                 try:
                     found = list(getattr(self._ip, f"get_{what}")(family=family, **narrower))
@@ -149,7 +152,7 @@ class Routing:
 
     def delete_rule(self, rule: Rule) -> None:
         """Remove a rule, if it is there."""
-        with attempt(f"remove the rule {rule}", unless=(errno.ENOENT, errno.EAFNOSUPPORT)):
+        with attempt(f"remove the rule {rule}", unless=(errno.ENOENT, *NO_SUCH_FAMILY)):
             self._ip.rule("del", **_selectors(rule))
 
     # -- routes
@@ -171,7 +174,8 @@ class Routing:
         return bool(stale or absent)
 
     def _table(self) -> list[Any]:
-        return [m for family in FAMILIES.values() for m in self._dump("routes", family, table=TAILNET_TABLE)]
+        dumps = {family: self._dump("routes", family, table=TAILNET_TABLE) for family in FAMILIES.values()}
+        return [m for family, dump in dumps.items() for m in dump if m["family"] == family]
 
     def _add_route(self, route: Route, index: int) -> None:
         how: dict[str, Any] = {"type": RTN_THROW} if route.throw else {"type": RTN_UNICAST, "oif": index}

@@ -7,7 +7,7 @@ except for addresses of the node's interface and routes of its table.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 from .. import errors
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from .model import PodNetwork, Tailnet
     from .netlink import Link, Routing
 
-SYSCTLS = Path("/proc/sys/net")
+SYSCTLS = "/proc/sys/net"
 
-QUIET = (
-    ("ipv4", "forwarding", "0"),
+SILENT = (
     ("ipv6", "forwarding", "0"),
     ("ipv6", "accept_ra", "0"),
     ("ipv6", "autoconf", "0"),
@@ -29,7 +28,8 @@ QUIET = (
     ("ipv6", "addr_gen_mode", "1"),  # no link-local address
     ("ipv6", "accept_dad", "0"),
 )
-"""The interface's sysctls (linux: ip-sysctl.rst): it forwards nothing and says nothing by itself.
+"""Sysctls of an interface that says nothing by itself (linux: ip-sysctl.rst). IPv6's forwarding only says
+whether it acts as a router: whether packets pass is the firewall's.
 
 A reverse-path filter is left as it is: ``model.rules`` agree with a strict one.
 """
@@ -43,7 +43,7 @@ def prepare(pod: PodNetwork) -> None:
     """
     with routing() as net:
         link = _link(net, pod)
-        _quieten(pod)
+        _set_sysctls(pod)
         if pod.anti_spoofing:
             firewall.protect(pod, tuple(net.addresses(link.index)))
         for rule in model.rules(pod, _families(pod)):
@@ -114,21 +114,28 @@ def _link(net: Routing, pod: PodNetwork) -> Link:
 def _families(pod: PodNetwork) -> tuple[int, ...]:
     """The IP versions that the interface speaks: a host may have no IPv6, or have it switched off."""
     off = _sysctl("ipv6", pod.interface, "disable_ipv6")
-    return (4, 6) if off.is_file() and off.read_text().strip() == "0" else (4,)
+    return (4, 6) if os.path.exists(off) and _read(off) == "0" else (4,)
 
 
-def _quieten(pod: PodNetwork) -> None:
+def _set_sysctls(pod: PodNetwork) -> None:
     """Set the interface's sysctls, as far as they are not so: some hosts have /proc/sys read-only."""
-    for version, name, wanted in QUIET:
+    passing = ("ipv4", "forwarding", "1" if pod.forwarding else "0")
+    for version, name, wanted in (*SILENT, passing):
         path = _sysctl(version, pod.interface, name)
-        if not path.parent.is_dir():
+        if not os.path.isdir(os.path.dirname(path)):
             continue
         try:
-            if path.read_text().strip() != wanted:
-                path.write_text(wanted)
+            if _read(path) != wanted:
+                with open(path, "w", encoding="ascii") as f:
+                    f.write(wanted)
         except OSError as e:
             raise errors.NetworkFailed(what=f"set {path} to {wanted}", reason=e.strerror) from None
 
 
-def _sysctl(version: str, interface: str, name: str) -> Path:
-    return SYSCTLS / version / "conf" / interface / name
+def _sysctl(version: str, interface: str, name: str) -> str:
+    return f"{SYSCTLS}/{version}/conf/{interface}/{name}"
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as f:
+        return f.read().strip()

@@ -1,0 +1,118 @@
+"""What follows from the values: rules, routes, filters. No kernel is asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tailscale_cni.net import firewall, model
+
+if TYPE_CHECKING:
+    pass
+
+BOTH = (4, 6)
+NODE = (ip_address("100.64.0.7"), ip_address("fd7a:115c:a1e0::7"))
+POD = (ip_address("10.1.0.2"), ip_address("fd00::2"))
+
+
+def routes(pod: model.PodNetwork, tailnet: model.Tailnet, families: tuple[int, ...] = BOTH) -> list[str]:
+    """The routes in words."""
+    return list(map(str, model.routes(pod, tailnet, families)))
+
+
+def tailnet(addresses: tuple[Address, ...] = NODE, peers: tuple[Address, ...] = ()) -> model.Tailnet:
+    """A tailnet without accepted routes."""
+    return model.Tailnet(addresses, peers)
+
+
+@pytest.mark.parametrize(
+    "foreign", ["10.0.0.1", "100.128.0.1", "100.63.255.255", "fd7a:115c:a1e1::1", "::1", "0.0.0.0"]
+)
+@pytest.mark.parametrize("field", ["addresses", "peers"])
+def test_no_address_but_a_tailnets(foreign: str, field: str) -> None:
+    """A worker that claims an address of others is refused, and the error names the address."""
+    with pytest.raises(ValueError, match=f"not an address of a tailnet: {foreign}$"):
+        tailnet(**{field: (NODE[0], ip_address(foreign))})
+
+
+def test_a_node_of_one_version_has_routes_of_one() -> None:
+    """There are routes only for versions that the node has an address of and the namespace speaks."""
+    pod = model.PodNetwork(pod_addresses=POD)
+    assert routes(pod, model.Tailnet(NODE)) == ["100.64.0.0/10", "fd7a:115c:a1e0::/48"]
+    assert routes(pod, model.Tailnet(NODE[:1])) == ["100.64.0.0/10"]
+    assert routes(pod, model.Tailnet(NODE[1:])) == ["fd7a:115c:a1e0::/48"]
+    assert routes(pod, model.Tailnet(NODE), families=(4,)) == ["100.64.0.0/10"]
+    assert routes(pod, model.Tailnet(())) == []
+
+
+def test_peers_matter_only_where_the_cluster_overlaps() -> None:
+    """Each range is decided for itself: the cluster may overlap one of them alone."""
+    both = model.Tailnet(NODE, peers=(ip_address("100.65.0.1"), ip_address("fd7a:115c:a1e0::8")))
+    assert routes(model.PodNetwork(POD), both) == ["100.64.0.0/10", "fd7a:115c:a1e0::/48"]
+    pod = model.PodNetwork(POD, cluster_cidrs=(ip_network("100.96.0.0/11"),))
+    assert routes(pod, both) == ["100.100.100.100/32", "100.65.0.1/32", "fd7a:115c:a1e0::/48"]
+    pod = model.PodNetwork(POD, cluster_cidrs=(ip_network("fd7a:115c:a1e0:1::/64"),))
+    assert routes(pod, both) == ["100.64.0.0/10", "fd7a:115c:a1e0::53/128", "fd7a:115c:a1e0::8/128"]
+
+
+def test_a_pod_in_the_range_is_an_overlap_of_its_own() -> None:
+    """A pod whose own address is in the tailnet's range keeps its cluster, even if the CIDRs are unknown."""
+    own = ip_address("100.96.0.2")
+    pod = model.PodNetwork((own,))
+    assert routes(pod, model.Tailnet(NODE[:1], peers=(own, ip_address("100.65.0.1")))) == [
+        "100.100.100.100/32",
+        "100.65.0.1/32",
+    ]
+
+
+def test_routes_into_the_cluster_are_never_taken() -> None:
+    """An accepted route within a cluster CIDR, or equal to it, is left out; a wider one goes around it."""
+    pod = model.PodNetwork(POD, cluster_cidrs=(ip_network("10.1.0.0/16"), ip_network("fd00::/64")))
+    accepted = ("10.1.0.0/16", "10.1.2.0/24", "fd00::/80", "0.0.0.0/0", "fd00::/32")
+    wide = model.Tailnet(NODE, routes=tuple(map(ip_network, accepted)))
+    assert routes(pod, wide) == [
+        "0.0.0.0/0",
+        "100.64.0.0/10",
+        "throw 10.1.0.0/16",
+        "fd00::/32",
+        "fd7a:115c:a1e0::/48",
+        "throw fd00::/64",
+    ]
+
+
+def test_the_worker_comes_before_all_others() -> None:
+    """Rules stand in the order in which the kernel asks them, all of them in front of a tailscaled's."""
+    rules = model.rules(model.PodNetwork(POD, worker_uid_range=(5, 6)), BOTH)
+    assert list(map(str, rules)) == [
+        "IPv4 5160: from all uidrange 5-6 lookup main",
+        "IPv4 5170: from 10.1.0.2 lookup main",
+        "IPv4 5180: from all lookup 52",
+        "IPv6 5160: from all uidrange 5-6 lookup main",
+        "IPv6 5170: from fd00::2 lookup main",
+        "IPv6 5180: from all lookup 52",
+    ]
+    assert max(rule.priority for rule in rules) < model.HOST_PRIORITY < 5210
+
+
+def test_purposes_tell_filters_apart() -> None:
+    """A rule is found again by its purpose: no two have the same, and each fits into nft's comment."""
+    hosts = (model.host_network(NODE[0] + n) for n in range(300))
+    sources = (*hosts, ip_network("fd7a:115c:a1e0:ab12::/64"))
+    filters = firewall.filters(model.PodNetwork(POD, host_sources=sources), NODE)
+    purposes = [filter_.purpose for filter_ in filters]
+    assert len(set(purposes)) == len(purposes)
+    assert max(map(len, purposes)) < 128
+
+
+def test_pyroute2_is_imported_by_those_who_use_it() -> None:
+    """The package and its values cost no import of pyroute2."""
+    modules = ["model", "pod", "host", "firewall", "netlink"]
+    program = (
+        f"import sys; from tailscale_cni.net import {', '.join(modules)}; print('pyroute2' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"

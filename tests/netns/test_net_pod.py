@@ -1,0 +1,890 @@
+"""The pod's own network namespace, for real: a TUN, a neighbour on the same wire, packets of every kind."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import errno
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv6Address, ip_address, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tailscale_cni import errors, linux
+from tailscale_cni.net import firewall, model, pod
+from tests.kit.actor import Actor
+from tests.kit.netns import Netns
+from tests.kit.wait import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tailscale_cni.tailnet import Address
+
+WORKER_UID = 2_000_000_001
+PORT = 4242
+VNET_HEADER = bytes(10)
+SIOCGIFHWADDR = 0x8927  # linux/sockios.h
+NFNL_SUBSYS_NFT_COMPAT = 11  # linux/netfilter/nfnetlink.h
+CLONE_NEWNS = 0x00020000  # linux/sched.h
+
+POD = {4: ip_address("10.99.0.2"), 6: ip_address("fd99::2")}
+NEIGHBOUR = {4: ip_address("10.99.0.3"), 6: ip_address("fd99::3")}
+GATEWAY = NEIGHBOUR
+NODE = {4: ip_address("100.64.0.7"), 6: ip_address("fd7a:115c:a1e0::7")}
+PEER = {4: ip_address("100.101.0.9"), 6: ip_address("fd7a:115c:a1e0::9")}
+HOST = {4: ip_address("100.77.0.1"), 6: ip_address("fd7a:115c:a1e0:77::1")}
+SERVICE = {4: ip_address("100.100.100.100"), 6: ip_address("fd7a:115c:a1e0::53")}
+ELSEWHERE = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}
+WIDTH = {4: 24, 6: 64}
+
+TAILNET = model.Tailnet(addresses=tuple(NODE.values()), peers=tuple(PEER.values()))
+NETWORK = model.PodNetwork(
+    pod_addresses=tuple(POD.values()),
+    host_sources=tuple(model.host_network(address) for address in HOST.values()),
+    cluster_cidrs=(ip_network("10.99.0.0/16"), ip_network("fd99::/48")),
+)
+
+VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
+
+
+class World(Actor):
+    """A pod with a TUN, and its neighbour at the other end of the pod's cable, which is its gateway, too."""
+
+    def __init__(self, *sysctls: str) -> None:
+        self.pod, self.neighbour = Netns("pod"), Netns("neighbour")
+        for sysctl in sysctls:
+            self.pod.run("sysctl", "-qw", sysctl)
+        self.pod.run(
+            *["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns"],
+            self.neighbour.name,
+        )
+        self.attach(self.pod, POD)
+        self.attach(self.neighbour, NEIGHBOUR)
+        for version, gateway in GATEWAY.items():
+            self.pod.attempt("ip", f"-{version}", "route", "add", "default", "via", str(gateway))
+        self.tun = self.call(linux.open_tun, "ts0", WORKER_UID, 1280)
+        self.mac = {netns: hardware_address(netns) for netns in (self.pod, self.neighbour)}
+        self.sockets: list[socket.socket] = []
+
+    @staticmethod
+    def attach(netns: Netns, addresses: dict[int, Address]) -> None:
+        """Give a namespace its addresses, as far as it speaks their version."""
+        netns.run(*["ip", "link", "set", "eth0", "up"])
+        for version, address in addresses.items():
+            no_dad = ["nodad"] if version == 6 else []
+            netns.attempt("ip", "addr", "add", f"{address}/{WIDTH[version]}", "dev", "eth0", *no_dad)
+
+    def close(self) -> None:
+        """Take it all away."""
+        for held in self.sockets:
+            held.close()
+        os.close(self.tun)
+        self.pod.close()
+        self.neighbour.close()
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of the product inside the pod's namespace."""
+        with linux.in_netns(str(self.pod.path)):
+            return function(*arguments)
+
+    def enrol(self, network: model.PodNetwork = NETWORK, tailnet: model.Tailnet = TAILNET) -> None:
+        """Make the pod what an enrolled one is."""
+        self.call(pod.prepare, network)
+        self.call(pod.apply, network, tailnet)
+
+    def state(self) -> str:
+        """All that the kernel says of the pod's network, in the words of tools that know nothing of ours."""
+        questions = ["addr", "-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all"]
+        answers = [self.pod.run("ip", *question.split()) for question in questions]
+        return "\n".join([*answers, self.pod.run("nft", "list", "ruleset")])
+
+    def open(self, netns: Netns, family: int, kind: int = socket.SOCK_DGRAM) -> socket.socket:
+        """A socket of a namespace; it stays there wherever it is used from."""
+        with linux.in_netns(str(netns.path)):
+            opened = socket.socket(family, kind)
+        opened.settimeout(10)
+        self.sockets.append(opened)
+        return opened
+
+    def listen(self, netns: Netns, version: int) -> socket.socket:
+        """A UDP socket that takes everything that comes to the port, by any address."""
+        listener = self.open(netns, family(version))
+        listener.bind(("", PORT))
+        return listener
+
+    def say(self, netns: Netns, version: int, to: Address, text: bytes, uid: int = 0) -> None:
+        """One ordinary datagram, from a socket of that uid."""
+        speaker = self.open(netns, family(version))
+        os.fchown(
+            speaker.fileno(), uid, 0
+        )  # the uid that routing rules see (linux: net/socket.c, sockfs_setattr)
+        speaker.sendto(text, (str(to), PORT))
+
+    def forge(self, source: Address, destination: Address, text: bytes) -> None:
+        """Let the neighbour put any packet on the wire, addressed to the pod's hardware address."""
+        wire = self.open(self.neighbour, socket.AF_PACKET, socket.SOCK_RAW)
+        wire.bind(("eth0", 0))
+        ethertype = struct.pack("!H", 0x0800 if source.version == 4 else 0x86DD)
+        header = self.mac[self.pod] + self.mac[self.neighbour] + ethertype
+        wire.send(header + datagram(source, destination, text))
+
+    def from_tailnet(self, source: Address, destination: Address, text: bytes) -> None:
+        """What the worker writes to the TUN."""
+        os.write(self.tun, VNET_HEADER + datagram(source, destination, text))
+
+    def to_tailnet(self) -> tuple[Address, Address, bytes] | None:
+        """What the worker reads from the TUN: source, destination, payload; None if nothing waits."""
+        try:
+            packet = os.read(self.tun, 65536)[len(VNET_HEADER) :]
+        except BlockingIOError:
+            return None
+        if packet[0] >> 4 == 4:
+            return ip_address(packet[12:16]), ip_address(packet[16:20]), packet[28:]
+        return ip_address(packet[8:24]), ip_address(packet[24:40]), packet[48:]
+
+    def heard(self, listener: socket.socket, version: int) -> list[bytes]:
+        """What has arrived, up to an ordinary datagram that is sent now: on a wire nothing overtakes."""
+        self.say(self.neighbour, version, POD[version], b"last")
+        texts = []
+        while (text := listener.recv(2048).rstrip(b"\0")) != b"last":
+            texts.append(text)
+        return texts
+
+
+def family(version: int) -> socket.AddressFamily:
+    """The address family of an IP version."""
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def hardware_address(netns: Netns) -> bytes:
+    """The MAC address of a namespace's eth0."""
+    with linux.in_netns(str(netns.path)), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        answer: bytes = fcntl.ioctl(control, SIOCGIFHWADDR, struct.pack("256s", b"eth0"))
+    return answer[18:24]
+
+
+def checksum(data: bytes) -> int:
+    """RFC 1071."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def datagram(source: Address, destination: Address, text: bytes) -> bytes:
+    """An IP packet with a UDP datagram to the port in it."""
+    text += bytes(len(text) % 2)
+    length = 8 + len(text)
+    pseudo = source.packed + destination.packed + struct.pack("!HH", length, socket.IPPROTO_UDP)
+    udp = struct.pack("!HHHH", PORT, PORT, length, 0) + text
+    udp = udp[:6] + struct.pack("!H", checksum(pseudo + udp) or 0xFFFF) + text
+    if isinstance(source, IPv6Address):
+        return (
+            struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64)
+            + source.packed
+            + destination.packed
+            + udp
+        )
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0, 64, socket.IPPROTO_UDP, 0)
+    head += source.packed + destination.packed
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + udp
+
+
+@pytest.fixture(autouse=True)
+def one_cpu() -> Iterator[None]:
+    """Packets keep their order only on one CPU."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    yield
+    os.sched_setaffinity(0, allowed)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """A pod that is not enrolled yet."""
+    with World() as world:
+        yield world
+
+
+@pytest.fixture(params=["0", "1", "2"], ids=["no rp_filter", "strict rp_filter", "loose rp_filter"])
+def filtered_world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A pod that is not enrolled yet, with each reverse-path filter."""
+    with World(
+        *(f"net.ipv4.conf.{which}.rp_filter={request.param}" for which in ("all", "default"))
+    ) as world:
+        yield world
+
+
+# -- what prepare and apply make
+
+
+def test_prepare_makes_a_silent_interface_without_addresses(world: World) -> None:
+    """Before the node has an address, its interface is up, forwards nothing, has not even a link-local one."""
+    world.pod.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    world.call(pod.prepare, NETWORK)
+    (link,) = world.pod.ip("addr", "show", "ts0")
+    assert "UP" in link["flags"]
+    assert (link["mtu"], link["addr_info"]) == (1280, [])
+    wanted = {
+        "ipv4": {"forwarding": 0},
+        "ipv6": {"forwarding": 0, "accept_ra": 0, "addr_gen_mode": 1, "accept_dad": 0},
+    }
+    for version, settings in wanted.items():
+        for name, value in settings.items():
+            assert int(world.pod.run("sysctl", "-n", f"net.{version}.conf.ts0.{name}")) == value
+    assert world.pod.run("sysctl", "-n", "net.ipv4.conf.eth0.forwarding").strip() == "1"
+
+
+def test_rules_of_prepare(world: World) -> None:
+    """The rules are, in this order: the pod's own addresses look in main, everything looks in table 52."""
+    world.call(pod.prepare, NETWORK)
+    own = [rule for rule in world.pod.rules() if rule.startswith("51")]
+    assert own == [
+        "5170:\tfrom 10.99.0.2 lookup main",
+        "5180:\tfrom all lookup 52",
+        "5170:\tfrom fd99::2 lookup main",
+        "5180:\tfrom all lookup 52",
+    ]
+
+
+def test_apply_gives_addresses_and_routes(world: World) -> None:
+    """The node's addresses stand alone, and the tailnet's ranges go to its interface by table 52."""
+    world.enrol()
+    (link,) = world.pod.ip("addr", "show", "ts0")
+    assert {(a["local"], a["prefixlen"]) for a in link["addr_info"]} == {
+        (str(NODE[4]), 32),
+        (str(NODE[6]), 128),
+    }
+    assert [r["dst"] for r in world.pod.ip("-4", "route", "show", "table", "52")] == ["100.64.0.0/10"]
+    assert [r["dst"] for r in world.pod.ip("-6", "route", "show", "table", "52")] == ["fd7a:115c:a1e0::/48"]
+    assert "ts0" not in world.pod.run("ip", "-6", "route", "show", "table", "main")
+
+
+def test_doing_it_again_changes_nothing(world: World) -> None:
+    """Both prepare and apply can be said again in any order; apply says whether it changed anything."""
+    world.call(pod.prepare, NETWORK)
+    assert world.call(pod.apply, NETWORK, TAILNET) is True
+    before = world.state()
+    assert world.call(pod.apply, NETWORK, TAILNET) is False
+    world.call(pod.prepare, NETWORK)
+    assert world.state() == before
+    assert world.call(pod.verify, NETWORK, TAILNET) == []
+
+
+def test_apply_follows_the_node(world: World) -> None:
+    """When the node gets other addresses, the old ones go, with their routes and their protection."""
+    world.enrol()
+    moved = model.Tailnet(addresses=(ip_address("100.64.0.8"),))
+    assert world.call(pod.apply, NETWORK, moved) is True
+    assert world.call(pod.verify, NETWORK, moved) == []
+    for gone in NODE.values():
+        assert f"{gone}/" not in world.state()
+        assert f"daddr {gone} " not in world.state()
+    assert world.pod.ip("-6", "route", "show", "table", "52") == []
+    assert world.call(pod.apply, NETWORK, TAILNET) is True
+    assert world.call(pod.verify, NETWORK, TAILNET) == []
+
+
+def test_apply_leaves_only_its_own_in_its_places(world: World) -> None:
+    """An address on the node's interface and a route in its table that are not the tailnet's are removed."""
+    world.enrol()
+    before = world.state()
+    world.pod.run(*["ip", "addr", "add", "100.64.9.9/32", "dev", "ts0"])
+    for route in (
+        "203.0.113.0/24 dev eth0",
+        "unreachable 198.51.100.0/24",
+        "default via 10.99.0.3",
+        "2001:db8::/32 dev ts0",
+    ):
+        world.pod.run("ip", "route", "add", *route.split(), "table", "52")
+    assert world.call(pod.apply, NETWORK, TAILNET) is True
+    assert world.state() == before
+
+
+def test_it_works_without_anybody_at_the_tun(world: World) -> None:
+    """A worker that is not there yet, or not any more, is no reason to fail: the interface has no carrier."""
+    world.call(linux.open_tun, "ts0", WORKER_UID, 1280) if world.tun < 0 else os.close(world.tun)
+    try:
+        world.enrol()
+        assert world.call(pod.verify, NETWORK, TAILNET) == []
+    finally:
+        world.tun = world.call(linux.open_tun, "ts0", WORKER_UID, 1280)
+    assert world.call(pod.verify, NETWORK, TAILNET) == []
+
+
+# -- which way packets go
+
+
+@VERSIONS
+def test_the_pod_speaks_to_the_tailnet_as_its_node(world: World, version: int) -> None:
+    """Peers and the service address are reached from the node's address by its interface, others not."""
+    world.enrol()
+    for there in (PEER[version], SERVICE[version]):
+        world.say(world.pod, version, there, b"hi")
+        assert world.to_tailnet() == (NODE[version], there, b"hi")
+    assert "dev eth0" in world.pod.run("ip", "route", "get", str(ELSEWHERE[version]))
+
+
+@VERSIONS
+def test_the_tailnet_reaches_the_pod(filtered_world: World, version: int) -> None:
+    """A peer's packet is delivered, whatever the reverse-path filter."""
+    filtered_world.enrol()
+    listener = filtered_world.listen(filtered_world.pod, version)
+    filtered_world.from_tailnet(PEER[version], NODE[version], b"hi")
+    assert filtered_world.heard(listener, version) == [b"hi"]
+
+
+@VERSIONS
+def test_a_host_with_a_tailnet_address_is_answered_on_eth0(filtered_world: World, version: int) -> None:
+    """A host whose own address is the tailnet's can connect to the pod, whatever the reverse-path filter."""
+    world = filtered_world
+    world.neighbour.run(
+        "ip", "addr", "add", str(HOST[version]), "dev", "eth0", *(["nodad"] if version == 6 else [])
+    )
+    world.enrol()
+    assert "dev ts0" in world.pod.run("ip", "route", "get", str(HOST[version]))
+    with world.open(world.pod, family(version), socket.SOCK_STREAM) as server:
+        server.bind(("", PORT))
+        server.listen()
+        probe = world.open(world.neighbour, family(version), socket.SOCK_STREAM)
+        probe.bind((str(HOST[version]), 0))
+        probe.connect((str(POD[version]), PORT))
+        accepted, _ = server.accept()
+        with accepted:
+            accepted.sendall(b"healthy")
+            assert probe.recv(16) == b"healthy"
+
+
+@VERSIONS
+def test_the_pod_reaches_itself_by_its_tailnet_address(world: World, version: int) -> None:
+    """A server of the pod is reached from within by the node's address."""
+    world.enrol()
+    listener = world.listen(world.pod, version)
+    world.say(world.pod, version, NODE[version], b"me")
+    assert listener.recv(16) == b"me"
+
+
+@VERSIONS
+def test_a_worker_inside_the_pod_does_not_tunnel_in_its_own_tunnel(world: World, version: int) -> None:
+    """With underlay: pod, the worker's sockets use the pod's routes even for addresses of the tailnet."""
+    world.enrol(dataclasses.replace(NETWORK, worker_uid_range=(WORKER_UID, WORKER_UID)))
+    world.neighbour.run(
+        "ip", "addr", "add", str(PEER[version]), "dev", "eth0", *(["nodad"] if version == 6 else [])
+    )
+    listener = world.listen(world.neighbour, version)
+    world.say(world.pod, version, PEER[version], b"worker", uid=WORKER_UID)
+    assert listener.recv(16) == b"worker"
+    world.say(world.pod, version, PEER[version], b"app", uid=WORKER_UID + 1)
+    assert world.to_tailnet() == (NODE[version], PEER[version], b"app")
+
+
+@VERSIONS
+def test_the_pod_is_no_way_out_of_the_tailnet(world: World, version: int) -> None:
+    """A peer's packet to somebody else is not forwarded, though the namespace forwards otherwise."""
+    world.pod.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    world.enrol()
+    listener = world.listen(world.neighbour, version)
+    world.from_tailnet(PEER[version], NEIGHBOUR[version], b"through")
+    world.say(world.pod, version, NEIGHBOUR[version], b"last")
+    assert listener.recv(16) == b"last"
+
+
+@VERSIONS
+def test_a_pod_that_shall_forward_does(world: World, version: int) -> None:
+    """With forwarding wanted, a peer's packet to somebody else passes, and the other way round, too."""
+    world.pod.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    network = dataclasses.replace(NETWORK, forwarding=True)
+    world.enrol(network)
+    assert world.call(pod.verify, network, TAILNET) == []
+    listener = world.listen(world.neighbour, version)
+    world.from_tailnet(PEER[version], NEIGHBOUR[version], b"through")
+    assert listener.recv(16).rstrip(b"\0") == b"through"
+    world.neighbour.run("ip", "route", "add", str(PEER[version]), "via", str(POD[version]))
+    world.say(world.neighbour, version, PEER[version], b"back")
+    wait_until(lambda: world.to_tailnet() == (NEIGHBOUR[version], PEER[version], b"back"))
+
+
+# -- a cluster that uses the tailnet's addresses
+
+
+def test_a_cluster_in_the_tailnets_range_keeps_its_addresses(world: World) -> None:
+    """Where cluster CIDRs overlap the range, only peers and the service address go to the tailnet."""
+    cluster = ip_network("100.77.0.0/16")
+    network = dataclasses.replace(NETWORK, cluster_cidrs=(cluster,), host_sources=(cluster,))
+    world.enrol(network)
+    routes = {route["dst"] for route in world.pod.ip("-4", "route", "show", "table", "52")}
+    assert routes == {str(PEER[4]), str(SERVICE[4])}
+    assert "dev eth0" in world.pod.run("ip", "route", "get", str(HOST[4]))
+    assert world.call(pod.verify, network, TAILNET) == []
+    other = dataclasses.replace(TAILNET, peers=(ip_address("100.102.0.1"),))
+    assert world.call(pod.apply, network, other) is True
+    routes = {route["dst"] for route in world.pod.ip("-4", "route", "show", "table", "52")}
+    assert routes == {"100.102.0.1", str(SERVICE[4])}
+
+
+def test_a_neighbour_of_such_a_cluster_is_heard(world: World) -> None:
+    """A pod of a cluster that overlaps the range is let in, and still cannot be the node, or speak to it."""
+    cluster = ip_network("100.64.0.0/16")
+    world.enrol(dataclasses.replace(NETWORK, cluster_cidrs=(cluster,), host_sources=(cluster,)))
+    listener = world.listen(world.pod, 4)
+    world.forge(ip_address("100.64.3.3"), POD[4], b"neighbour")
+    world.forge(ip_address("100.64.3.3"), NODE[4], b"to the node")
+    world.forge(NODE[4], POD[4], b"as the node")
+    assert world.heard(listener, 4) == [b"neighbour"]
+
+
+def test_an_exit_node_goes_around_the_cluster(world: World) -> None:
+    """Accepted routes go to the tailnet; the cluster's addresses never do, whatever route is given."""
+    routes = ("0.0.0.0/0", "192.168.7.0/24", "10.99.7.0/24", "::/0", "fd99:0:0:7::/64")
+    tailnet = dataclasses.replace(TAILNET, routes=tuple(ip_network(route) for route in routes))
+    world.enrol(tailnet=tailnet)
+    assert world.call(pod.verify, NETWORK, tailnet) == []
+    assert world.call(pod.apply, NETWORK, tailnet) is False
+    for there in (*ELSEWHERE.values(), ip_address("192.168.7.1")):
+        assert "dev ts0" in world.pod.run("ip", "route", "get", str(there))
+    for near in ("10.99.7.1", "fd99:0:0:7::1", *map(str, NEIGHBOUR.values())):
+        assert "dev eth0" in world.pod.run("ip", "route", "get", near)
+    assert world.call(pod.apply, NETWORK, TAILNET) is True
+    assert "dev eth0" in world.pod.run("ip", "route", "get", str(ELSEWHERE[4]))
+
+
+# -- spoofing
+
+
+@VERSIONS
+def test_a_neighbour_cannot_pretend_to_be_of_the_tailnet(filtered_world: World, version: int) -> None:
+    """By eth0, what is to the node or from a tailnet address is dropped; what is from a host is heard."""
+    world = filtered_world
+    world.enrol()
+    listener = world.listen(world.pod, version)
+    world.forge(PEER[version], POD[version], b"from a peer")
+    world.forge(PEER[version], NODE[version], b"from a peer to the node")
+    world.forge(NODE[version], POD[version], b"from the node")
+    world.forge(NEIGHBOUR[version], NODE[version], b"to the node")
+    world.forge(HOST[version], NODE[version], b"from a host to the node")
+    world.forge(HOST[version], POD[version], b"from a host")
+    world.forge(NEIGHBOUR[version], POD[version], b"from a neighbour")
+    assert world.heard(listener, version) == [b"from a host", b"from a neighbour"]
+
+
+@VERSIONS
+def test_what_a_neighbour_can_do_without_protection(world: World, version: int) -> None:
+    """With antiSpoofing: false there is no table, and the same packets come: the other tests can fail."""
+    network = dataclasses.replace(NETWORK, anti_spoofing=False)
+    world.enrol(network)
+    assert world.pod.run("nft", "list", "ruleset") == ""
+    assert world.call(pod.verify, network, TAILNET) == []
+    listener = world.listen(world.pod, version)
+    world.forge(PEER[version], POD[version], b"from a peer")
+    world.forge(PEER[version], NODE[version], b"to the node")
+    assert world.heard(listener, version) == [b"from a peer", b"to the node"]
+
+
+@VERSIONS
+def test_the_protection_is_there_before_the_address(world: World, version: int) -> None:
+    """A tailnet source is refused from prepare on, when the node has no address yet."""
+    world.call(pod.prepare, NETWORK)
+    listener = world.listen(world.pod, version)
+    world.forge(PEER[version], POD[version], b"from a peer")
+    assert world.heard(listener, version) == []
+
+
+@VERSIONS
+def test_a_neighbour_cannot_send_through_the_pod_as_the_node(world: World, version: int) -> None:
+    """A packet with the node's own source is not forwarded to a peer, though the namespace forwards."""
+    world.pod.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    world.enrol()
+    listener = world.listen(world.pod, version)
+    world.forge(NODE[version], PEER[version], b"forged")
+    assert world.heard(listener, version) == []
+    world.say(world.pod, version, PEER[version], b"own")
+    own = (NODE[version], PEER[version], b"own")
+    seen = [world.to_tailnet()]
+    while seen[-1] != own:
+        seen.append(wait_until(world.to_tailnet))
+    assert (NODE[version], PEER[version], b"forged") not in seen
+
+
+def test_there_is_no_moment_without_protection(world: World) -> None:
+    """While the table is replaced again and again, not one of a stream of forged packets comes through."""
+    world.enrol()
+    listener = world.listen(world.pod, 4)
+    stop, sent = threading.Event(), 0
+
+    def flood() -> None:
+        nonlocal sent
+        while not stop.is_set():
+            world.forge(PEER[4], NODE[4], b"forged")
+            world.sockets.pop().close()
+            sent += 1
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    others = dataclasses.replace(TAILNET, addresses=(NODE[4],))
+    for _ in range(20):
+        for tailnet in (others, TAILNET):
+            assert world.call(pod.apply, NETWORK, tailnet) is True
+    stop.set()
+    flooder.join()
+    assert sent > 20
+    assert world.heard(listener, 4) == []
+
+
+def test_a_refused_transaction_changes_nothing(world: World) -> None:
+    """When the kernel refuses one of the new rules, the old table stays, and the error says so."""
+    world.enrol()
+    before = world.state()
+    with pytest.raises(
+        errors.NetworkFailed, match="put up the anti-spoofing rules: Value too large for defined data type"
+    ):
+        world.call(firewall.protect, dataclasses.replace(NETWORK, interface="x" * 40), ())
+    assert world.state() == before
+
+
+AS_NFT_READS_IT = """\
+table inet tailscale-cni {
+chain arriving {
+type filter hook prerouting priority -250; policy accept;
+iifname "ts0" accept comment "from the tailnet, by ts0"
+iifname "lo" accept comment "from the pod itself"
+ip daddr 100.64.0.7 drop comment "to 100.64.0.7, not from the tailnet"
+ip saddr 100.64.0.7 drop comment "from 100.64.0.7, which is this pod"
+ip6 daddr fd7a:115c:a1e0::7 drop comment "to fd7a:115c:a1e0::7, not from the tailnet"
+ip6 saddr fd7a:115c:a1e0::7 drop comment "from fd7a:115c:a1e0::7, which is this pod"
+ip saddr 100.64.0.0/10 goto claiming-the-tailnet comment "from 100.64.0.0/10, not from the tailnet"
+ip6 saddr fd7a:115c:a1e0::/48 goto claiming-the-tailnet comment "from fd7a:115c:a1e0::/48, not from the tailnet"
+}
+chain claiming-the-tailnet {
+ip saddr 100.77.0.1 accept comment "100.77.0.1/32 may"
+ip6 saddr fd7a:115c:a1e0:77::1 accept comment "fd7a:115c:a1e0:77::1/128 may"
+drop comment "nobody else may"
+}
+chain passing-through {
+type filter hook forward priority -50; policy accept;
+iifname "ts0" drop comment "from the tailnet to others"
+oifname "ts0" drop comment "from others to the tailnet"
+}
+}"""
+
+
+def test_the_table_as_nft_reads_it(world: World) -> None:
+    """The table says, to whoever lists it with nft, what it does and why."""
+    world.enrol()
+    listed = world.pod.run("nft", "list", "table", "inet", "tailscale-cni")
+    assert [line.strip() for line in listed.splitlines() if line] == AS_NFT_READS_IT.split("\n")
+
+
+def test_a_thousand_hosts(world: World) -> None:
+    """A large cluster's hosts fit into one transaction, and are found again."""
+    hosts = tuple(model.host_network(ip_address("100.80.0.0") + n) for n in range(1000))
+    network = dataclasses.replace(NETWORK, host_sources=hosts)
+    world.enrol(network)
+    assert world.call(pod.verify, network, TAILNET) == []
+    assert world.call(pod.apply, network, TAILNET) is False
+    world.pod.run("nft", "flush", "chain", "inet", "tailscale-cni", "claiming-the-tailnet")
+    assert len(world.call(pod.verify, network, TAILNET)) == 1001
+
+
+# -- what verify finds
+
+
+BROKEN = {
+    "ip link del ts0": ["ts0 is not there"],
+    "ip link set ts0 mtu 1500": ["ts0 has an MTU of 1500, not 1280"],
+    "ip addr del 100.64.0.7/32 dev ts0": [  # with the last IPv4 address, the kernel takes the IPv4 routes
+        "ts0 does not have the address 100.64.0.7",
+        "the route 100.64.0.0/10 is missing",
+    ],
+    "ip addr del fd7a:115c:a1e0::7/128 dev ts0": ["ts0 does not have the address fd7a:115c:a1e0::7"],
+    "ip rule del pref 5160": [
+        "the rule 'IPv4 5160: from all uidrange 2000000001-2000000001 lookup main' is missing"
+    ],
+    "ip rule del pref 5170": ["the rule 'IPv4 5170: from 10.99.0.2 lookup main' is missing"],
+    "ip rule del pref 5180": ["the rule 'IPv4 5180: from all lookup 52' is missing"],
+    "ip -6 rule del pref 5170": ["the rule 'IPv6 5170: from fd99::2 lookup main' is missing"],
+    "ip -6 rule del pref 5180": ["the rule 'IPv6 5180: from all lookup 52' is missing"],
+    "ip route del 100.64.0.0/10 table 52": ["the route 100.64.0.0/10 is missing"],
+    "ip route replace 100.64.0.0/10 dev eth0 table 52": ["the route 100.64.0.0/10 is missing"],
+    "ip route replace unreachable 100.64.0.0/10 table 52": ["the route 100.64.0.0/10 is missing"],
+    "ip -6 route del fd7a:115c:a1e0::/48 table 52": ["the route fd7a:115c:a1e0::/48 is missing"],
+    "nft flush chain inet tailscale-cni claiming-the-tailnet": [
+        "the firewall rule '100.77.0.1/32 may' is missing",
+        "the firewall rule 'fd7a:115c:a1e0:77::1/128 may' is missing",
+        "the firewall rule 'nobody else may' is missing",
+    ],
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_verify_names_what_is_broken(world: World, damage: str) -> None:
+    """Whatever is taken away is named, nothing else is, and doing it again mends it."""
+    network = dataclasses.replace(NETWORK, worker_uid_range=(WORKER_UID, WORKER_UID))
+    world.enrol(network)
+    assert world.call(pod.verify, network, TAILNET) == []
+    world.pod.run(*damage.split())
+    assert world.call(pod.verify, network, TAILNET) == BROKEN[damage]
+    if "link del" not in damage:
+        world.enrol(network)
+        assert world.call(pod.verify, network, TAILNET) == []
+
+
+def test_verify_finds_an_interface_that_is_down(world: World) -> None:
+    """An interface that is down is named, with what the kernel took away with it."""
+    world.enrol()
+    world.pod.run("ip", "link", "set", "ts0", "down")
+    findings = world.call(pod.verify, NETWORK, TAILNET)
+    assert findings[0] == "ts0 is down"
+    assert "the route 100.64.0.0/10 is missing" in findings
+    world.enrol()
+    assert world.call(pod.verify, NETWORK, TAILNET) == []
+
+
+def test_verify_finds_a_table_that_is_gone(world: World) -> None:
+    """Every rule of a deleted table is named."""
+    world.enrol()
+    world.pod.run("nft", "flush", "ruleset")
+    purposes = [rule.purpose for rule in firewall.filters(NETWORK, TAILNET.addresses)]
+    assert world.call(pod.verify, NETWORK, TAILNET) == [
+        f"the firewall rule '{p}' is missing" for p in purposes
+    ]
+
+
+# -- beside others
+
+
+FOREIGN = """
+ip link add wg0 type bridge
+ip addr add 10.7.0.2/32 dev wg0
+ip link set wg0 up
+ip rule add not fwmark 51820 lookup 51820 pref 32764
+ip rule add lookup main suppress_prefixlength 0 pref 32763
+ip -6 rule add not fwmark 51820 lookup 51820 pref 32764
+ip rule add from 10.99.0.2 lookup 200 pref 100
+ip rule add from 10.99.0.2 to 192.0.2.0/24 lookup main pref 5170
+ip rule add uidrange 1000-1000 lookup 52 pref 5180
+ip route add default dev wg0 table 51820
+nft add table inet wg-quick-wg0
+nft add chain inet wg-quick-wg0 preraw '{ type filter hook prerouting priority raw ; }'
+nft add rule inet wg-quick-wg0 preraw iifname != wg0 ip daddr 10.7.0.2 fib saddr type != local drop
+nft add table ip filter
+nft add chain ip filter INPUT '{ type filter hook input priority 0 ; policy accept ; }'
+"""
+
+
+def test_others_are_left_alone(world: World) -> None:
+    """What a VPN sidecar has put up stays through prepare, apply and remove, and verify does not mind it."""
+    world.pod.run("sh", "-ec", FOREIGN)
+    world.call(pod.remove, NETWORK)
+    before = world.state()
+    world.tun, stale = world.call(linux.open_tun, "ts0", WORKER_UID, 1280), world.tun
+    os.close(stale)
+    world.enrol()
+    assert world.call(pod.verify, NETWORK, TAILNET) == []
+    assert "dev wg0" in world.pod.run("ip", "route", "get", str(ELSEWHERE[4]))
+    assert "dev ts0" in world.pod.run("ip", "route", "get", str(PEER[4]))
+    world.call(pod.remove, NETWORK)
+    assert world.state() == before
+
+
+# -- remove
+
+
+def test_remove_leaves_the_pod_as_it_was(world: World) -> None:
+    """After remove the namespace is what the primary CNI made it, and removing again is no error."""
+    untouched = World()
+    untouched.pod.run("ip", "link", "del", "ts0")
+    network = dataclasses.replace(NETWORK, worker_uid_range=(WORKER_UID, WORKER_UID))
+    world.enrol(network)
+    world.call(pod.remove, network)
+    assert world.pod.links() == {"lo", "eth0"}
+    for rules in ("ip -4 rule", "ip -6 rule", "ip -4 route", "ip -6 route show default", "nft list ruleset"):
+        assert world.pod.run(*rules.split()) == untouched.pod.run(*rules.split())
+    world.call(pod.remove, network)
+    untouched.close()
+
+
+@pytest.mark.parametrize(
+    "gone", ["ip link del ts0", "nft flush ruleset", "ip rule flush", "ip -6 rule flush", "true"]
+)
+def test_remove_does_what_is_left_to_do(world: World, gone: str) -> None:
+    """What is gone already, remove does not mind what is gone already."""
+    world.enrol()
+    world.pod.run(*gone.split())
+    world.call(pod.remove, NETWORK)
+    assert "ts0" not in world.state()
+    assert "5180" not in world.state()
+    assert "tailscale-cni" not in world.state()
+
+
+def test_remove_where_nothing_was_done(world: World) -> None:
+    """To remove what was never prepared changes nothing."""
+    world.pod.run("ip", "link", "del", "ts0")
+    before = world.state()
+    world.call(pod.remove, NETWORK)
+    assert world.state() == before
+
+
+# -- hosts that lack something
+
+
+NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+
+
+def test_a_pod_whose_ipv6_is_switched_off() -> None:
+    """With disable_ipv6=1 in the namespace the node works on IPv4, and nothing of IPv6 is touched or missed."""
+    with World(*NO_IPV6) as world:
+        works_on_ipv4_alone(world)
+
+
+def test_a_kernel_without_ipv6() -> None:
+    """Where /proc/sys/net/ipv6 does not even exist the node works on IPv4."""
+
+    def without(world: World) -> None:
+        enter_own_mounts()
+        subprocess.run(["mount", "-t", "tmpfs", "none", "/proc/sys/net/ipv6"], check=True)
+        works_on_ipv4_alone(world)
+
+    with World(*NO_IPV6) as world:
+        in_thread(lambda: world.call(without, world))
+
+
+def works_on_ipv4_alone(world: World) -> None:
+    """The whole life of a node that has addresses of both versions, in a pod that has only one."""
+    world.enrol()
+    assert world.call(pod.verify, NETWORK, TAILNET) == []
+    assert not any(rule.startswith("51") for rule in world.pod.run("ip", "-6", "rule").splitlines())
+    world.say(world.pod, 4, PEER[4], b"hi")
+    assert world.to_tailnet() == (NODE[4], PEER[4], b"hi")
+    assert world.call(pod.apply, NETWORK, TAILNET) is False
+    world.call(pod.remove, NETWORK)
+    assert world.pod.links() == {"lo", "eth0"}
+
+
+def test_read_only_sysctls(world: World) -> None:
+    """A read-only /proc/sys is an error where something must be set, and no matter where nothing must."""
+
+    def prepare_read_only() -> None:
+        enter_own_mounts()
+        for options in (["--bind", "/proc/sys", "/proc/sys"], ["-o", "remount,bind,ro", "/proc/sys"]):
+            subprocess.run(["mount", *options], check=True)
+        world.call(pod.prepare, NETWORK)
+
+    refusal = r"^set /proc/sys/net/ipv./conf/ts0/\w+ to \d: Read-only file system$"
+    with pytest.raises(errors.NetworkFailed, match=refusal):
+        in_thread(prepare_read_only)
+    world.call(pod.prepare, NETWORK)
+    in_thread(prepare_read_only)
+
+
+def test_a_kernel_without_netfilter(world: World) -> None:
+    """No netfilter socket means NoFirewall with its way out, antiSpoofing: false; remove does not mind."""
+
+    def without() -> None:
+        refuse_netfilter_sockets()
+        with pytest.raises(errors.NoFirewall) as caught:
+            world.call(pod.prepare, NETWORK)
+        assert "antiSpoofing: false" in caught.value.advice
+        open_network = dataclasses.replace(NETWORK, anti_spoofing=False)
+        world.enrol(open_network)
+        assert world.call(pod.verify, open_network, TAILNET) == []
+        world.call(pod.remove, NETWORK)
+
+    in_thread(without)
+    assert "5180" not in world.state()
+
+
+def test_a_kernel_with_netfilter_and_without_nf_tables(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's answers for a subsystem of netfilter that is not there mean the same: NoFirewall."""
+    monkeypatch.setattr(firewall, "NFNL_SUBSYS_NFTABLES", NFNL_SUBSYS_NFT_COMPAT)
+    with pytest.raises(errors.NoFirewall, match="Invalid argument"):
+        world.call(pod.prepare, NETWORK)
+    with pytest.raises(errors.NoFirewall, match="Operation not supported"):
+        world.call(firewall._transaction, "remove", firewall._removal())
+    world.call(pod.remove, NETWORK)
+
+
+# -- manners
+
+
+def test_nothing_is_left_open(world: World) -> None:
+    """No thread, no descriptor is left behind, after success or failure, and the thread is where it was."""
+
+    def possessions() -> tuple[object, ...]:
+        namespace = Path("/proc/thread-self/ns/net").stat().st_ino
+        return namespace, os.listdir("/proc/self/fd"), os.listdir("/proc/self/task"), threading.enumerate()  # noqa: PTH208
+
+    world.enrol()
+    before = possessions()
+    world.enrol()
+    world.call(pod.verify, NETWORK, TAILNET)
+    world.call(pod.remove, NETWORK)
+    with pytest.raises(errors.NetworkFailed):
+        world.call(pod.apply, NETWORK, TAILNET)
+    assert possessions() == before
+
+
+def test_two_pods_at_once() -> None:
+    """Calls for two pods in two threads of one process do not meet."""
+    worlds = [World(), World()]
+    with ThreadPoolExecutor(2) as callers:
+        for call in [callers.submit(world.enrol) for world in worlds]:
+            call.result()
+    assert [world.call(pod.verify, NETWORK, TAILNET) for world in worlds] == [[], []]
+    for world in worlds:
+        world.close()
+
+
+def test_errors_say_what_was_attempted(world: World) -> None:
+    """A refusal of the kernel becomes one class of error, with what was attempted and the kernel's reason."""
+    with pytest.raises(errors.NetworkFailed, match=r"^look for ts9: it is not there$"):
+        world.call(pod.prepare, dataclasses.replace(NETWORK, interface="ts9"))
+    too_large = dataclasses.replace(NETWORK, mtu=1 << 20)
+    with pytest.raises(
+        errors.NetworkFailed, match=r"^bring ts0 up with an MTU of 1048576: Invalid argument$"
+    ):
+        world.call(pod.prepare, too_large)
+
+
+def in_thread(body: Callable[[], Any]) -> None:
+    """Run it in a thread of its own, which takes what it did to itself with it, and raise what it raised."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(body).result()
+
+
+def enter_own_mounts() -> None:
+    """Give the calling thread a mount namespace of its own, of which the machine sees nothing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+def refuse_netfilter_sockets() -> None:
+    """Let the kernel refuse the thread's netfilter sockets, as one without netfilter does: seccomp(2)."""
+    socket_call = {"x86_64": 41, "aarch64": 198}[os.uname().machine]
+    load, if_equal, answer = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
+    program = [
+        (load, 0, 0, 0),  # the call's number
+        (if_equal, 0, 5, socket_call),
+        (load, 0, 0, 16),  # its first argument
+        (if_equal, 0, 3, socket.AF_NETLINK),
+        (load, 0, 0, 32),  # its third
+        (if_equal, 0, 1, firewall.NETLINK_NETFILTER),
+        (answer, 0, 0, 0x00050000 | errno.EPROTONOSUPPORT),  # SECCOMP_RET_ERRNO
+        (answer, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
+    filter_ = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(code)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for call in ((38, 1, 0, 0, 0), (22, 2, ctypes.byref(filter_))):  # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP
+        if libc.prctl(*call) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
