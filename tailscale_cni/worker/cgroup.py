@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PARENT = "tailscale-cni"
+PATIENCE = 1.0
 CONTROLLERS = ("memory", "pids")
 LIMITS = {"memory.max": "512M", "memory.limit_in_bytes": "512M", "pids.max": "256"}
 
@@ -42,11 +44,25 @@ def leave() -> None:
 
 
 def remove(name: str) -> None:
-    """Remove the group when nothing is in it; and the parent after the last one."""
+    """Remove the group of processes that have ended; and the parent after the last one.
+
+    A process leaves its group a moment after it can be waited for, so this takes some tries.
+    """
     for root in _hierarchies():
-        for group in (f"{root}/{PARENT}/{name}", f"{root}/{PARENT}"):
-            with contextlib.suppress(OSError):
-                os.rmdir(group)
+        deadline = time.monotonic() + PATIENCE
+        while not _removed(f"{root}/{PARENT}/{name}") and time.monotonic() < deadline:
+            time.sleep(0.005)
+        _removed(f"{root}/{PARENT}")
+
+
+def _removed(group: str) -> bool:
+    try:
+        os.rmdir(group)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _hierarchies() -> Iterator[str]:
