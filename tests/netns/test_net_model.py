@@ -6,10 +6,14 @@ import subprocess
 import sys
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tailscale_cni.net import firewall, model
+
+if TYPE_CHECKING:
+    from tailscale_cni.tailnet import Address
 
 if TYPE_CHECKING:
     pass
