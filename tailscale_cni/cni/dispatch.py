@@ -30,7 +30,7 @@ SENTENCE_LIMIT = 1000
 ADVICE_LIMIT = 4000
 """How many characters of ``msg`` and ``details`` are printed."""
 
-_SECRET = re.compile(r"\b(?:tskey|hskey)-[\w-]*")
+_SECRET = re.compile(r"(?:tskey|hskey)-[\w-]*")
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -145,11 +145,7 @@ def _error_text(error: errors.Error, version: str) -> bytes:
     """The CNI error object: SPEC section 5, "Error"."""
     try:
         advice = error.advice
-    except (
-        KeyError,
-        IndexError,
-        ValueError,
-    ):  # a value that the hint wants was not given: the sentence must do
+    except (KeyError, IndexError, ValueError):  # a value that the hint wants was not given
         advice = ""
     return document.encode(
         {
@@ -187,7 +183,7 @@ def _line(environ: Mapping[str, str], outcome: Outcome, seconds: float, *, deliv
         f"duration={seconds:.3f}s",
     ]
     if outcome.error:
-        sentence = printable(outcome.error.sentence, SENTENCE_LIMIT)
+        sentence = printable(outcome.error.sentence, SENTENCE_LIMIT).replace("\\", "\\\\").replace('"', '\\"')
         fields += ["outcome=error", f"code={outcome.error.code}", f'msg="{sentence}"']
     else:
         fields.append("outcome=ok" if delivered else "outcome=undelivered")
