@@ -245,4 +245,4 @@ class UnreadableState(Error):
     """{path} cannot be read as state of this plugin: {reason}"""
 
     code = 115
-    hint = "It was set aside as {path}.unreadable; nothing else is disturbed."
+    hint = "Remove it; it is written anew."

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PREFIX = "tailscale.com/"
+ENABLED = f"{PREFIX}enabled"
 
 
 class Unparsable(ValueError):

@@ -38,8 +38,7 @@ def decide(
     Raises InvalidAnnotation, UnsupportedAnnotation.
     """
     who = f"pod {namespace}/{pod}"
-    name = table.PREFIX + "enabled"
-    own = {name: annotations[name]} if name in annotations else {}
+    own = {table.ENABLED: annotations[table.ENABLED]} if table.ENABLED in annotations else {}
     by_default = enroll == "all" and namespace not in exclude_namespaces
     if not table.parse(who, own).get("enabled", by_default):
         return None

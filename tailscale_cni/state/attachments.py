@@ -15,7 +15,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import errors
+from .. import errors, linux
+from ..config import RUN_DIR
 from ..tailnet import overlapping
 from . import files
 
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 30.0
 """How long a call waits for another one of the same container."""
+
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "int | None": (int, type(None)),
+    "tuple[str, ...]": (tuple,),
+}
+"""What a field's annotation means in JSON."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +131,19 @@ class Attachment:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Attachment:
-        """From the disk. Raises TypeError if what every attachment has is missing."""
+        """From the disk. Raises TypeError if what every attachment has is missing, ValueError for a wrong type."""
         names = {field.name for field in dataclasses.fields(cls)}
         known: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in document.items()
             if key in names
         }
-        return cls(**known)
+        attachment = cls(**known)
+        for field in dataclasses.fields(cls):
+            value, kinds = getattr(attachment, field.name), KINDS[str(field.type)]
+            if not isinstance(value, kinds) or (isinstance(value, tuple) and not all(isinstance(v, str) for v in value)):
+                raise ValueError(f"{field.name} has a wrong type")
+        return attachment
 
 
 def identify(network: str, container_id: str, ifname: str) -> str:
@@ -140,6 +156,7 @@ class Attachments:
 
     def __init__(self, state_dir: str) -> None:
         """``state_dir`` need not exist as long as nothing is written."""
+        self.state_dir = state_dir
         self.root = f"{state_dir}/attachments"
 
     @contextlib.contextmanager
@@ -168,16 +185,34 @@ class Attachments:
         files.remove(self._path(attachment.network, attachment.container_id, attachment.ifname))
 
     def get(self, network: str, container_id: str, ifname: str) -> Attachment | None:
-        """The attachment, if it is there. Raises UnreadableState."""
+        """The attachment, if it is there; of one that cannot be read, what its place says, so that it can be unmade."""
         path = self._path(network, container_id, ifname)
-        document = files.read_json(path)
-        if document is None:
-            return None
         try:
-            return Attachment.from_json(document)
-        except TypeError as e:
-            os.rename(path, f"{path}.unreadable")
-            raise errors.UnreadableState(path=path, reason=errors.show(str(e))) from None
+            document = files.read_json(path)
+            return None if document is None else Attachment.from_json(document)
+        except (errors.UnreadableState, TypeError, ValueError):
+            self._keep_a_copy(path)
+            return self._bare(network, container_id, ifname)
+
+    def _bare(self, network: str, container_id: str, ifname: str) -> Attachment:
+        return Attachment(
+            network=network,
+            container_id=container_id,
+            ifname=ifname,
+            netns="",
+            state_dir=self.state_dir,
+            run_dir=files.read_link(f"{self.state_dir}/run", RUN_DIR),
+            nonce="",
+            launcher="systemd" if linux.booted_with_systemd() else "session",
+        )
+
+    def _keep_a_copy(self, path: str) -> None:
+        """For whoever wants to know what it was; the original goes with its container."""
+        with contextlib.suppress(errors.Error, OSError):
+            directory = f"{self.state_dir}/unreadable"
+            files.make_directory(directory)
+            with open(path, "rb") as f:
+                files.write(f"{directory}/{os.path.basename(os.path.dirname(path))}", f.read(files.LARGEST))
 
     def of_container(self, container_id: str, ifname: str) -> list[Attachment]:
         """All of a container and interface, whatever their network is called by now."""
@@ -197,13 +232,12 @@ class Attachments:
         return None
 
     def all(self) -> Iterator[Attachment]:
-        """Every one that can be read; the others are set aside."""
+        """Every one."""
         for container_id in self._containers():
             for network, ifname in self._names(container_id):
-                with contextlib.suppress(errors.UnreadableState):
-                    attachment = self.get(network, container_id, ifname)
-                    if attachment:
-                        yield attachment
+                attachment = self.get(network, container_id, ifname)
+                if attachment:
+                    yield attachment
 
     def _path(self, network: str, container_id: str, ifname: str) -> str:
         return f"{self.root}/{container_id}/{network}@{ifname}.json"

@@ -18,6 +18,9 @@ from .. import errors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LARGEST = 2**20
+"""Bytes of a file of state; ours have a few hundred."""
+
 
 def make_directory(path: str, mode: int = 0o700) -> None:
     """Make a directory of root, or check that the one that is there is root's alone to write to.
@@ -85,21 +88,28 @@ def sync_directory(path: str) -> None:
 def read_json(path: str) -> dict[str, Any] | None:
     """A JSON object from a file; None if there is none.
 
-    Raises UnreadableState after setting aside what cannot be read, so that it disturbs nobody twice.
+    Raises UnreadableState.
     """
     try:
         with open(path, "rb") as f:
-            document = json.loads(f.read())
+            document = json.loads(f.read(LARGEST))
         if not isinstance(document, dict):
             raise ValueError("it is not an object")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as e:
-        os.rename(path, f"{path}.unreadable")
         raise errors.UnreadableState(path=path, reason=errors.show(str(e))) from None
     except OSError as e:
         raise errors.InputOutput(what=f"{path} cannot be read", reason=e.strerror, path=path) from None
     return document
+
+
+def read_link(path: str, default: str) -> str:
+    """Where a symbolic link leads; ``default`` if it is none."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return default
 
 
 def remove(path: str) -> None:

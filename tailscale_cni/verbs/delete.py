@@ -21,3 +21,5 @@ def run(request: Request) -> None:
     for attachment in exact or attachments:
         enrolment.end(attachment)
     upkeep.keep_in_step(config)
+    if attachments:
+        upkeep.revive(config.state_dir)

@@ -103,10 +103,10 @@ def begin(request: Request, wish: Wish, netns: int) -> Attachment:
     store = Attachments(wish.config.state_dir)
     with store.locked(request.container_id, create=True):
         attachment = store.get(request.network, request.container_id, request.ifname)
-        if attachment and not _is_same_pod(attachment, request, netns):
+        if attachment and not (_is_complete(attachment) and _is_same_pod(attachment, request, netns)):
             _unmake(store, attachment)
             attachment = None
-        if attachment is None or attachment.uid is None or attachment.port is None:
+        if attachment is None:
             attachment = _record(store, request, wish, netns)
         if not launch.supervised(attachment):
             _start(store, attachment, netns)
@@ -119,6 +119,15 @@ def make_roots(state_dir: str, run_dir: str) -> None:
     for name in ("attachments", "identities"):
         files.make_directory(f"{state_dir}/{name}")
     files.make_directory(run_dir)
+    link = f"{state_dir}/run"  # a record that cannot be read does not say where its socket is
+    if files.read_link(link, "") != run_dir:
+        files.remove(link)
+        os.symlink(run_dir, link)
+
+
+def _is_complete(attachment: Attachment) -> bool:
+    """Whether it was recorded to its end, and can be read."""
+    return attachment.uid is not None and attachment.port is not None
 
 
 def _is_same_pod(attachment: Attachment, request: Request, netns: int) -> bool:

@@ -9,7 +9,7 @@ import contextlib
 
 from .. import conflist, config, errors, linux
 from ..state import files
-from ..state.attachments import Attachments
+from ..state.attachments import Attachment, Attachments
 from ..state.installation import Installation
 from ..worker import launch
 from . import enrolment
@@ -51,6 +51,11 @@ def _refresh(installed: Installation) -> bool:
     return conflist.write(installed.conf_dir, conflist.derive(primary, installed.entry))
 
 
+def _is_looked_after(attachment: Attachment) -> bool:
+    """systemd repairs what it started; asking it for each would take longer than a call may."""
+    return attachment.launcher == "systemd" or launch.running(attachment) is not None
+
+
 def revive(state_dir: str, *, but: str = "") -> None:
     """Start what should run and does not, and clean up after pods that ended without a DEL.
 
@@ -59,7 +64,7 @@ def revive(state_dir: str, *, but: str = "") -> None:
     boot = linux.boot_id()
     store = Attachments(state_dir)
     for attachment in store.all():
-        if attachment.id == but or (attachment.boot_id == boot and launch.supervised(attachment)):
+        if attachment.id == but or (attachment.boot_id == boot and _is_looked_after(attachment)):
             continue
         with contextlib.suppress(errors.Error, OSError), enrolment.recorded_netns(attachment) as netns:
             if netns is None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .. import policy
+from .. import errors, policy
 from ..config import Config
+from ..policy.annotations import ENABLED
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -22,12 +24,21 @@ class Wish:
 
     @classmethod
     def of(cls, request: Request) -> Wish:
-        """Of a call. Raises InvalidConfiguration, InvalidAnnotation, UnsupportedAnnotation."""
-        config = Config.load(request.config)
+        """Of a call. Raises InvalidConfiguration, InvalidAnnotation, UnsupportedAnnotation.
+
+        A broken configuration file fails the pods that ask to be nodes, and no other: a typing error must not stop a cluster.
+        """
+        annotations = request.annotations or {}
+        try:
+            config = Config.load(request.config)
+        except errors.Error:
+            if annotations.get(ENABLED, "false") != "false":
+                raise
+            return cls(Config.load({**request.config, "configFile": os.devnull}), None)
         intent = policy.decide(
             namespace=request.pod.namespace if request.pod else None,
             pod=request.pod.name if request.pod else None,
-            annotations=request.annotations or {},
+            annotations=annotations,
             enroll=config.enroll,
             exclude_namespaces=config.exclude_namespaces,
             tags=config.tags,

@@ -83,9 +83,9 @@ def running(attachment: Attachment) -> linux.Process | None:
 
 def supervised(attachment: Attachment) -> bool:
     """Whether somebody looks after the node, or is about to."""
-    if attachment.launcher == "systemd":
-        return systemd.is_active(attachment.unit)
-    return running(attachment) is not None
+    if running(attachment):
+        return True
+    return attachment.launcher == "systemd" and systemd.is_active(attachment.unit)
 
 
 def become_supervisor(

@@ -64,8 +64,6 @@ def stop(unit: str) -> None:
     except OSError:
         if is_active(unit):
             raise
-    if not is_active(unit):
-        _quietly(["systemctl", "reset-failed", unit])
 
 
 def is_active(unit: str) -> bool:

@@ -65,15 +65,24 @@ def test_a_later_versions_record_can_be_read(store: Attachments, tmp_path: Path)
     assert store.get("net", "c1", "eth0") == one
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"network": "net"}', "\0" * 100, "[" * 100_000])
-def test_a_record_that_cannot_be_read_disturbs_no_other(store: Attachments, tmp_path: Path, text: str) -> None:
-    """It is set aside, named once, and the rest is as before."""
-    save(store, attachment(tmp_path, "c1"))
-    save(store, attachment(tmp_path, "c2"))
-    (tmp_path / "attachments/c1/net@eth0.json").write_text(text)
-    assert [one.container_id for one in store.all()] == ["c2"]
-    assert (tmp_path / "attachments/c1/net@eth0.json.unreadable").exists()
-    assert store.get("net", "c1", "eth0") is None
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"network": "net"}', "\0" * 100, "[" * 100_000, '{"uid": "0"}', '{"tags": [1]}'],
+)
+def test_a_record_that_cannot_be_read_can_still_be_unmade(store: Attachments, tmp_path: Path, text: str) -> None:
+    """What its place says is enough to find its processes and files; a copy is kept, and the others are as before."""
+    (tmp_path / "run").symlink_to("/run/x")
+    first, second = attachment(tmp_path, "c1", uid=7), attachment(tmp_path, "c2")
+    save(store, first)
+    save(store, second)
+    path = tmp_path / "attachments/c1/net@eth0.json"
+    path.write_text(json.dumps(first.to_json() | json.loads(text)) if text.startswith('{"') else text)
+    if "network" in text:
+        path.write_text(text)
+    bare, other = store.all()
+    assert other == second
+    assert (bare.id, bare.worker_dir, bare.uid) == (first.id, first.worker_dir, None)
+    assert (tmp_path / "unreadable/c1").read_text() == path.read_text()
 
 
 def test_a_container_leaves_no_directory(store: Attachments, tmp_path: Path) -> None:
