@@ -362,7 +362,10 @@ def end(attachment: Attachment) -> None:
 def _tidy(store: Attachments, last: Attachment) -> None:
     """After the last node of a host, nothing is left of it either."""
     with files.locked(store.root, LOCK_SECONDS, "the host's rules", create=False) as there:
-        if there and last.underlay == "host" and not any(store.all()):
+        if not there or any(store.all()):
+            return
+        files.remove(f"{last.state_dir}/run")
+        if last.underlay == "host" and last.uid_base:
             from ..net import host
 
             host.remove_uid_rule(*_uids(last))

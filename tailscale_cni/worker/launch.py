@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..state.attachments import Attachment
 
-PATIENCE = 3.0
+PATIENCE = 5.0
 """Seconds between asking the supervisor to end and ending it."""
 
 ATTACH_SECONDS = 5.0

@@ -22,7 +22,9 @@ func (v *supervisor) command(task string, options ...string) []string {
 
 // askPython runs a task of the artefact, and returns the line that it printed, if any.
 func (v *supervisor) askPython(task string, options ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	v.asking.Add(1)
+	defer v.asking.Done()
+	ctx, cancel := context.WithTimeout(v.life, askTimeout)
 	defer cancel()
 	line := v.command(task, options...)
 	said, complaints := &bounded{}, &bounded{}
@@ -38,6 +40,12 @@ func (v *supervisor) askPython(task string, options ...string) (string, error) {
 		return "", nil
 	}
 	return oneLine(said.Bytes())
+}
+
+// stopAsking ends the tasks that run, and returns when they have ended: nothing of ours may outlive us.
+func (v *supervisor) stopAsking() {
+	v.endLife()
+	v.asking.Wait()
 }
 
 // bounded keeps the first bytes of what is written to it.

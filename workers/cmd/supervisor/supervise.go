@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,20 +28,27 @@ type supervisor struct {
 	ask    func(task string, options ...string) (string, error)
 	worker *worker
 	syncs  chan struct{} // at most one is pending
-	crash  backoff
-	key    backoff
+
+	life    context.Context // what Python is asked within
+	endLife context.CancelFunc
+	asking  sync.WaitGroup
+
+	crash backoff
+	key   backoff
 }
 
 func newSupervisor(s spec) *supervisor {
 	log := &logger{path: s.logFile}
 	v := &supervisor{spec: s, log: log, syncs: make(chan struct{}, 1)}
 	v.crash, v.key = backoff{delays: crashDelays}, backoff{delays: keyDelays}
+	v.life, v.endLife = context.WithCancel(context.Background())
 	v.ask = v.askPython
 	return v
 }
 
 // run looks after the worker until there is nothing left to do, and returns the exit status.
 func (v *supervisor) run(line string) int {
+	defer v.stopAsking()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	ticks := time.NewTicker(netnsPeriod)
@@ -178,6 +187,7 @@ func (v *supervisor) reap() int {
 
 // become turns this process into a command of the artefact. The descriptors that keep the namespace alive close on exec.
 func (v *supervisor) become(task string) int {
+	v.stopAsking()
 	command := v.command(task)
 	err := syscall.Exec(command[0], command, environment)
 	v.log.printf("%s: %v", task, err)
