@@ -6,7 +6,6 @@ import subprocess
 import sys
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,9 +13,6 @@ from tailscale_cni.net import firewall, model
 
 if TYPE_CHECKING:
     from tailscale_cni.tailnet import Address
-
-if TYPE_CHECKING:
-    pass
 
 BOTH = (4, 6)
 NODE = (ip_address("100.64.0.7"), ip_address("fd7a:115c:a1e0::7"))
