@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.kit import tools
 from tests.kit.controlplane import ControlPlane
+from tests.kit.netns import Netns
 from tests.kit.wait import wait_until
 
 from .cluster import CNI_BIN, Cluster
@@ -16,6 +17,7 @@ from .cluster import CNI_BIN, Cluster
 PLUGIN: Final = f"{CNI_BIN}/tailscale-cni"
 STATE_DIR: Final = "/var/lib/tailscale-cni"
 RUN_DIR: Final = "/run/tailscale-cni"
+ROOMS: Final = {"attachments", "identities", "claims", "uid", "port", "enroll.json", "installation.json"}
 
 
 def install(cluster: Cluster, control: ControlPlane) -> str:
@@ -46,7 +48,7 @@ def traces(cluster: Cluster, control: ControlPlane) -> set[str]:
     machine = cluster.machine
     return {
         *(f"process {pid} {command}" for pid, command in machine.processes().items()),
-        *(f"interface {name}" for name in machine.netns.links()),
+        *(f"interface {name}" for name in _interfaces(machine.netns)),
         *(f"rule {rule}" for rule in machine.netns.rules()),
         *(f"file {path}" for path in _files(machine.root)),
         *(f"cgroup {path}" for path in machine.cgroups()),
@@ -63,11 +65,19 @@ def settled(cluster: Cluster, control: ControlPlane) -> set[str]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Files and directories of the plugin, the primary's address management and the runtime, without what belongs to no pod."""
-    for top in (STATE_DIR, RUN_DIR, "/var/lib/cni", "/run/netns"):
+    """What is there of pods: of the plugin files and directories, of the runtime and the primary CNI files."""
+    for top in (STATE_DIR, RUN_DIR):
         for directory, directories, files in os.walk(root / top.lstrip("/")):
             here = Path(directory).relative_to(root)
             directories[:] = [name for name in directories if name != "cache"]
-            yield from (
-                here / name for name in directories + files if not name.startswith("last_reserved_ip")
-            )
+            yield from (here / name for name in directories + files if name not in ROOMS)
+    for top in ("/var/lib/cni", "/run/netns"):
+        for path in (root / top.lstrip("/")).rglob("*"):
+            if path.is_file() and path.name != "lock" and not path.name.startswith("last_reserved_ip"):
+                yield path.relative_to(root)
+
+
+def _interfaces(netns: Netns) -> set[str]:
+    """All but the primary CNI's bridge, which outlives its pods."""
+    links = netns.ip("-details", "link")
+    return {link["ifname"] for link in links if link.get("linkinfo", {}).get("info_kind") != "bridge"}
