@@ -1,0 +1,126 @@
+// Command worker is one Tailscale node. It takes a TUN device, a listening socket for its LocalAPI and its state
+// directory from whoever starts it, and needs no permission, no path and no environment of its own:
+//
+//	fd 0  the start line, then commands
+//	fd 1  one-word messages
+//	fd 2  the log
+//	fd 3  the TUN (with --tun)
+//	fd 4  the LocalAPI's listening socket
+//	fd 5  the addresses of active peers, kept over a restart
+//	.     the state directory
+//
+// docs/architecture.md, "A node's processes", is the contract.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"tailscale.com/envknob"
+	"tailscale.com/net/netns"
+)
+
+// Exit statuses, as the supervisor understands them; any other one is a crash.
+const (
+	exitDone      = 0  // logged out, or told to end
+	exitCrash     = 1  // to be started again
+	exitNeedsKey  = 10 // never registered, or the key was refused, used or expired
+	exitForgotten = 11 // the control plane does not know the node any more
+	exitTUNGone   = 12 // the interface was deleted
+	exitPortBusy  = 13 // the UDP port is somebody else's: a crash with a name
+)
+
+const (
+	fdTUN   = 3
+	fdLocal = 4
+	fdPeers = 5
+)
+
+// spec is what the command line says.
+type spec struct {
+	hostname         string
+	controlURL       string
+	port             uint16
+	tun              string // name of the interface behind fdTUN; empty: there is none
+	ephemeral        bool
+	ignoreInterfaces []string // prefixes of names
+	portMapping      bool
+	peerRoutes       bool
+	verbose          bool
+}
+
+func main() {
+	emptyEnvironment()
+	s, err := parseFlags(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "worker:", err)
+		os.Exit(2)
+	}
+	tune(s)
+	os.Exit(run(s))
+}
+
+// emptyEnvironment starts the program anew if it was given an environment: tailscale.com reads dozens of TS_ variables, and
+// Go's runtime some of its own, before main begins.
+func emptyEnvironment() {
+	if len(os.Environ()) == 0 {
+		return
+	}
+	err := syscall.Exec("/proc/self/exe", os.Args, []string{})
+	fmt.Fprintln(os.Stderr, "worker: cannot start without an environment:", err)
+	os.Exit(exitCrash)
+}
+
+func parseFlags(args []string) (spec, error) {
+	var s spec
+	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
+	flags.SetOutput(os.Stderr)
+	flags.StringVar(&s.hostname, "hostname", "", "name to ask the control plane for")
+	flags.StringVar(&s.controlURL, "control-url", "", "control plane (default: Tailscale's)")
+	port := flags.Uint("port", 0, "UDP port of the encrypted traffic; 0: any")
+	flags.StringVar(&s.tun, "tun", "", "name of the interface on descriptor 3; without it the node has no interface")
+	flags.BoolVar(&s.ephemeral, "ephemeral", false, "the control plane forgets this node when it is gone (for the log only: the auth key decides)")
+	ignore := flags.String("ignore-interfaces", strings.Join(ignoredByDefault, ","), "prefixes of interface names whose changes are nothing to us")
+	flags.BoolVar(&s.portMapping, "port-mapping", false, "ask the router for a port mapping")
+	flags.BoolVar(&s.peerRoutes, "peer-routes", false, "say sync when a peer's address changes, not only ours")
+	flags.BoolVar(&s.verbose, "verbose", false, "log what tailscale logs")
+	if err := flags.Parse(args); err != nil {
+		return s, err
+	}
+	if flags.NArg() > 0 {
+		return s, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if s.hostname == "" {
+		return s, fmt.Errorf("--hostname is missing")
+	}
+	if *port > math.MaxUint16 {
+		return s, fmt.Errorf("--port %d: must be at most 65535", *port)
+	}
+	s.port = uint16(*port)
+	s.ignoreInterfaces = splitList(*ignore)
+	return s, nil
+}
+
+func splitList(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
+}
+
+// tune sets what tailscale.com and Go's runtime know as process-wide settings.
+func tune(s spec) {
+	// Without CAP_NET_ADMIN tailscale would bind its sockets to the interface of the default route, and two workers of one
+	// host would find each other by relay only.
+	netns.SetEnabled(false)
+	envknob.SetNoLogsNoSupport() // or logs are uploaded to the vendor
+	if !s.portMapping {
+		envknob.Setenv("TS_DISABLE_PORTMAPPER", "1")
+	}
+	os.Setenv("HOME", "/proc/self/cwd")
+	// Half of the usual head room. Never a memory limit: 52 MB of buffers that nobody touches count as live, and the
+	// collector would run all the time.
+	debug.SetGCPercent(50)
+}

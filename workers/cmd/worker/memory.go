@@ -1,0 +1,52 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"time"
+)
+
+const (
+	memoryPeriod   = 7 * time.Second
+	quietPackets   = 200     // per second; below it a collection disturbs nobody
+	grownByAtLeast = 4 << 20 // bytes; less is not worth a collection
+)
+
+// giveBackMemory returns to the host what a burst of traffic took: when there is little traffic and the process has grown
+// since the last time, it collects. packets is a counter of both directions.
+//
+// The size is the kernel's: Go's own metrics miss part of the growth.
+func giveBackMemory(packets func() uint64) {
+	low := residentBytes()
+	before := packets()
+	for range time.Tick(memoryPeriod) {
+		now := packets()
+		quiet := now-before < quietPackets*uint64(memoryPeriod/time.Second)
+		before = now
+		if !quiet {
+			continue
+		}
+		size := residentBytes()
+		if size < low+grownByAtLeast {
+			low = min(low, size)
+			continue
+		}
+		runtime.GC()
+		debug.FreeOSMemory()
+		low = residentBytes()
+	}
+}
+
+// residentBytes is the second field of /proc/self/statm, in bytes; 0 if it cannot be read.
+func residentBytes() int {
+	text, err := os.ReadFile("/proc/self/statm")
+	fields := bytes.Fields(text)
+	if err != nil || len(fields) < 2 {
+		return 0
+	}
+	pages, _ := strconv.Atoi(string(fields[1]))
+	return pages * os.Getpagesize()
+}

@@ -1,0 +1,354 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"maps"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"tailscale.com/client/local"
+	_ "tailscale.com/feature/ssh"
+	_ "tailscale.com/feature/taildrop"
+	"tailscale.com/ipn"
+	"tailscale.com/ipn/store"
+	"tailscale.com/net/netmon"
+	"tailscale.com/tailcfg"
+	"tailscale.com/tsnet"
+)
+
+const (
+	stateFile   = "tailscaled.state"
+	netmapCache = "profile-data"
+	probePeriod = 30 * time.Second // between two questions whether the control plane still knows us
+	drainTime   = time.Second
+	logoutRetry = time.Second
+)
+
+// node is the Tailscale node that this process is.
+type node struct {
+	spec
+	log    *logger
+	say    messages
+	tun    *device // nil: none
+	server *tsnet.Server
+	lc     *local.Client
+	peers  *peerFile
+	api    *localAPI
+	exit   chan int // the first status that is sent is the process's
+
+	registered bool        // the state directory holds a node's keys
+	restored   atomic.Bool // preferences of the earlier life are in force again
+	suspect    atomic.Bool // the control plane said that it does not know us
+	hadKey     bool
+
+	// what the bus told us last; touched by follow only
+	state   ipn.State
+	running bool
+	prefs   *ipn.Prefs
+	self    *tailcfg.Node
+	known   map[tailcfg.NodeID]*tailcfg.Node
+	told    string // digest of what the kernel was last told to be
+}
+
+// run is the node until it ends; it returns the exit status.
+func run(s spec) int {
+	n := &node{spec: s, log: newLogger(s.verbose), say: messages{os.Stdout}, exit: make(chan int, 8), known: map[tailcfg.NodeID]*tailcfg.Node{}}
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(n.log)
+	stdin := bufio.NewReaderSize(os.Stdin, maxLine)
+	line, err := readStartLine(stdin)
+	if err != nil {
+		n.log.printf("%v", err)
+		return exitCrash
+	}
+	n.log.hide(line.key)
+	if status, err := n.start(line); err != nil {
+		n.log.printf("%v", err)
+		return status
+	}
+	go func() {
+		watchCommands(stdin, func() { go n.logout() })
+		n.exit <- exitDone
+	}()
+	go n.follow()
+	return <-n.exit
+}
+
+// start begins the node's life. With an error it returns the exit status that this means.
+func (n *node) start(line startLine) (int, error) {
+	if line.forget {
+		if err := forget(); err != nil {
+			return exitCrash, err
+		}
+	}
+	state, err := store.NewFileStore(n.log.tailscale, stateFile)
+	if err != nil {
+		return exitCrash, err
+	}
+	n.registered, n.hadKey = hasNodeKey(state), line.key != ""
+	if !n.registered && !n.hadKey {
+		return exitNeedsKey, errors.New("not registered yet, and there is no auth key")
+	}
+	prefs, err := loadPrefs()
+	if err != nil {
+		n.log.printf("preferences are lost: %v", err)
+	}
+	if err := portIsFree(n.port); err != nil {
+		return exitPortBusy, err
+	}
+	n.server = &tsnet.Server{
+		Dir:        ".",
+		Store:      state,
+		Hostname:   n.hostname,
+		ControlURL: n.controlURL,
+		AuthKey:    line.key,
+		Port:       n.port,
+		Logf:       n.watchLog,
+		UserLogf:   n.log.tailscale,
+		// Ephemeral is never set: tsnet would log out at every end of the process. The auth key decides.
+		// AdvertiseTags neither: Headscale refuses them beside an auth key that has tags.
+	}
+	if n.spec.tun != "" {
+		if n.tun, err = openTUN(fdTUN); err != nil {
+			return exitCrash, err
+		}
+		n.server.Tun = n.tun
+		// Or an address that is added to the interface would be a change of the network that we live in.
+		netmon.SetTailscaleInterfaceProps(n.spec.tun, 0)
+		go n.watchTUN()
+		go giveBackMemory(n.tun.packets.Load)
+	}
+	n.peers = newPeerFile(fdPeers)
+	watchInterfaces(n.ignoreInterfaces)
+	if n.lc, err = n.server.LocalClient(); err != nil {
+		return exitCrash, err
+	}
+	if err := restorePrefs(context.Background(), n.lc, prefs); err != nil {
+		n.log.printf("preferences could not be set again: %v", err)
+	}
+	n.restored.Store(true)
+	n.api, err = serveLocalAPI(fdLocal, n.lc)
+	return exitCrash, err
+}
+
+// forget makes us a new node: keys and the netmap that belongs to them go, preferences stay.
+func forget() error {
+	return errors.Join(os.RemoveAll(stateFile), os.RemoveAll(netmapCache))
+}
+
+// hasNodeKey reports whether the state is that of a node which has been registered and has not logged out.
+func hasNodeKey(s ipn.StateStore) bool {
+	profile, err := s.ReadState(ipn.CurrentProfileStateKey)
+	if err != nil || len(profile) == 0 {
+		return false
+	}
+	text, err := s.ReadState(ipn.StateKey(profile))
+	if err != nil {
+		return false
+	}
+	prefs := ipn.NewPrefs()
+	if err := ipn.PrefsFromBytes(text, prefs); err != nil {
+		return false
+	}
+	return prefs.Persist != nil && !prefs.Persist.PrivateNodeKey.IsZero()
+}
+
+// portIsFree says so clearly if somebody else has the port: tailscale would silently take another one.
+func portIsFree(port uint16) error {
+	if port == 0 {
+		return nil
+	}
+	for _, network := range []string{"udp4", "udp6"} {
+		c, err := net.ListenUDP(network, &net.UDPAddr{Port: int(port)})
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("UDP port %d is in use by another process", port)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+	return nil
+}
+
+func (n *node) watchTUN() {
+	<-n.tun.gone
+	n.log.printf("the interface %s is gone", n.spec.tun)
+	n.exit <- exitTUNGone
+}
+
+// watchLog is where tailscale logs to. That the control plane does not know a node any more is to be learned nowhere else:
+// the client tries again for ever. It is a reason to ask, no proof.
+func (n *node) watchLog(format string, args ...any) {
+	n.log.tailscale(format, args...)
+	if !strings.Contains(format, "%") || len(args) == 0 {
+		return
+	}
+	if text := fmt.Sprintf(format, args...); strings.Contains(text, "PollNetMap: initial fetch failed 4") && !n.suspect.Swap(true) {
+		go n.probe()
+	}
+}
+
+// probe registers again with the keys that we have. A control plane that knows us says yes; one that does not wants somebody
+// to log in, which follow sees.
+func (n *node) probe() {
+	n.log.printf("the control plane refuses our polls: asking whether it still knows this node")
+	if err := n.lc.Start(context.Background(), ipn.Options{}); err != nil {
+		n.log.printf("%v", err)
+	}
+	time.Sleep(probePeriod)
+	n.suspect.Store(false)
+}
+
+// logout makes the control plane forget us, as often as it takes, and ends.
+func (n *node) logout() {
+	for {
+		err := n.lc.Logout(context.Background())
+		if err == nil {
+			n.log.printf("logged out")
+			n.exit <- exitDone
+			return
+		}
+		n.log.printf("logout: %v", err)
+		time.Sleep(logoutRetry)
+	}
+}
+
+// follow watches what becomes of the node.
+func (n *node) follow() {
+	const mask = ipn.NotifyInitialState | ipn.NotifyInitialPrefs | ipn.NotifyInitialNetMap | ipn.NotifyPeerPatches |
+		ipn.NotifyPeerWireGuardState
+	before := n.peers.read()
+	for {
+		watcher, err := n.lc.WatchIPNBus(context.Background(), mask)
+		for err == nil {
+			var notify ipn.Notify
+			if notify, err = watcher.Next(); err == nil {
+				n.take(&notify)
+			}
+			if n.running && before != nil {
+				go greet(context.Background(), n.lc, before, n.log)
+				before = nil
+			}
+		}
+		// We fell behind: begin again with the current state.
+		n.log.tailscale("bus: %v", err)
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// take acts on one message of the bus.
+func (n *node) take(m *ipn.Notify) {
+	if m.ErrMessage != nil {
+		n.refused(*m.ErrMessage)
+	}
+	if m.BrowseToURL != nil && *m.BrowseToURL != "" {
+		n.needsLogin()
+	}
+	if m.Prefs != nil && m.Prefs.Valid() {
+		n.takePrefs(m.Prefs.AsStruct())
+	}
+	if m.NetMap != nil {
+		n.known = map[tailcfg.NodeID]*tailcfg.Node{}
+		for _, p := range m.NetMap.Peers {
+			n.known[p.ID()] = p.AsStruct()
+		}
+	}
+	if m.SelfChange != nil {
+		n.self = m.SelfChange
+	}
+	for _, p := range m.PeersChanged {
+		n.known[p.ID] = p
+	}
+	for _, id := range m.PeersRemoved {
+		delete(n.known, id)
+	}
+	if m.State != nil {
+		n.takeState(*m.State)
+	}
+	n.tellKernel()
+	if len(m.PeerState) > 0 {
+		states := maps.Clone(m.PeerState)
+		go func() {
+			if err := n.peers.note(context.Background(), n.lc, states); err != nil {
+				n.log.tailscale("peers: %v", err)
+			}
+		}()
+	}
+}
+
+// refused handles an error that the control plane means for people. A registration that is limited is tried again by itself.
+func (n *node) refused(why string) {
+	if n.running || strings.Contains(why, "rate limited") || !strings.Contains(why, "key") {
+		n.log.printf("tailscale: %s", why)
+		return
+	}
+	n.log.printf("the control plane refused to register this node: %s", why)
+	n.exit <- exitNeedsKey
+}
+
+// needsLogin handles a control plane that wants a person to log in: it does not know the node, or the node's key expired.
+func (n *node) needsLogin() {
+	if n.registered && !n.keyExpired() && !n.hadKey {
+		n.log.printf("the control plane does not know this node any more")
+		n.exit <- exitForgotten
+		return
+	}
+	n.log.printf("the control plane wants somebody to log in: an auth key is needed")
+	n.exit <- exitNeedsKey
+}
+
+func (n *node) keyExpired() bool {
+	return n.self != nil && !n.self.KeyExpiry.IsZero() && n.self.KeyExpiry.Before(time.Now())
+}
+
+// takePrefs remembers the preferences, and ends when somebody has logged the node out.
+func (n *node) takePrefs(p *ipn.Prefs) {
+	n.prefs = p
+	if p.LoggedOut {
+		if n.registered && !hasNodeKey(n.server.Store) {
+			n.log.printf("the node was logged out")
+			n.api.drain(drainTime)
+			n.exit <- exitDone
+		}
+		return
+	}
+	if n.restored.Load() {
+		if err := savePrefs(p); err != nil {
+			n.log.printf("preferences cannot be remembered: %v", err)
+		}
+	}
+}
+
+func (n *node) takeState(s ipn.State) {
+	was := n.state
+	n.state = s
+	switch {
+	case s == ipn.Running && was != ipn.Running:
+		n.running, n.registered, n.hadKey = true, true, false
+		n.say.running()
+	case s == ipn.NeedsMachineAuth:
+		n.log.printf("waiting for an admin to approve this node")
+	case s == ipn.NeedsLogin && n.running && !n.suspect.Load() && !n.prefs.LoggedOut:
+		n.log.printf("the node's key has expired")
+		n.exit <- exitNeedsKey
+	}
+}
+
+// tellKernel says sync when our addresses or the routes through us are not what they were.
+func (n *node) tellKernel() {
+	if !n.running || n.self == nil || n.prefs == nil {
+		return
+	}
+	if now := digest(n.self, n.known, n.prefs, n.peerRoutes); now != n.told {
+		n.told = now
+		n.say.sync()
+	}
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"tailscale.com/client/local"
+	"tailscale.com/ipn"
+	"tailscale.com/tailcfg"
+)
+
+// After a SIGKILL nobody but the peers knows who talked to whom, and they wait for an answer up to ten seconds. So the
+// addresses of active peers are kept in a file that outlives the worker, and each of them gets a ping at the next start: the
+// handshake that it forces makes the peer use the new session at once.
+//
+// The file is text: a line with its version, then one address a line.
+const (
+	peersHeader   = "peers 1"
+	maxPeers      = 64 // pinged at a start, the others wait
+	pingTimeout   = 10 * time.Second
+	maxPeersBytes = 1 << 16
+)
+
+// peerFile is the file behind an inherited descriptor.
+type peerFile struct {
+	f *os.File
+
+	mu     sync.Mutex
+	active map[tailcfg.StableNodeID]bool
+	last   string
+}
+
+func newPeerFile(fd uintptr) *peerFile {
+	return &peerFile{f: os.NewFile(fd, "peers"), active: map[tailcfg.StableNodeID]bool{}}
+}
+
+// read returns the addresses that are in the file; none if it is empty or not ours.
+func (p *peerFile) read() []netip.Addr {
+	text := make([]byte, maxPeersBytes)
+	n, _ := p.f.ReadAt(text, 0) // io.EOF is the rule
+	header, rest, _ := strings.Cut(string(text[:n]), "\n")
+	if header != peersHeader {
+		return nil
+	}
+	var addrs []netip.Addr
+	for line := range strings.Lines(rest) {
+		if a, err := netip.ParseAddr(strings.TrimSpace(line)); err == nil && len(addrs) < maxPeers {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
+// note takes over how the WireGuard sessions changed, and writes the file if other peers are active now.
+func (p *peerFile) note(ctx context.Context, lc *local.Client, states map[tailcfg.StableNodeID]ipn.PeerState) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, s := range states {
+		p.active[id] = s.PeerWireGuardState == ipn.PeerWireGuardStateEstablished
+	}
+	status, err := lc.Status(ctx)
+	if err != nil {
+		return err
+	}
+	var lines []string
+	for _, peer := range status.Peer {
+		if p.active[peer.ID] && len(peer.TailscaleIPs) > 0 {
+			lines = append(lines, peer.TailscaleIPs[0].String())
+		}
+	}
+	slices.Sort(lines)
+	return p.write(strings.Join(append([]string{peersHeader}, lines...), "\n") + "\n")
+}
+
+func (p *peerFile) write(text string) error {
+	if text == p.last {
+		return nil
+	}
+	p.last = text
+	if _, err := p.f.WriteAt([]byte(text), 0); err != nil {
+		return err
+	}
+	return p.f.Truncate(int64(len(text)))
+}
+
+// greet makes a handshake with each of the peers. One that does not answer is no error: it may be gone.
+func greet(ctx context.Context, lc *local.Client, peers []netip.Addr, log *logger) {
+	var all sync.WaitGroup
+	for _, ip := range peers {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+			defer cancel()
+			if _, err := lc.Ping(ctx, ip, tailcfg.PingTSMP); err != nil {
+				log.tailscale("greeting %v: %v", ip, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// digest is what the kernel must be told anew when it changes: our addresses, and the routes through us.
+func digest(self *tailcfg.Node, peers map[tailcfg.NodeID]*tailcfg.Node, prefs *ipn.Prefs, peerRoutes bool) string {
+	var lines []string
+	for id, p := range peers {
+		for _, r := range p.AllowedIPs {
+			if isOwn := slices.Contains(p.Addresses, r); isOwn && !peerRoutes || !isOwn && !prefs.RouteAll {
+				continue
+			}
+			lines = append(lines, fmt.Sprintf("%d %v", id, r))
+		}
+	}
+	slices.Sort(lines)
+	return fmt.Sprint(self.Addresses, prefs.RouteAll, prefs.ExitNodeID, prefs.ExitNodeIP, prefs.AdvertiseRoutes, lines)
+}
