@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import ipaddress
 import os
-import secrets
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -24,7 +23,6 @@ from ..state.attachments import LOCK_SECONDS, Attachment, Attachments
 from ..state.claims import Claims
 from ..tailnet import overlapping as tailnet_overlaps
 from ..worker import cgroup, launch
-from ..worker.localapi import LocalApi, Node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from ..cni.request import Request
     from ..control import AuthKey
     from ..net.model import PodNetwork, Tailnet
+    from ..worker.localapi import LocalApi, Node
     from .wish import Wish
 
 LOGOUT_SECONDS = 1.5
@@ -154,7 +153,7 @@ def _record(store: Attachments, request: Request, wish: Wish, netns: int) -> Att
         netns=request.netns or "",
         state_dir=config.state_dir,
         run_dir=config.run_dir,
-        nonce=secrets.token_hex(8),
+        nonce=os.urandom(8).hex(),
         boot_id=linux.boot_id(),
         netns_inode=os.fstat(netns).st_ino,
         netns_cookie=cookie,
@@ -267,20 +266,23 @@ def connect(attachment: Attachment, seconds: float) -> None:
     must not start off the tailnet, DeletedMeanwhile.
     """
     node = _await_running(attachment, seconds)
-    if node.running:
+    if node and node.running:
         synchronise(attachment, node)
     elif attachment.required:
-        raise errors.NotConnected(pod=attachment.who, seconds=seconds, state=node.state, log=attachment.log)
+        state = node.state if node else "it does not answer"
+        raise errors.NotConnected(pod=attachment.who, seconds=seconds, state=state, log=attachment.log)
 
 
-def _await_running(attachment: Attachment, seconds: float) -> Node:
+def _await_running(attachment: Attachment, seconds: float) -> Node | None:
     deadline = time.monotonic() + seconds
-    node = Node("NoState", "", (), online=False, tags=(), node_id="")
-    while not node.running and time.monotonic() < deadline:
+    node = None
+    while time.monotonic() < deadline:
         with contextlib.suppress(errors.LocalApiFailed):
-            node = local_api(attachment, max(0.1, deadline - time.monotonic())).node(peers=attachment.routes_per_peer)
-        if not node.running:
-            time.sleep(POLL_SECONDS)
+            api = local_api(attachment, max(0.1, deadline - time.monotonic()))
+            node = api.node(peers=attachment.routes_per_peer)
+            if node.running:
+                return node
+        time.sleep(POLL_SECONDS)
     return node
 
 
@@ -306,6 +308,8 @@ def synchronise(attachment: Attachment, node: Node) -> None:
 
 def local_api(attachment: Attachment, seconds: float = 5.0) -> LocalApi:
     """The node's LocalAPI."""
+    from ..worker.localapi import LocalApi  # http.client takes long to import: while the node registers
+
     return LocalApi(attachment.socket, attachment.log, seconds)
 
 

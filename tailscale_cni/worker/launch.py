@@ -11,11 +11,10 @@ import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import urlsplit
 
 from .. import errors, linux
 from ..state import files
-from . import cgroup, systemd
+from . import cgroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +46,8 @@ def start(attachment: Attachment, executable: Path) -> int | None:
     argv = [str(executable), "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
     try:
         if attachment.launcher == "systemd":
+            from . import systemd
+
             description = f"Tailscale node of {attachment.who}"
             systemd.start(
                 attachment.unit, description, argv, loopback=tuple(_loopback(attachment.control_url))
@@ -60,6 +61,8 @@ def start(attachment: Attachment, executable: Path) -> int | None:
 def end(attachment: Attachment) -> None:
     """End the node's processes; nothing if there are none."""
     if attachment.launcher == "systemd":
+        from . import systemd
+
         try:
             systemd.stop(attachment.unit)
         except OSError as e:
@@ -85,7 +88,11 @@ def supervised(attachment: Attachment) -> bool:
     """Whether somebody looks after the node, or is about to."""
     if running(attachment):
         return True
-    return attachment.launcher == "systemd" and systemd.is_active(attachment.unit)
+    if attachment.launcher != "systemd":
+        return False
+    from . import systemd
+
+    return systemd.is_active(attachment.unit)
 
 
 def become_supervisor(
@@ -213,6 +220,7 @@ def _inheritable() -> Iterator[int]:
 def _loopback(control_url: str) -> Iterator[str]:
     """The loopback addresses that a node in the host's namespace needs: the resolver's, a local control plane's."""
     import ipaddress
+    from urllib.parse import urlsplit
 
     candidates = [urlsplit(control_url).hostname or ""]
     candidates += ["127.0.0.1", "::1"] if candidates == ["localhost"] else []
