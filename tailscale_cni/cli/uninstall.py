@@ -7,6 +7,7 @@ configuration and the auth key stay unless --purge.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -18,6 +19,10 @@ from ..state.installation import Installation
 from ..verbs import enrolment
 from . import add_roots, layout
 from .install import BINARY
+
+DIRECTORIES = ("attachments", "identities", "claims", "unreadable", "cache")
+FILES = ("run", "enroll.json", "install.json")
+"""What is in a state directory."""
 
 if TYPE_CHECKING:
     import argparse
@@ -51,8 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     files.remove(f"{bin_dir}/{BINARY}")
     if arguments.purge:
         _purge(installed)
-    for directory in (arguments.run_dir, arguments.state_dir):
-        files.remove_tree(directory)
+    _remove_state(arguments.state_dir, arguments.run_dir)
     _say("everything is removed")
     return 0
 
@@ -69,6 +73,17 @@ def _end_nodes(state_dir: str) -> int:
         else:
             _say(f"{attachment.who} is no longer a node")
     return left
+
+
+def _remove_state(state_dir: str, run_dir: str) -> None:
+    """Only what is ours: an option may name a directory that has more in it."""
+    for name in DIRECTORIES:
+        files.remove_tree(f"{state_dir}/{name}")
+    for name in FILES:
+        files.remove(f"{state_dir}/{name}")
+    for directory in (run_dir, state_dir):
+        with contextlib.suppress(OSError):  # not empty, or not there
+            os.rmdir(directory)
 
 
 def _purge(installed: Installation | None) -> None:
