@@ -184,7 +184,7 @@ def test_standard_input_that_cannot_be_read_is_error_5() -> None:
 
 def test_without_standard_error_a_call_works() -> None:
     """The log line is the only thing that is lost, and nothing gets its descriptor."""
-    answer = run_script(script('assert open("/dev/null").fileno() > 2'), "2>&-")
+    answer = run_script(script('os.write(2, b"oops")'), "2>&-")
     assert (answer.status, answer.json["cniVersion"], answer.stderr) == (0, "1.1.0", "")
 
 
