@@ -34,8 +34,8 @@ def command(cluster: Cluster, *arguments: str) -> str:
 
 
 def logs(cluster: Cluster, length: int = 4000) -> list[tuple[str, str]]:
-    """The end of every log of the cluster's daemons and of the nodes of its pods: name, text."""
-    daemons = sorted((cluster.machine.directory / "log").iterdir())
+    """The end of the logs that tell of pods, and of the nodes: name, text."""
+    daemons = [cluster.machine.directory / "log" / name for name in ("containerd", "kubelet")]
     nodes = sorted((cluster.machine.root / RUN_DIR.lstrip("/")).glob("*/log"))
     return [
         (f"{path.parent.name}/{path.name}", path.read_text(errors="replace")[-length:])

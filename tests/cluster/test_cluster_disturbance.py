@@ -8,6 +8,7 @@ import pytest
 
 from tests.kit.controlplane import ControlPlane
 from tests.kit.peer import Peer
+from tests.kit.process import Failed
 from tests.kit.traffic import Conversation
 from tests.kit.wait import wait_until
 
@@ -92,8 +93,16 @@ def reachable(control: ControlPlane, peer: Peer, name: str) -> str:
     """The IPv4 address of a node, once a peer reaches it."""
     node = wait_until(lambda: control.node(name), 60, what=f"the node {name}")
     address = str(node["addresses"][0])
-    peer.ping(address)
+    wait_until(lambda: pings(peer, address), 60, what=f"an answer of {name} to the peer's ping")
     return address
+
+
+def pings(peer: Peer, address: str) -> bool:
+    """Whether a peer reaches an address; one that lost the control plane too hears of new nodes when it is back there."""
+    try:
+        return bool(peer.ping(address))
+    except Failed:
+        return False
 
 
 def answered(conversation: Conversation, line: str) -> bool:
