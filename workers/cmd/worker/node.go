@@ -9,6 +9,8 @@ import (
 	"maps"
 	"net"
 	"os"
+	"os/signal"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -74,12 +76,21 @@ func run(s spec) int {
 		n.log.printf("%v", err)
 		return status
 	}
-	go func() {
-		watchCommands(stdin, func() { go n.logout() })
-		n.exit <- exitDone
-	}()
+	go n.obey(stdin)
 	go n.follow()
 	return <-n.exit
+}
+
+// obey does as the supervisor says, and ends with it.
+func (n *node) obey(stdin *bufio.Reader) {
+	terminate := make(chan os.Signal, 1)
+	signal.Notify(terminate, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-terminate
+		n.exit <- exitDone
+	}()
+	watchCommands(stdin, func() { go n.logout() })
+	n.exit <- exitDone
 }
 
 // start begins the node's life. With an error it returns the exit status that this means.
@@ -188,13 +199,16 @@ func (n *node) watchTUN() {
 // the client tries again for ever. It is a reason to ask, no proof.
 func (n *node) watchLog(format string, args ...any) {
 	n.log.tailscale(format, args...)
-	if !strings.Contains(format, "%") || len(args) == 0 {
+	if !strings.Contains(format, "Received error: %v") {
 		return
 	}
-	if text := fmt.Sprintf(format, args...); strings.Contains(text, "PollNetMap: initial fetch failed 4") && !n.suspect.Swap(true) {
+	if text := fmt.Sprintf(format, args...); refusedPoll.MatchString(text) && !n.suspect.Swap(true) {
 		go n.probe()
 	}
 }
+
+// refusedPoll is what a client says of a control plane that answers a poll by 400 (testcontrol) or 404 (all the others).
+var refusedPoll = regexp.MustCompile(`PollNetMap: initial fetch failed 40[04]`)
 
 // probe registers again with the keys that we have. A control plane that knows us says yes; one that does not wants somebody
 // to log in, which follow sees.
@@ -327,6 +341,8 @@ func (n *node) takePrefs(p *ipn.Prefs) {
 	}
 }
 
+func (n *node) loggedOut() bool { return n.prefs != nil && n.prefs.LoggedOut }
+
 func (n *node) takeState(s ipn.State) {
 	was := n.state
 	n.state = s
@@ -336,7 +352,7 @@ func (n *node) takeState(s ipn.State) {
 		n.say.running()
 	case s == ipn.NeedsMachineAuth:
 		n.log.printf("waiting for an admin to approve this node")
-	case s == ipn.NeedsLogin && n.running && !n.suspect.Load() && !n.prefs.LoggedOut:
+	case s == ipn.NeedsLogin && n.running && !n.suspect.Load() && !n.loggedOut():
 		n.log.printf("the node's key has expired")
 		n.exit <- exitNeedsKey
 	}

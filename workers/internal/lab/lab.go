@@ -65,12 +65,26 @@ var builds struct {
 	done map[string]string
 }
 
-// Program builds a program of this module as it is shipped, once per test binary, and returns its path.
+// Program is the path of a program of this module, as it is shipped: from the directory $WORKERS_BIN if that is set, else built,
+// once per test binary.
 func Program(t testing.TB, name string) string {
+	t.Helper()
+	if dir := os.Getenv("WORKERS_BIN"); dir != "" {
+		return filepath.Join(dir, name)
+	}
+	args := []string{}
+	if name == "worker" {
+		args = append(args, "-tags="+Tags(t))
+	}
+	return Build(t, "tailscale-cni/workers/cmd/"+name, args...)
+}
+
+// Build builds a package of this module, once per test binary, and returns the program's path.
+func Build(t testing.TB, pkg string, options ...string) string {
 	t.Helper()
 	builds.Lock()
 	defer builds.Unlock()
-	if path, ok := builds.done[name]; ok {
+	if path, ok := builds.done[pkg]; ok {
 		return path
 	}
 	if builds.dir == "" {
@@ -83,21 +97,23 @@ func Program(t testing.TB, name string) string {
 		}
 		builds.dir, builds.done = dir, map[string]string{}
 	}
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", builds.dir + "/" + name}
-	if name == "worker" {
-		args = append(args, "-tags="+Tags(t))
-	}
-	cmd := exec.Command("go", append(args, "tailscale-cni/workers/cmd/"+name)...)
+	path := filepath.Join(builds.dir, filepath.Base(pkg))
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", path}, options...)
+	cmd := exec.Command("go", append(args, pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build %s: %v\n%s", name, err, out)
+		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
 	}
-	builds.done[name] = filepath.Join(builds.dir, name)
-	return builds.done[name]
+	builds.done[pkg] = path
+	return path
 }
 
 // RemovePrograms removes what Program built; TestMain calls it at the end.
-func RemovePrograms() { os.RemoveAll(builds.dir) }
+func RemovePrograms() {
+	if builds.dir != "" {
+		os.RemoveAll(builds.dir)
+	}
+}
 
 // Tags are the build tags of the worker.
 func Tags(t testing.TB) string {
