@@ -68,13 +68,16 @@ def run(arguments: argparse.Namespace) -> int:
     entry = _entry(arguments)
     host = config.Config.load(entry | {"configFile": root + arguments.config_file})
     _install_binary(root + bin_dir)
-    Installation(conf_dir, bin_dir, entry).save(root + arguments.state_dir)
+    installation = Installation(conf_dir, bin_dir, entry)
+    if Installation.load(root + arguments.state_dir) != installation:
+        installation.save(root + arguments.state_dir)
+    if not root:
+        artefact.worker_binary()  # unpacks this build: now, and not while the first pod waits
     conflist.write(root + conf_dir, conflist.derive(primary, entry))
     if not root:
         upkeep.keep_in_step(host)
-    _say(
-        f'{conf_dir}/{conflist.NAME} is in place: new pods with tailscale.com/enabled: "true" become nodes'
-    )
+        artefact.prune(arguments.state_dir)
+    _say(f'{conf_dir}/{conflist.NAME} is in place: new pods with tailscale.com/enabled: "true" become nodes')
     _warn(host, root)
     return 0
 
@@ -110,10 +113,20 @@ def _install_key(arguments: argparse.Namespace, root: str) -> None:
     if not arguments.auth_key_file:
         return
     key = StaticKey(arguments.auth_key_file).mint(hostname="", tags=(), ephemeral=True)
-    path = root + _key_file(arguments)
+    path, content = root + _key_file(arguments), f"{key.reveal()}\n".encode()
+    if _is_there(path, content, 0o600):
+        return
     os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    files.write(path, f"{key.reveal()}\n".encode())
+    files.write(path, content)
     _say(f"auth key: {path}")
+
+
+def _is_there(path: str, content: bytes, mode: int) -> bool:
+    try:
+        with open(path, "rb") as f:
+            return f.read(len(content) + 1) == content and os.fstat(f.fileno()).st_mode & 0o777 == mode
+    except OSError:
+        return False
 
 
 def _install_settings(path: str, settings: dict[str, Any]) -> None:
@@ -142,7 +155,7 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
 def _install_binary(bin_dir: str) -> None:
     """By rename: the old file may be running, and nobody may see half of the new one."""
     source, target = artefact.executable(), f"{bin_dir}/{BINARY}"
-    if os.path.exists(target) and os.path.samefile(source, target):
+    if _is_there(target, source.read_bytes(), 0o755):
         return
     temporary = f"{bin_dir}/.{BINARY}.{os.getpid()}~"
     try:
