@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import BinaryIO
 
 
@@ -34,18 +35,26 @@ class _Resumed(io.RawIOBase):
         return len(part)
 
 
-def main(read: bytes = b"") -> int:
-    """Answer the call, return the exit status. ``read`` is what has been read of standard input."""
-    if "CNI_COMMAND" not in os.environ:
-        from tailscale_cni import cli
+def choose() -> Callable[[bytes], int]:
+    """What this process is for, imported. It takes what has been read of standard input and returns the exit status."""
+    if "CNI_COMMAND" in os.environ:
+        from tailscale_cni import verbs
+        from tailscale_cni.cni import dispatch
 
-        return cli.main(sys.argv[1:])
-    from tailscale_cni import verbs
-    from tailscale_cni.cni import dispatch
+        def answer(read: bytes) -> int:
+            stdin = io.BufferedReader(_Resumed(read, sys.stdin.buffer)) if sys.stdin else None
+            stdout = sys.stdout.buffer if sys.stdout else None
+            return dispatch.main(os.environ, stdin, stdout, sys.stderr, verbs.load)
 
-    stdin = io.BufferedReader(_Resumed(read, sys.stdin.buffer)) if sys.stdin else None
-    stdout = sys.stdout.buffer if sys.stdout else None
-    return dispatch.main(os.environ, stdin, stdout, sys.stderr, verbs.load)
+        return answer
+    from tailscale_cni import cli
+
+    return lambda _: cli.main(sys.argv[1:])
+
+
+def main() -> int:
+    """Do it; returns the exit status."""
+    return choose()(b"")
 
 
 if __name__ == "__main__":

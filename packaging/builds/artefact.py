@@ -40,12 +40,13 @@ PYTHONS = (
 
 def zipapp(goarch: str = machine_goarch()) -> Path:
     """The artefact for an architecture (by default this machine's), in the cache: a file called `tailscale-cni`."""
-    with tempfile.TemporaryDirectory(prefix="tailscale-cni-") as scratch:
-        site = site_packages(Path(scratch, "site-packages"), goarch)
-        build_id = identify(site)
-        return (
-            build_once(f"zipapp-{goarch}-{build_id}", lambda out: pack(site, build_id, out)) / "tailscale-cni"
-        )
+    build_id = identify(goarch)
+
+    def build(directory: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="tailscale-cni-") as scratch:
+            pack(site_packages(Path(scratch, "site-packages"), goarch), build_id, directory)
+
+    return build_once(f"zipapp-{goarch}-{build_id}", build) / "tailscale-cni"
 
 
 def install(goarch: str | None) -> Path:
@@ -61,7 +62,7 @@ def install(goarch: str | None) -> Path:
 def site_packages(target: Path, goarch: str) -> Path:
     """All that the artefact carries, laid out in an empty or missing directory: what it needs, itself, its programs."""
     shutil.copytree(dependencies(), target)
-    for path in (ROOT / "tailscale_cni").rglob("*.py"):
+    for path in own_sources():
         copy = target / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -107,15 +108,22 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def identify(site: Path) -> str:
-    """The build ID: a hash over everything inside, names and modes included."""
-    parts: list[str | bytes] = [(PACKAGING / "dev.lock").read_bytes()]  # it pins shiv
-    for folder in (site, FRONT):
-        for path in files(folder):
-            if "__pycache__" not in path.parts:
-                mode = path.stat().st_mode if folder is site else 0
-                parts += [str(path.relative_to(folder)), f"{mode:o}", path.read_bytes()]
-    return digest([*parts, Path(__file__).read_bytes()])
+def own_sources() -> list[Path]:
+    """The files of the package, in a fixed order."""
+    return sorted((ROOT / "tailscale_cni").rglob("*.py"))
+
+
+def identify(goarch: str) -> str:
+    """The build ID: a hash over everything that the artefact is made of."""
+    sources = [
+        RUNTIME_LOCK,
+        PACKAGING / "dev.lock",
+        Path(__file__),
+        *sorted(FRONT.glob("*.*")),
+        *own_sources(),
+    ]
+    content = (part for path in sources for part in (str(path.relative_to(ROOT)), path.read_bytes()))
+    return digest([workers(goarch).name, *content])
 
 
 def pack(site: Path, build_id: str, out: Path) -> None:

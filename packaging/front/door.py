@@ -138,6 +138,7 @@ if __name__ == "__main__":
         try:
             assert not posix.isatty(0)
             data = read(0)
+            assert len(data) <= 1048576
             entry = parse(data)
             path = entry.get("stateDir", "/var/lib/tailscale-cni")
             assert is_path(path)

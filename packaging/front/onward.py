@@ -11,6 +11,7 @@ The build removes comments and docstrings, and refuses single quotes.
 import os
 import stat
 import sys
+from collections.abc import Callable  # left out by the build
 
 PYTHONS = "@PYTHONS@"
 
@@ -44,12 +45,31 @@ def main() -> int:
         del os.environ[name]
     state = state_dir or option("--state-dir") or STATE_DIR
     site = unpacked(state) or unpack(file, state)
-    sys.path.insert(0, site or file + "/site-packages")
+    try:
+        call = enter(file, state, site)
+    except Exception:
+        if not site:
+            raise
+        os.unlink(f"{os.path.dirname(site)}/complete")  # parts of it are gone
+        leave()
+        call = enter(file, state, unpack(file, state))
+    return call(data)
 
+
+def enter(file: str, state: str, site: str | None) -> "Callable[[bytes], int]":
+    """What the call is for, imported from the site-packages, or from the archive as it is."""
+    sys.path.insert(0, site or file + "/site-packages")
     from tailscale_cni import __main__, artefact
 
     artefact.this_is(file, BUILD_ID, state, site)
-    return __main__.main(data)
+    return __main__.choose()
+
+
+def leave() -> None:
+    """Forget what was entered last."""
+    sys.path.pop(0)
+    for name in [name for name in sys.modules if name.startswith("tailscale_cni")]:
+        del sys.modules[name]
 
 
 def option(name: str) -> str | None:
@@ -100,9 +120,7 @@ def unpack(file: str, state: str) -> str | None:
     except OSError:
         return None
     finally:
-        sys.path.pop(0)
-        for name in [name for name in sys.modules if name.startswith("tailscale_cni")]:
-            del sys.modules[name]
+        leave()
     return unpacked(state)
 
 

@@ -1,0 +1,466 @@
+"""The door: what it answers is what the real path answers, and what it does not answer goes there."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from builds import zipapp
+from front import door
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tailscale_cni import config, verbs
+from tailscale_cni.cni import dispatch, document
+
+VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+CONTAINER = "0123456789abcdef" * 4
+ENVIRON = {
+    "CNI_COMMAND": "ADD",
+    "CNI_CONTAINERID": CONTAINER,
+    "CNI_NETNS": "/run/netns/cni-0d2f5a5e",
+    "CNI_IFNAME": "eth0",
+    "CNI_PATH": "/opt/cni/bin:/usr/lib/cni",
+    "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0.x;K8S_POD_INFRA_CONTAINER_ID=ab;K8S_POD_UID=1-2",
+}
+PREV_RESULT = {
+    "cniVersion": "1.0.0",
+    "interfaces": [
+        {"name": "veth1", "mac": "02:00:00:00:00:01"},
+        {"name": "eth0", "sandbox": "/run/netns/cni-0d2f5a5e"},
+    ],
+    "ips": [{"interface": 1, "address": "10.42.0.7/24", "gateway": "10.42.0.1"}],
+    "routes": [{"dst": "0.0.0.0/0", "priority": 0, "mtu": 1400}],
+    "dns": {},
+    "unknown": {'é\u2028\\"/': [True, False, None, -1, 2**70, {}, []]},
+}
+HEAVY = {
+    "requests",
+    "yaml",
+    "pyroute2",
+    "argparse",
+    "logging",
+    "dataclasses",
+    "json",
+    "re",
+    "zipfile",
+    "os",
+    "runpy",
+    "typing",
+}
+
+
+class Host:
+    """A host's files, and calls with its conflist entry."""
+
+    def __init__(self, root: Path) -> None:
+        self.state_dir, self.config_file = root / "state", root / "config.yaml"
+        self.entry: dict[str, Any] = {
+            "cniVersion": "1.0.0",
+            "name": "cbr0",
+            "type": "tailscale-cni",
+            "capabilities": {ANNOTATIONS: True},
+            "stateDir": str(self.state_dir),
+            "runDir": str(root / "run"),
+            "configFile": str(self.config_file),
+            "runtimeConfig": {ANNOTATIONS: {"kubernetes.io/config.source": "api"}},
+            "prevResult": PREV_RESULT,
+        }
+
+    def configure(self, text: str) -> None:
+        """Write config.yaml, and have a call of the real path note what the door must know."""
+        self.config_file.write_text(text, encoding="utf-8")
+        self.state_dir.mkdir(0o711, exist_ok=True)
+        view = config.door_view(config.Config.load(self.entry))
+        (self.state_dir / "enroll.json").write_text(json.dumps(view), encoding="utf-8")
+
+    def at_the_door(self, environ: Mapping[str, str] = MappingProxyType({}), **keys: Any) -> bytes | None:
+        """What the door answers; None if it goes on."""
+        environ, entry = {**ENVIRON, **environ}, self.entry | keys
+        try:
+            parsed = door.parse(json.dumps(entry).encode())
+            raw = {os.fsencode(name): os.fsencode(value) for name, value in environ.items()}
+            return door.answer(raw, parsed, str(self.state_dir))
+        except Exception:  # noqa: BLE001 - any is a doubt
+            return None
+
+    def in_the_archive(self, environ: dict[str, str], entry: dict[str, Any]) -> tuple[int, bytes]:
+        """Exit status and answer of the real path."""
+        out = io.BytesIO()
+        stdin = io.BytesIO(json.dumps(entry).encode())
+        return dispatch.main(environ, stdin, out, io.StringIO(), verbs.load), out.getvalue()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A host with no configuration: it enrols pods that ask for it."""
+    return Host(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def artefact() -> Path:
+    """The built artefact."""
+    return zipapp()
+
+
+@pytest.fixture(scope="module")
+def stub(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artefact with its archive cut off: what this answers, it answers without it."""
+    data = artefact.read_bytes()
+    path = tmp_path_factory.mktemp("stub") / "tailscale-cni"
+    path.write_bytes(data[: data.index(b"PK\x03\x04")])
+    path.chmod(0o755)
+    return path
+
+
+def call(
+    file: Path, environ: dict[str, str], stdin: bytes, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """A runtime's call, with nothing in the environment but what is given."""
+    return subprocess.run(
+        [file], input=stdin, env=environ, capture_output=True, timeout=120, check=False, **options
+    )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    value=st.dictionaries(st.text(), JSON),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+    noise=st.binary(max_size=3),
+    at=st.integers(0, 200),
+)
+def test_reads_what_the_archive_reads(
+    *, value: dict[str, Any], indent: int | None, ascii_only: bool, noise: bytes, at: int
+) -> None:
+    """A document that the door reads is one that the real path reads, as the same value."""
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode(errors="surrogatepass")
+    for data in (text, text[:at] + noise + text[at:], text[:at] + text[at + 1 :]):
+        try:
+            read = door.parse(data)
+        except Exception:  # noqa: BLE001, S112 - any is a doubt
+            continue
+        assert read == document.decode(data)
+
+
+PLAIN = st.text(st.characters(exclude_characters="\\", max_codepoint=0xCFFF))
+"""Text without anything that looks like a surrogate when it is escaped."""
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(PLAIN, st.integers() | PLAIN))
+def test_reads_every_plain_document(value: dict[str, Any]) -> None:
+    """Whole numbers and text are no reason to doubt."""
+    assert door.parse(json.dumps(value).encode()) == value
+    assert door.parse(json.dumps(value, ensure_ascii=False, indent=2).encode() + b"\r\n") == value
+
+
+POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={}"
+ODD_VARIABLES = [
+    *[
+        "",
+        "x",
+        "a/b",
+        "..",
+        "/",
+        "/../x",
+        "/run/a/../b",
+        "é",
+        "a b",
+        "\n",
+        "\x7f",
+        "A" * 300,
+        "eth0:1",
+        "0123",
+    ],
+    *[
+        "a=b",
+        "a=b;a=c",
+        "K8S_POD_NAME=x",
+        "IgnoreUnknown=1",
+        "IgnoreUnknown=2;A=b",
+        "DEL",
+        "CHECK",
+        "ADD",
+        "GC",
+    ],
+    *[
+        POD.format(*pair)
+        for pair in [("A", "a"), ("a.b", "a"), ("a", "a..b"), ("a", "-a"), ("a" * 64, "a"), ("a", "a" * 254)]
+    ],
+    *[POD.format("a", f"a;K8S_POD_UID={uid}") for uid in ("x", "", "-", "é", "A" * 201)],
+]
+ODD_VALUES: list[Any] = [
+    *[
+        None,
+        "",
+        0,
+        1,
+        False,
+        True,
+        [],
+        {},
+        [{}],
+        "1.0.0",
+        "0.3.0",
+        "0.4.0",
+        "9.9.9",
+        "a/b",
+        "../x",
+        "x" * 250,
+        "é",
+    ],
+    *["/nonexistent/file", "relative", "/a/../b", {"cniVersion": "0.3.0"}, {"cniVersion": "1.0.0", "ips": 3}],
+    *[{ANNOTATIONS: annotations} for annotations in (None, 0, {"a": 1}, {"a": None})],
+    *[{ANNOTATIONS: {"tailscale.com/enabled": value}} for value in ("false", "true", "maybe")],
+]
+KEYS = "cniVersion name type runtimeConfig prevResult runDir configFile tags enroll cni.dev/valid-attachments dns args"
+MUTATED_ENVIRON = st.dictionaries(
+    st.sampled_from(sorted(ENVIRON)), st.sampled_from(ODD_VARIABLES), max_size=2
+)
+MUTATED_ENTRY = st.dictionaries(st.sampled_from(KEYS.split()), st.sampled_from(ODD_VALUES), max_size=2)
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["ADD", "DEL", "CHECK"]), st.sampled_from(VERSIONS), MUTATED_ENVIRON, MUTATED_ENTRY)
+def test_never_answers_otherwise_than_the_archive(
+    tmp_path: Path, verb: str, version: str, environ: dict[str, str], keys: dict[str, Any]
+) -> None:
+    """Whatever a call looks like: if the door answers it, the real path succeeds, and with the same bytes."""
+    host = Host(tmp_path)
+    keys = {"cniVersion": version, "prevResult": PREV_RESULT | {"cniVersion": version}} | keys
+    environ = {"CNI_COMMAND": verb} | environ
+    answer = host.at_the_door(environ, **keys)
+    if answer is not None:
+        assert host.in_the_archive(ENVIRON | environ, host.entry | keys) == (0, answer)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "annotations", [None, {}, {"a": "b"}, {"tailscale.com/enabled": "false", "tailscale.com/hostname": "///"}]
+)
+def test_answers_for_a_pod_that_does_not_ask(
+    host: Host, version: str, annotations: dict[str, str] | None
+) -> None:
+    """ADD echoes prevResult, DEL and CHECK (from 0.4.0 on) say nothing, in every version and with every runtime's habits."""
+    keys: dict[str, Any] = {
+        "cniVersion": version,
+        "prevResult": PREV_RESULT | {"cniVersion": version},
+        "runtimeConfig": {ANNOTATIONS: annotations},
+    }
+    answer = host.at_the_door(**keys)
+    assert answer is not None
+    assert json.loads(answer) == keys["prevResult"]
+    assert list(json.loads(answer)) == list(PREV_RESULT)
+    assert host.at_the_door({"CNI_COMMAND": "DEL"}, **keys) == b""
+    assert (
+        host.at_the_door(
+            {"CNI_COMMAND": "DEL", "CNI_NETNS": "", "CNI_ARGS": "", "CNI_PATH": ""},
+            **keys | {"prevResult": None},
+        )
+        == b""
+    )
+    assert host.at_the_door({"CNI_COMMAND": "CHECK"}, **keys) == (None if version < "0.4.0" else b"")
+
+
+@pytest.mark.parametrize("verb", ["ADD", "CHECK"])
+@pytest.mark.parametrize("value", ["true", "True", "", "yes", "1"])
+def test_goes_on_for_a_pod_that_asks(host: Host, verb: str, value: str) -> None:
+    """Whatever is not a plain "false" is for the real path to judge."""
+    asks = {ANNOTATIONS: {"tailscale.com/enabled": value}}
+    assert host.at_the_door({"CNI_COMMAND": verb}, runtimeConfig=asks) is None
+
+
+@pytest.mark.parametrize("verb", ["DEL", "CHECK"])
+def test_goes_on_where_something_was_recorded(host: Host, verb: str) -> None:
+    """A container of which ADD recorded something is the real path's, whatever its annotations say now."""
+    (host.state_dir / "attachments" / CONTAINER).mkdir(parents=True)
+    assert host.at_the_door({"CNI_COMMAND": verb}) is None
+
+
+def test_knows_the_host_by_what_was_noted(host: Host) -> None:
+    """The door trusts enroll.json as long as every watched file is the one that was read."""
+    assert host.at_the_door() is not None
+    host.config_file.write_text("tags: [tag:a]\n", encoding="utf-8")
+    assert host.at_the_door() is None
+    assert host.at_the_door({"CNI_COMMAND": "DEL"}) is None
+    host.configure("tags: [tag:a]\n")
+    assert host.at_the_door() is not None
+    host.config_file.write_text("tags: [tag:bc]\n", encoding="utf-8")
+    assert host.at_the_door() is None
+    host.configure("enroll: all\n")
+    assert host.at_the_door() is None
+    assert host.at_the_door({"CNI_COMMAND": "CHECK"}) is None
+    assert host.at_the_door({"CNI_COMMAND": "DEL"}) == b""
+    host.config_file.unlink()
+    assert host.at_the_door() is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"version": 2, "enroll": "annotated", "watch": {}}',
+        '{"version": 1, "enroll": "annotated", "watch": {}}',
+    ],
+)
+def test_does_not_trust_a_note_that_is_odd(host: Host, text: str) -> None:
+    """An enroll.json that is broken, of another version, or about another configuration file is a doubt."""
+    host.state_dir.mkdir()
+    (host.state_dir / "enroll.json").write_text(text, encoding="utf-8")
+    assert host.at_the_door() is None
+
+
+@pytest.mark.parametrize("key", ["enroll", "tags", "controlURL", "unknown"])
+def test_settings_in_the_entry_go_on(host: Host, key: str) -> None:
+    """An entry that configures something has to be checked as a whole."""
+    keys: dict[str, Any] = {key: "annotated"}
+    assert host.at_the_door(**keys) is None
+
+
+def test_needs_no_archive(host: Host, stub: Path) -> None:
+    """The artefact answers for pods that are not enrolled without its archive: here it has none."""
+    entry = json.dumps(host.entry).encode()
+    done = call(stub, ENVIRON, entry)
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, PREV_RESULT, b"")
+    for verb in ("DEL", "CHECK"):
+        done = call(stub, ENVIRON | {"CNI_COMMAND": verb}, entry)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert list(host.state_dir.parent.iterdir()) == []
+
+
+def test_needs_no_writable_disk(host: Host, stub: Path) -> None:
+    """A host on which nothing at all can be written still starts its other pods."""
+    readonly = (
+        'mount --make-rprivate / && mount -o remount,bind,ro / && ! touch /tmp/x 2>/dev/null && exec "$0"'
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", readonly, stub],
+        input=json.dumps(host.entry).encode(),
+        env=ENVIRON | {"PATH": os.defpath + ":/usr/sbin:/sbin"},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, json.loads(done.stdout or b"null")) == (0, PREV_RESULT), done.stderr
+
+
+def test_imports_next_to_nothing(host: Host, artefact: Path, interpreter: Path) -> None:
+    """After a pass-through, sys.modules has none of what costs, on any Python."""
+    text = artefact.read_bytes().split(b"-c '", 1)[1].split(b"' '", 1)[0].decode()
+    look = "import posix, sys\nposix._exit = lambda status: posix.write(2, ' '.join(sys.modules).encode()) and None\n"
+    done = subprocess.run(
+        [interpreter, "-IS", "-c", look + text, "raise SystemExit"],
+        input=json.dumps(host.entry).encode(),
+        env=ENVIRON,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    modules = set(done.stderr.decode().split())
+    assert json.loads(done.stdout) == PREV_RESULT
+    assert {"posix", "_json"} <= modules
+    assert not modules & HEAVY
+
+
+def test_hostile_environment_changes_nothing(host: Host, stub: Path, tmp_path: Path) -> None:
+    """No variable of the runtime's environment reaches the interpreter, and none is needed."""
+    for name in ("posix", "sys", "_json", "sitecustomize", "usercustomize"):
+        (tmp_path / f"{name}.py").write_text("import os; os._exit(99)\n", encoding="utf-8")
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 98\n", encoding="utf-8")
+    (tmp_path / "python3").chmod(0o755)
+    hostile = {
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONHOME": "/nonexistent",
+        "PYTHONSTARTUP": str(tmp_path / "posix.py"),
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONINSPECT": "1",
+        "PATH": str(tmp_path),
+        "IFS": "/",
+        "ENV": str(tmp_path / "python3"),
+        "BASH_ENV": str(tmp_path / "python3"),
+        "python": str(tmp_path / "python3"),
+        "SHIV_ROOT": str(tmp_path),
+    }
+    done = call(stub, ENVIRON | hostile, json.dumps(host.entry).encode(), cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, PREV_RESULT, b"")
+
+
+def valid(host: Host, **keys: Any) -> bytes:
+    """The host's entry, with other keys, as bytes."""
+    return json.dumps(host.entry | keys).encode()
+
+
+ODD_DOCUMENTS: dict[str, tuple[Callable[[Host], bytes], int]] = {
+    "nothing": (lambda host: b"", 6),
+    "no JSON": (lambda host: b"hello", 6),
+    "half": (lambda host: valid(host)[:-1], 6),
+    "more": (lambda host: valid(host) + b"{}", 6),
+    "a list": (lambda host: b"[" + valid(host) + b"]", 6),
+    "byte order mark": (lambda host: b"\xef\xbb\xbf" + valid(host), 6),
+    "not UTF-8": (lambda host: valid(host).replace(b"cbr0", b"cbr\xff"), 6),
+    "a key twice": (lambda host: valid(host)[:-1] + b', "name": "b"}', 6),
+    "NaN": (lambda host: valid(host, x=float("nan")), 6),
+    "NUL": (lambda host: valid(host).replace(b"cbr0", b"cbr\0"), 6),
+    "deep": (lambda host: valid(host)[:-1] + b', "x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 6),
+    "20 MB": (lambda host: valid(host) + b" " * 20_000_000, 6),
+    "no version": (lambda host: valid(host, cniVersion=None), 1),
+    "version": (lambda host: valid(host, cniVersion="2.0.0"), 1),
+    "no name": (lambda host: valid(host, name=None), 7),
+    "name": (lambda host: valid(host, name="../x"), 7),
+    "no prevResult": (lambda host: valid(host, prevResult=None), 7),
+    "annotation": (
+        lambda host: valid(host, runtimeConfig={ANNOTATIONS: {"tailscale.com/enabled": "maybe"}}),
+        101,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD_DOCUMENTS)
+def test_what_is_odd_gets_a_proper_error(host: Host, artefact: Path, name: str) -> None:
+    """The archive answers what the door does not, with what the door has read: an error in CNI's words, and no traceback."""
+    document, code = ODD_DOCUMENTS[name]
+    done = call(artefact, ENVIRON, document(host))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["code"] == code
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_big_document_is_no_error(host: Host, artefact: Path) -> None:
+    """What is longer than the door reads is read to its end by the real path."""
+    entry = valid(host, args={"padding": "x" * 3_000_000})
+    done = call(artefact, ENVIRON, entry)
+    assert (done.returncode, json.loads(done.stdout)) == (0, PREV_RESULT), done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_descriptors(host: Host, artefact: Path, closed: str) -> None:
+    """With standard descriptors closed there is an exit status in time and never a traceback."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" {closed}', artefact],
+        input=valid(host, runtimeConfig={ANNOTATIONS: {"tailscale.com/enabled": "maybe"}}),
+        env=ENVIRON,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr + done.stdout
