@@ -11,24 +11,16 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
-	"tailscale-cni/workers/internal/lab"
 )
-
-func TestMain(m *testing.M) {
-	status := m.Run()
-	lab.RemovePrograms()
-	os.Exit(status)
-}
 
 const workerUID = 2000000007
 
 // rig is a worker with all that its supervisor would give it.
 type rig struct {
-	*lab.Process
+	*Process
 	t     testing.TB
-	host  *lab.Netns
-	pod   *lab.Netns // nil: without a TUN
+	host  *Netns
+	pod   *Netns // nil: without a TUN
 	dir   string
 	args  []string
 	local *net.UnixListener
@@ -37,11 +29,11 @@ type rig struct {
 }
 
 // newRig prepares a worker; it is not started yet.
-func newRig(t testing.TB, host *lab.Netns, control *lab.Control, name string, args ...string) *rig {
+func newRig(t testing.TB, host *Netns, control *Control, name string, args ...string) *rig {
 	t.Helper()
 	dir := t.TempDir()
 	state := filepath.Join(dir, "state")
-	r := &rig{t: t, host: host, pod: lab.NewNetns(t), dir: state}
+	r := &rig{t: t, host: host, pod: NewNetns(t), dir: state}
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -77,14 +69,14 @@ func (r *rig) begin(line string) *rig {
 	}
 	defer tun.Close()
 	argv := append([]string{"setpriv", fmt.Sprintf("--reuid=%d", workerUID), fmt.Sprintf("--regid=%d", workerUID), "--clear-groups",
-		"--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", lab.Program(r.t, "worker")}, r.args...)
+		"--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", Program(r.t, "worker")}, r.args...)
 	cmd := r.host.Inside(argv...)
 	cmd.Dir, cmd.Env = r.dir, []string{"PATH=/usr/bin:/bin", "TS_AUTHKEY=tskey-wrong", "TS_CONTROL_URL=http://127.0.0.1:1"}
 	cmd.ExtraFiles = []*os.File{tun, local, r.peers}
 	if r.stdin, err = cmd.StdinPipe(); err != nil {
 		r.t.Fatal(err)
 	}
-	r.Process = lab.Start(r.t, cmd)
+	r.Process = Start(r.t, cmd)
 	fmt.Fprintln(r.stdin, line)
 	return r
 }
@@ -92,7 +84,7 @@ func (r *rig) begin(line string) *rig {
 // running waits until the node is up, and gives its interface the addresses that it got, as sync would.
 func (r *rig) running() *rig {
 	r.t.Helper()
-	lab.WaitUntil(r.t, "the worker is running", func() bool {
+	WaitUntil(r.t, "the worker is running", func() bool {
 		if r.Exited() {
 			r.t.Fatalf("the worker has ended with %d", r.Wait())
 		}
@@ -148,13 +140,13 @@ func (r *rig) ping(address string) bool {
 }
 
 func TestNodesReachEachOther(t *testing.T) {
-	host := lab.NewHost(t)
-	control := lab.NewControl(t, host)
+	host := NewHost(t)
+	control := NewControl(t, host)
 	_, key := control.Key(map[string]any{"reusable": true, "tags": []string{"tag:pod"}})
 	a := newRig(t, host, control, "web").begin("key " + key).running()
 	b := newRig(t, host, control, "web").begin("key " + key).running()
 	for _, address := range b.addresses() {
-		lab.WaitUntil(t, "a reaches b at "+address, func() bool { return a.ping(address) })
+		WaitUntil(t, "a reaches b at "+address, func() bool { return a.ping(address) })
 	}
 	if n, ok := control.Node("web-1"); !ok || n.Tags[0] != "tag:pod" {
 		t.Errorf("want a second node web-1 with its key's tags, have %+v", control.Nodes())

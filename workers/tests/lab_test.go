@@ -1,8 +1,8 @@
-// Package lab has what the tests of this module need of the machine: network namespaces, TUN devices, the module's own
-// programs as processes in them, and a control plane. Everything is made anew, has a unique name and is removed with the test.
+// Package tests runs this module's programs as they are shipped: as processes, in network namespaces and on TUN devices of
+// their own, with a control plane. Everything is made anew, has a unique name and is removed with the test.
 //
-// It needs root, iproute2 and util-linux. It touches nothing that it has not made.
-package lab
+// It needs root, iproute2, util-linux and ping. It touches nothing that it has not made.
+package tests
 
 import (
 	"bufio"
@@ -119,7 +119,7 @@ func RemovePrograms() {
 func Tags(t testing.TB) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
-	text, err := os.ReadFile(filepath.Join(filepath.Dir(here), "../../tags.txt"))
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(here), "../tags.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -473,4 +473,14 @@ func ReadLine(t testing.TB, r *bufio.Reader) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSuffix(line, "\n")
+}
+
+func TestMain(m *testing.M) {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "these tests make network namespaces: they need root")
+		os.Exit(1)
+	}
+	status := m.Run()
+	RemovePrograms()
+	os.Exit(status)
 }
