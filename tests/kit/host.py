@@ -50,6 +50,7 @@ class Host(Actor):
         self.runtime = Runtime(self.netns, root / "runtime", self.config, subnet=SUBNET, subnet6=SUBNET6)
         self.sandboxes: list[Sandbox] = []
         self._pristine = set(self.netns.rules())
+        self._strangers = {node["id"] for node in control.nodes()}
 
     def close(self) -> None:
         """End what still runs, and remove everything."""
@@ -61,6 +62,9 @@ class Host(Actor):
         for group in self._cgroups():
             with contextlib.suppress(OSError):
                 group.rmdir()
+        for node in self.control.nodes():
+            if node["id"] not in self._strangers and "tag:k8s-pod" in node["tags"]:
+                self.control.delete_node(node["id"])
         self.netns.close()
         shutil.rmtree(self.root)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tests.kit.host import Host
 from tests.kit.netns import Netns
 from tests.kit.peer import Peer
 from tests.kit.wire import Wire
+from tests.kit.world import World
 
 HOSTS = pytest.StashKey[list[Host]]()
 
@@ -29,15 +29,6 @@ def pytest_runtest_makereport(
     if report.when == "call" and report.failed:
         report.sections += [("nodes", host.logs()) for host in item.stash.get(HOSTS, [])]
     return report
-
-
-@dataclass(frozen=True)
-class World:
-    """A wire, the control plane on it, and where files go."""
-
-    wire: Wire
-    control: ControlPlane
-    root: Path
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -151,7 +151,7 @@ def test_del_never_touches_another_namespace(host: Host) -> None:
     host.addresses(web)
     web.netns.close()
     web.netns.open()
-    web.netns.run("ip", "link", "add", "ts0", "type", "dummy")
+    web.netns.run("ip", "link", "add", "ts0", "type", "bridge")
     host.runtime.chained("DEL", web)
     assert web.netns.links() == {"lo", "ts0"}
     assert host.files() == []

@@ -11,7 +11,7 @@ from tests.kit import tools, traffic
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
 from tests.kit.peer import Peer
-from tests.kit.process import with_bind
+from tests.kit.process import CLEAN, with_bind
 from tests.kit.runtime import CNIError, Pod
 from tests.kit.wait import wait_until
 
@@ -209,14 +209,14 @@ def test_a_container_id_with_another_pod_is_another_node(host: Host, control: Co
     addresses = host.addresses(new)
     assert [node["addresses"] for node in control.nodes() if node["name"] == "new"] == [addresses]
     wait_until(lambda: not (control.node("old") or {}).get("online"), what="the old node's end")
-    assert len(host.processes()) == 2
+    wait_until(lambda: len(host.processes()) == 2, what="the end of the old node's processes")
 
 
 def test_cnitool_enrols_a_pod(host: Host) -> None:
     """The CNI project's own tool drives ADD, CHECK and DEL."""
     web = host.sandbox(Pod.enrolled("cnitool"))
     conflist = host.runtime.conflist()
-    environ = {
+    environ = CLEAN | {
         "CNI_PATH": f"{host.runtime.bin}:{tools.reference_plugins()}",
         "NETCONFPATH": str(conflist.parent),
         "CAP_ARGS": json.dumps(web.capability_args),
@@ -224,9 +224,7 @@ def test_cnitool_enrols_a_pod(host: Host) -> None:
     }
 
     (host.root / "var-lib").mkdir()
-    private = with_bind(
-        host.root / "var-lib", Path("/var/lib")
-    )  # libcni's cache is below, and cnitool cannot be told another
+    private = with_bind(host.root / "var-lib", Path("/var/lib"))  # where cnitool has libcni's cache
 
     def cnitool(verb: str) -> None:
         done = host.netns.attempt(

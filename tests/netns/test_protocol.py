@@ -12,8 +12,7 @@ import pytest
 from tests.kit.host import Host
 from tests.kit.process import CLEAN
 from tests.kit.runtime import ANNOTATIONS, Pod, Sandbox
-
-from .conftest import World
+from tests.kit.world import World
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SINCE = {

@@ -13,8 +13,7 @@ from tests.kit.netns import Netns
 from tests.kit.peer import Peer
 from tests.kit.runtime import Pod, Sandbox
 from tests.kit.wait import wait_until
-
-from .conftest import World
+from tests.kit.world import World
 
 HOST_TAILNET = "100.101.102.103"
 FORGED = "100.64.99.99"

@@ -52,7 +52,7 @@ def test_check_does_not_mind_what_others_added(host: Host) -> None:
     web = host.start(Pod.enrolled("others"))
     host.addresses(web)
     for command in (
-        "ip link add other type dummy",
+        "ip link add other type bridge",
         "ip link set other up",
         "ip address add 203.0.113.1/24 dev other",
         "ip rule add from 203.0.113.1 lookup 99",
