@@ -29,16 +29,27 @@ VERSIONS = {family: version for version, family in FAMILIES.items()}
 
 IFF_UP = 0x1  # linux/if.h
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200  # linux/if_addr.h
-FR_ACT_TO_TBL = 1  # linux/fib_rules.h
+FR_ACT_TO_TBL, FIB_RULE_INVERT = 1, 0x2  # linux/fib_rules.h
 RTN_UNICAST, RTN_THROW = 1, 9  # linux/rtnetlink.h
 RTPROT_STATIC = 4
+
+RULE_PROTOCOL = 52
+"""Who made a rule, by which the kernel tells ours from a more particular one of somebody else's.
+
+It takes a rule that selects by less for the same as one that selects by more as well: without this, adding ours
+would find theirs "there already", and deleting ours would delete theirs (linux: net/core/fib_rules.c).
+"""
+
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 DUMP_TRIES = 5
 
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 """What a kernel without IPv6 says of it."""
 
-SELECTORS = ("DST", "IIFNAME", "OIFNAME", "FWMARK", "TUN_ID", "L3MDEV", "IP_PROTO", "SPORT_RANGE")
+SELECTORS = (
+    *("DST", "IIFNAME", "OIFNAME", "FWMARK", "TUN_ID", "L3MDEV"),
+    *("IP_PROTO", "SPORT_RANGE", "DPORT_RANGE"),
+)
 """What a rule of ours never selects by: one that does is somebody else's."""
 
 
@@ -217,8 +228,8 @@ def _route(message: Any, index: int) -> Route | None:
 
 
 def _selectors(rule: Rule) -> dict[str, Any]:
-    selectors: dict[str, Any] = {"family": FAMILIES[rule.family], "priority": rule.priority}
-    selectors["table"] = rule.table
+    selectors: dict[str, Any] = {"family": FAMILIES[rule.family], "protocol": RULE_PROTOCOL}
+    selectors |= {"priority": rule.priority, "table": rule.table}
     if rule.source is not None:
         selectors |= {"src": str(rule.source), "src_len": rule.source.max_prefixlen}
     if rule.uids is not None:
@@ -230,7 +241,7 @@ def _rule(message: Any) -> Rule | None:
     """A rule as we would say it, or None if our words cannot."""
     source, uids = message.get_attr("FRA_SRC"), message.get_attr("FRA_UID_RANGE")
     whole = source is None or message["src_len"] == ip_address(source).max_prefixlen
-    if message["action"] != FR_ACT_TO_TBL or not whole:
+    if message["action"] != FR_ACT_TO_TBL or message["flags"] & FIB_RULE_INVERT or not whole:
         return None
     if any(message.get_attr(f"FRA_{name}") for name in SELECTORS):
         return None

@@ -70,7 +70,7 @@ def test_the_uid_rule_comes_and_goes(machine: Host) -> None:
     """One rule per IP version, however often it is asked for; removed once, and again without complaint."""
     for _ in range(2):
         machine.call(host.ensure_uid_rule, FIRST_UID, LAST_UID)
-        assert machine.rules() == [f"5200: from all {UIDS} lookup main"] * 2
+        assert machine.rules() == [f"5200: from all {UIDS} lookup main proto 52"] * 2
     for _ in range(2):
         machine.call(host.remove_uid_rule, FIRST_UID, LAST_UID)
         assert machine.rules() == []
@@ -83,7 +83,7 @@ def test_many_calls_at_once_make_one_rule(machine: Host) -> None:
             callers.submit(machine.call, host.ensure_uid_rule, FIRST_UID, LAST_UID) for _ in range(8)
         ]:
             call.result()
-    assert machine.rules() == [f"5200: from all {UIDS} lookup main"] * 2
+    assert machine.rules() == [f"5200: from all {UIDS} lookup main proto 52"] * 2
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "100.64.0.9", "2001:db8::1", "fd7a:115c:a1e0::9"])
@@ -105,6 +105,7 @@ def test_removing_the_uid_rule_leaves_others(machine: Host) -> None:
     machine.netns.run(*["ip", "rule", "add", "pref", "5200", "uidrange", "1000-1000", "lookup", "main"])
     before = machine.rules()
     machine.call(host.ensure_uid_rule, FIRST_UID, LAST_UID)
+    assert len(machine.rules()) == len(before) + 2
     machine.call(host.remove_uid_rule, FIRST_UID, LAST_UID)
     assert machine.rules() == before
 
@@ -131,7 +132,7 @@ def test_a_host_without_ipv6(machine: Host) -> None:
     """A host that has IPv6 switched off gets its rule all the same."""
     machine.netns.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
     machine.call(host.ensure_uid_rule, FIRST_UID, LAST_UID)
-    assert f"5200: from all {UIDS} lookup main" in machine.rules()
+    assert f"5200: from all {UIDS} lookup main proto 52" in machine.rules()
     assert machine.call(host.host_tailnet_addresses) == ()
     machine.call(host.remove_uid_rule, FIRST_UID, LAST_UID)
     assert machine.rules() == []

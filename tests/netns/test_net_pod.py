@@ -53,6 +53,8 @@ NETWORK = model.PodNetwork(
     cluster_cidrs=(ip_network("10.99.0.0/16"), ip_network("fd99::/48")),
 )
 
+NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+
 VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
 
 
@@ -61,14 +63,15 @@ class World(Actor):
 
     def __init__(self, *sysctls: str) -> None:
         self.pod, self.neighbour = Netns("pod"), Netns("neighbour")
-        for sysctl in sysctls:
-            self.pod.run("sysctl", "-qw", sysctl)
+        self.pod.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", *sysctls)
+        self.neighbour.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
         self.pod.run(
             *["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns"],
             self.neighbour.name,
         )
         self.attach(self.pod, POD)
         self.attach(self.neighbour, NEIGHBOUR)
+        wait_until(lambda: NO_IPV6[0] in sysctls or "fe80" in self.pod.run("ip", "addr", "show", "eth0"))
         for version, gateway in GATEWAY.items():
             self.pod.attempt("ip", f"-{version}", "route", "add", "default", "via", str(gateway))
         self.tun = self.call(linux.open_tun, "ts0", WORKER_UID, 1280)
@@ -249,10 +252,10 @@ def test_rules_of_prepare(world: World) -> None:
     world.call(pod.prepare, NETWORK)
     own = [rule for rule in world.pod.rules() if rule.startswith("51")]
     assert own == [
-        "5170:\tfrom 10.99.0.2 lookup main",
-        "5180:\tfrom all lookup 52",
-        "5170:\tfrom fd99::2 lookup main",
-        "5180:\tfrom all lookup 52",
+        "5170:\tfrom 10.99.0.2 lookup main proto 52",
+        "5180:\tfrom all lookup 52 proto 52",
+        "5170:\tfrom fd99::2 lookup main proto 52",
+        "5180:\tfrom all lookup 52 proto 52",
     ]
 
 
@@ -671,6 +674,8 @@ ip -6 rule add not fwmark 51820 lookup 51820 pref 32764
 ip rule add from 10.99.0.2 lookup 200 pref 100
 ip rule add from 10.99.0.2 to 192.0.2.0/24 lookup main pref 5170
 ip rule add uidrange 1000-1000 lookup 52 pref 5180
+ip rule add from 10.99.0.2 ipproto tcp dport 443 lookup main pref 5170
+ip rule add not from all lookup 52 pref 5180
 ip route add default dev wg0 table 51820
 nft add table inet wg-quick-wg0
 nft add chain inet wg-quick-wg0 preraw '{ type filter hook prerouting priority raw ; }'
@@ -682,9 +687,11 @@ nft add chain ip filter INPUT '{ type filter hook input priority 0 ; policy acce
 
 def test_others_are_left_alone(world: World) -> None:
     """What a VPN sidecar has put up stays through prepare, apply and remove, and verify does not mind it."""
+    world.pod.run("ip", "link", "del", "ts0")
     world.pod.run("sh", "-ec", FOREIGN)
-    world.call(pod.remove, NETWORK)
     before = world.state()
+    world.call(pod.remove, NETWORK)
+    assert world.state() == before
     world.tun, stale = world.call(linux.open_tun, "ts0", WORKER_UID, 1280), world.tun
     os.close(stale)
     world.enrol()
@@ -734,9 +741,6 @@ def test_remove_where_nothing_was_done(world: World) -> None:
 
 
 # -- hosts that lack something
-
-
-NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
 
 
 def test_a_pod_whose_ipv6_is_switched_off() -> None:
