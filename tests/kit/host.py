@@ -162,6 +162,10 @@ class Host(Actor):
 
         return processes(ours)
 
+    def nodes(self) -> list[Process]:
+        """The supervisors and workers among them; the rest are short-lived commands that they started."""
+        return [p for p in self.processes() if p.link("exe").endswith(("/supervisor", "/worker"))]
+
     def files(self) -> list[str]:
         """What attachments have left in ``stateDir`` and ``runDir``: all but the unpacked build and the rooms themselves."""
         rooms = [

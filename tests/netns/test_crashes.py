@@ -86,7 +86,7 @@ def test_add_mends_what_a_killed_add_left(host: Host, control: ControlPlane, mom
     addresses = host.addresses(web)
     host.runtime.chained("CHECK", web, prevResult=previous)
     assert [node["addresses"] for node in control.nodes() if node["hostname"] == "again"] == [addresses]
-    assert len(host.processes()) == 2
+    assert len(host.nodes()) == 2
 
 
 @pytest.mark.parametrize("who", ["worker", "supervisor"])

@@ -43,7 +43,7 @@ def test_del_of_one_pod_leaves_the_other(host: Host, control: ControlPlane) -> N
     assert control.node("goes") is None
     assert host.worker(stays) == worker
     assert host.addresses(stays) == addresses
-    assert len(host.processes()) == 2
+    assert len(host.nodes()) == 2
 
 
 def _plain(host: Host, sandbox: Sandbox) -> None:
@@ -187,6 +187,6 @@ def test_reaping_one_pod_leaves_the_other(host: Host) -> None:
     addresses, worker = host.addresses(stays), host.worker(stays)
     host.addresses(goes)
     goes.netns.close()
-    wait_until(lambda: len(host.processes()) == 2, 30, what="the end of the other")
+    wait_until(lambda: len(host.nodes()) == 2, 30, what="the end of the other")
     assert host.worker(stays) == worker
     assert host.addresses(stays) == addresses

@@ -136,7 +136,7 @@ def test_enroll_all_makes_nodes_of_pods_that_say_nothing(host: Host) -> None:
     host.addresses(host.start(Pod("all-in")))
     host.start(Pod("system", namespace="kube-system"))
     host.start(Pod("no", annotations={"tailscale.com/enabled": "false"}))
-    assert len(host.processes()) == 2
+    assert len(host.nodes()) == 2
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_container_id_with_another_pod_is_another_node(host: Host, control: Co
     addresses = host.addresses(new)
     assert [node["addresses"] for node in control.nodes() if node["name"] == "new"] == [addresses]
     wait_until(lambda: not (control.node("old") or {}).get("online"), what="the old node's end")
-    wait_until(lambda: len(host.processes()) == 2, what="the end of the old node's processes")
+    wait_until(lambda: len(host.nodes()) == 2, what="the end of the old node's processes")
 
 
 def test_cnitool_enrols_a_pod(host: Host) -> None:

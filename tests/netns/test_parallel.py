@@ -37,7 +37,7 @@ def test_the_same_pod_added_by_several_calls_at_once(host: Host, control: Contro
     assert results == [previous] * 5
     addresses = host.addresses(web)
     assert [node["addresses"] for node in control.nodes() if node["hostname"] == "once"] == [addresses]
-    assert len(host.processes()) == 2
+    assert len(host.nodes()) == 2
 
 
 def test_a_del_while_add_waits_for_the_control_plane(host: Host, control: ControlPlane) -> None:

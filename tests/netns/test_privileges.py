@@ -53,7 +53,8 @@ def test_each_worker_has_a_uid_and_a_port_of_its_own(host: Host, web: Sandbox) -
 
 def test_no_python_stays_in_memory(host: Host, web: Sandbox) -> None:
     """Of an enrolled pod there are two processes, both Go: nobody is waited for, nothing else is left of the call."""
-    assert {Path(p.link("exe")).name for p in host.processes()} == {"supervisor", "worker"}
+    wait_until(lambda: host.processes() == host.nodes(), what="the end of short-lived commands")
+    assert sorted(Path(p.link("exe")).name for p in host.nodes()) == ["supervisor", "worker"]
     assert host.worker(web).parent == host.supervisor(web).pid
 
 

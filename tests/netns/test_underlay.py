@@ -85,8 +85,10 @@ def test_a_neighbours_forged_packet(host: Host, guard: str, version: int) -> Non
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_neighbour_does_not_reach_the_tailnet_address(host: Host, version: int) -> None:
-    """A packet to the pod's tailnet address that did not come over the tailnet is dropped."""
+@pytest.mark.parametrize("guard", ["on", "off"])
+def test_a_neighbour_does_not_reach_the_tailnet_address(host: Host, guard: str, version: int) -> None:
+    """A packet to the pod's tailnet address that did not come over the tailnet is dropped; not so without antiSpoofing."""
+    host.configure(antiSpoofing=guard == "on")
     web, neighbour = host.start(Pod.enrolled("aimed")), host.start(Pod("neighbour"))
     address = host.addresses(web)[0 if version == 4 else 1]
     target = _kubernetes_address(web, version)
@@ -94,7 +96,9 @@ def test_a_neighbour_does_not_reach_the_tailnet_address(host: Host, version: int
     with traffic.inbox(web.netns, host.root / "inbox.log") as inbox:
         traffic.send(neighbour.netns, address, "aimed")
         traffic.send(neighbour.netns, target, "honest")
-        assert inbox.stdout.readline().decode().strip() == f"{_kubernetes_address(neighbour, version)} honest"
+        first = inbox.stdout.readline().decode().strip()
+    word = "honest" if guard == "on" else "aimed"
+    assert first == f"{_kubernetes_address(neighbour, version)} {word}"
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_gc_removes_what_is_not_valid(host: Host, control: ControlPlane, given: 
     shutil.rmtree(host.runtime.cache)  # else libcni itself calls DEL for what it remembers
     host.runtime.call("GC", **given(a, b))
     assert sorted(node["name"] for node in control.nodes() if node["name"].startswith("gc-")) == left
-    assert len(host.processes()) == 2 * len(left)
+    assert len(host.nodes()) == 2 * len(left)
     for sandbox in (a, b):
         assert ("ts0" in sandbox.netns.links()) == (sandbox.pod.name in left)
 
