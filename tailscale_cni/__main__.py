@@ -44,7 +44,7 @@ def choose() -> Callable[[bytes], int]:
         def answer(read: bytes) -> int:
             stdin = io.BufferedReader(_Resumed(read, sys.stdin.buffer)) if sys.stdin else None
             stdout = sys.stdout.buffer if sys.stdout else None
-            return dispatch.main(os.environ, stdin, stdout, sys.stderr, verbs.load)
+            return dispatch.main(os.environ, stdin, stdout, sys.stderr, verbs.load, verbs.log)
 
         return answer
     from tailscale_cni import cli
