@@ -20,7 +20,7 @@ from tests.kit.wire import Wire
 
 from . import programs
 from .cluster import Cluster, containerd_2
-from .enrolment import command, install, settled, traces
+from .enrolment import command, install, traces
 from .pods import ENABLED, Pod
 
 
@@ -61,7 +61,7 @@ def enrol(cluster: Cluster, control: ControlPlane, laptop: Peer) -> set[str]:
     """The plugin is installed; a pod comes, is reached, and goes; what it left behind."""
     step("tailscale-cni install")
     show(install(cluster, control))
-    before = settled(cluster, control)
+    before = traces(cluster, control)
     step(f'kubectl create: pod plex, annotated {ENABLED}: "true"')
     with Pod(cluster, "plex", {ENABLED: "true"}) as pod:
         pod.ready()

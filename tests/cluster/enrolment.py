@@ -56,10 +56,12 @@ def traces(cluster: Cluster, control: ControlPlane) -> set[str]:
     }
 
 
-def settled(cluster: Cluster, control: ControlPlane) -> set[str]:
-    """The traces of a host once kubelet has nothing left of any pod."""
+def traces_after(cluster: Cluster, control: ControlPlane, pod_uid: str) -> set[str]:
+    """The traces once kubelet has nothing left of that pod."""
     wait_until(
-        lambda: not any("/pod" in path for path in cluster.machine.cgroups()), 60, what="no pod's cgroup"
+        lambda: not any(pod_uid in path for path in cluster.machine.cgroups()),
+        90,
+        what="the end of its cgroups",
     )
     return traces(cluster, control)
 

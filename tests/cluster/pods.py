@@ -43,6 +43,19 @@ def manifest(name: str, annotations: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def deployment(name: str, replicas: int, annotations: Mapping[str, str]) -> dict[str, Any]:
+    """The same, several times, as a Deployment."""
+    template = manifest(name, annotations)
+    labels = {"app": name}
+    template["metadata"] = {"labels": labels, "annotations": dict(annotations)}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
+    }
+
+
 class ProcessNetns(Netns):
     """The network namespace that a process is in; somebody else's."""
 
@@ -132,6 +145,21 @@ class Pod(Actor):
     def interface(self, name: str) -> Any:
         """testinfra's interface of that name, in the pod."""
         return self.netns.interface(name)
+
+
+class Deployment(Actor):
+    """A Deployment whose pods are Ready; it goes, and they with it, with the block that it was made for."""
+
+    def __init__(self, cluster: Cluster, name: str, replicas: int, annotations: Mapping[str, str]) -> None:
+        self.cluster = cluster
+        self.name = name
+        cluster.create(deployment(name, replicas, annotations))
+        cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=60s")
+
+    def close(self) -> None:
+        """Returns when its pods are gone."""
+        self.cluster.kubectl("delete", "deployment", self.name)
+        self.cluster.kubectl("wait", "--for=delete", "pod", f"--selector=app={self.name}", "--timeout=60s")
 
 
 def cgroup(process: Process) -> str:

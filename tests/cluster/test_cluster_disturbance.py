@@ -13,8 +13,10 @@ from tests.kit.traffic import Conversation
 from tests.kit.wait import wait_until
 
 from .cluster import Cluster
-from .enrolment import settled, traces
+from .enrolment import traces, traces_after
 from .pods import ENABLED, Pod
+
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 def test_restarts_of_kubelet_and_containerd_are_not_felt(
@@ -70,7 +72,9 @@ def test_killed_sandbox_becomes_a_node_again(cluster: Cluster, control: ControlP
 
 def test_pod_deleted_while_containerd_is_down_leaves_nothing(cluster: Cluster, control: ControlPlane) -> None:
     """A deletion that the runtime hears of only after its restart is as complete as any."""
-    before = settled(cluster, control)
+    with Pod(cluster, "first", {ENABLED: "true"}) as first:
+        first.ready()
+    before = traces_after(cluster, control, first.uid)
     with Pod(cluster, "missed", {ENABLED: "true"}) as pod:
         pod.ready()
         wait_until(lambda: control.node("missed"), what="the node missed")

@@ -3,53 +3,80 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.kit.controlplane import ControlPlane
 from tests.kit.peer import Peer
+from tests.kit.traffic import fetch
 from tests.kit.wait import wait_until
 
-from .cluster import Cluster
-from .enrolment import settled, traces
-from .pods import ENABLED, Pod
+from .cluster import PRIMARY, Cluster
+from .enrolment import command, traces, traces_after
+from .pods import ENABLED, Deployment, Pod
 
-POD_SUBNET = ipaddress.ip_network("10.88.0.0/24")
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
-def test_annotated_pod_is_a_tailscale_node(cluster: Cluster, control: ControlPlane, peer: Peer) -> None:
-    """A pod with one annotation has ts0 with the tailnet addresses of its node, and a peer opens its page by name."""
+@pytest.fixture(scope="module")
+def web(cluster: Cluster) -> Iterator[Pod]:
+    """A pod with one annotation, which kubelet's HTTP probe found Ready."""
     with Pod(cluster, "web", {ENABLED: "true"}) as pod:
-        pod.ready()
-        node = wait_until(lambda: control.node("web"), what="the node web")
-        assert set(node["addresses"]) <= set(pod.interface("ts0").addresses)
-        assert peer.fetch(f"http://web.{control.domain}/") == "hello from web"
+        yield pod.ready()
 
 
-def test_kubernetes_sees_the_primary_address_only(cluster: Cluster) -> None:
+def test_annotated_pod_is_a_tailscale_node(web: Pod, control: ControlPlane, peer: Peer) -> None:
+    """A pod with one annotation has ts0 with the tailnet addresses of its node, and a peer opens its page by name."""
+    node = wait_until(lambda: control.node("web"), what="the node web")
+    assert node["tags"] == ["tag:k8s-pod"]
+    wait_until(lambda: set(node["addresses"]) <= set(web.interface("ts0").addresses), what="ts0's addresses")
+    assert peer.fetch(f"http://web.{control.domain}/") == "hello from web"
+
+
+def test_kubernetes_sees_the_primary_address_only(web: Pod) -> None:
     """The address of an enrolled pod's status is the primary CNI's, and the only one."""
-    with Pod(cluster, "addressed", {ENABLED: "true"}) as pod:
-        status = pod.ready().get()["status"]
-        assert ipaddress.ip_address(status["podIP"]) in POD_SUBNET
-        assert status["podIPs"] == [{"ip": status["podIP"]}]
-        assert status["podIP"] in pod.interface("eth0").addresses
+    status = web.get()["status"]
+    assert ipaddress.ip_address(status["podIP"]) in ipaddress.ip_network(PRIMARY.subnet)
+    assert status["podIPs"] == [{"ip": status["podIP"]}]
+    assert status["podIP"] in web.interface("eth0").addresses
+
+
+def test_kubelet_probe_reaches_an_enrolled_pod(web: Pod, cluster: Cluster) -> None:
+    """kubelet's HTTP probe comes from the host to the pod's own address, and goes on succeeding once there is a tailnet."""
+    assert cluster.condition("pod", web.name, "Ready") == "True"
+    assert web.exec("wget", "-qO-", f"http://{web.address}/").strip() == "hello from web"
+    assert fetch(cluster.machine.netns, f"http://{web.address}/") == "hello from web"
+
+
+def test_status_command_shows_the_pod(web: Pod, cluster: Cluster, control: ControlPlane) -> None:
+    """`tailscale-cni status` on the host shows the pod, its node's name and that it is Running."""
+    wait_until(lambda: control.node("web"), what="the node web")
+    words = command(cluster, "status").splitlines()[1].split()
+    assert words[:3] == ["default", web.name, f"web.{control.domain}"]
+    assert "Running" in words
+
+
+def test_replicas_are_named_after_their_deployment(cluster: Cluster, control: ControlPlane) -> None:
+    """Pods of a Deployment that start at once get nodes of their own, named after it without hash, suffix and kind."""
+    with Deployment(cluster, "plex-deployment", 3, {ENABLED: "true"}):
+        nodes = wait_until(lambda: named(control, "plex", 3), 60, what="three nodes")
+        assert {node["name"] for node in nodes} == {"plex", "plex-1", "plex-2"}
+        assert len({address for node in nodes for address in node["addresses"]}) == 6
+    wait_until(lambda: not control.node("plex"), 60, what="the end of the nodes")
 
 
 def test_pod_without_annotation_is_untouched(cluster: Cluster, control: ControlPlane) -> None:
     """A pod that asks for nothing has the primary CNI's interfaces, rules and routes, and no more; nothing runs for it."""
     nodes = {node["name"] for node in control.nodes()}
+    before = helpers(cluster)
     with Pod(cluster, "plain") as pod:
         pod.ready()
         assert pod.netns.links() == {"lo", "eth0"}
         assert [rule.split(":")[0] for rule in pod.netns.rules()] == ["0", "32766", "32767", "0", "32766"]
-        assert not [command for command in cluster.machine.processes().values() if "supervisor" in command]
+        assert helpers(cluster) == before
         assert {node["name"] for node in control.nodes()} == nodes
-
-
-def test_kubelet_probe_reaches_an_enrolled_pod(cluster: Cluster) -> None:
-    """kubelet's HTTP readiness probe, from the host to the pod's own address, succeeds on an enrolled pod."""
-    with Pod(cluster, "probed", {ENABLED: "true"}) as pod:
-        assert cluster.condition("pod", pod.ready().name, "Ready") == "True"
 
 
 def test_probe_from_a_host_with_a_tailnet_address(cluster: Cluster) -> None:
@@ -72,9 +99,9 @@ def test_probe_from_a_host_with_a_tailnet_address(cluster: Cluster) -> None:
 @pytest.mark.parametrize("how", [(), ("--force", "--grace-period=0")], ids=["graceful", "forced"])
 def test_deleted_pod_leaves_nothing(cluster: Cluster, control: ControlPlane, how: tuple[str, ...]) -> None:
     """After `kubectl delete pod`, also by force, the host and the tailnet are as they were before the pod."""
-    with Pod(cluster, "first", {ENABLED: "true"}) as pod:
-        pod.ready()
-    before = settled(cluster, control)
+    with Pod(cluster, "first", {ENABLED: "true"}) as first:
+        first.ready()
+    before = traces_after(cluster, control, first.uid)
     with Pod(cluster, "short-lived", {ENABLED: "true"}) as pod:
         pod.ready()
         wait_until(lambda: control.node("short-lived"), what="the node short-lived")
@@ -88,3 +115,15 @@ def test_refused_annotation_is_told_by_kubelet(cluster: Cluster) -> None:
         message = wait_until(lambda: pod.events("FailedCreatePodSandBox"), 60, what="an event")[0]
         assert ENABLED in message
         assert "maybe" in message
+
+
+def helpers(cluster: Cluster) -> set[int]:
+    """The supervisors and workers on the host."""
+    processes = cluster.machine.processes().items()
+    return {pid for pid, line in processes if line.split()[0].endswith(("/supervisor", "/worker"))}
+
+
+def named(control: ControlPlane, prefix: str, count: int) -> list[dict[str, Any]]:
+    """That many nodes whose names begin like that; none while there are fewer."""
+    found = [node for node in control.nodes() if node["name"].startswith(prefix)]
+    return found if len(found) == count else []

@@ -14,6 +14,8 @@ from tests.kit.wait import wait_until
 from .cluster import CNI_CONF, PRIMARY, PRIMARY_FILE, Cluster, Primary
 from .pods import ENABLED, Pod
 
+pytestmark = pytest.mark.timeout(300, func_only=True)
+
 OTHER = Primary("net2", "10.99.0.0/24", "cni1")
 
 
