@@ -118,8 +118,7 @@ func RemovePrograms() {
 // Tags are the build tags of the worker.
 func Tags(t testing.TB) string {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	text, err := os.ReadFile(filepath.Join(filepath.Dir(here), "../tags.txt"))
+	text, err := os.ReadFile("../tags.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +129,9 @@ func Tags(t testing.TB) string {
 type Netns struct {
 	Name string
 	Path string
-	t    testing.TB
+
+	router *Netns // behind a host's eth0
+	t      testing.TB
 }
 
 // NewNetns makes a network namespace with loopback up.
@@ -148,6 +149,7 @@ func NewNetns(t testing.TB) *Netns {
 func NewHost(t testing.TB) *Netns {
 	t.Helper()
 	router, ns := NewNetns(t), NewNetns(t)
+	ns.router = router
 	router.IP("link", "add", "lan", "type", "veth", "peer", "name", "eth0", "netns", ns.Name)
 	router.IP("addr", "add", "10.77.0.254/24", "dev", "lan")
 	router.IP("link", "set", "lan", "up")
@@ -474,6 +476,10 @@ func ReadLine(t testing.TB, r *bufio.Reader) string {
 	}
 	return strings.TrimSuffix(line, "\n")
 }
+
+// The main goroutine keeps the main thread: a thread that has entered a namespace ends with its goroutine, but the main one
+// never ends, and would keep the namespace.
+func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 {

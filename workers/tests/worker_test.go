@@ -10,7 +10,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 const workerUID = 2000000007
@@ -139,20 +143,6 @@ func (r *rig) ping(address string) bool {
 	return r.pod.Inside("ping", "-c", "1", "-W", "1", address).Run() == nil
 }
 
-func TestNodesReachEachOther(t *testing.T) {
-	host := NewHost(t)
-	control := NewControl(t, host)
-	_, key := control.Key(map[string]any{"reusable": true, "tags": []string{"tag:pod"}})
-	a := newRig(t, host, control, "web").begin("key " + key).running()
-	b := newRig(t, host, control, "web").begin("key " + key).running()
-	for _, address := range b.addresses() {
-		WaitUntil(t, "a reaches b at "+address, func() bool { return a.ping(address) })
-	}
-	if n, ok := control.Node("web-1"); !ok || n.Tags[0] != "tag:pod" {
-		t.Errorf("want a second node web-1 with its key's tags, have %+v", control.Nodes())
-	}
-}
-
 // decode makes a LocalAPI GET and decodes the answer.
 func (r *rig) decode(path string, v any) {
 	r.t.Helper()
@@ -163,4 +153,479 @@ func (r *rig) decode(path string, v any) {
 	if err := json.Unmarshal([]byte(text), v); err != nil {
 		r.t.Fatalf("GET %s: %v", path, err)
 	}
+}
+
+// tailnet is a host with a control plane, and a reusable auth key.
+func tailnet(t testing.TB, args ...string) (*Netns, *Control, string) {
+	t.Helper()
+	host := NewHost(t)
+	control := NewControl(t, host, args...)
+	_, key := control.Key(map[string]any{"reusable": true, "tags": []string{"tag:pod"}})
+	return host, control, "key " + key
+}
+
+// Two workers of one host reach each other by IPv4 and IPv6, have their key's tags, and a name each.
+func TestNodesReachEachOther(t *testing.T) {
+	host, control, key := tailnet(t)
+	a := newRig(t, host, control, "web").begin(key).running()
+	b := newRig(t, host, control, "web").begin(key).running()
+	for _, address := range b.addresses() {
+		WaitUntil(t, "a reaches b at "+address, func() bool { return a.ping(address) })
+	}
+	if n, ok := control.Node("web-1"); !ok || !slices.Equal(n.Tags, []string{"tag:pod"}) || !n.Online {
+		t.Errorf("want a second node web-1 with its key's tags, have %+v", control.Nodes())
+	}
+	if !strings.Contains(a.netmap(), `"DNSName":"web-1.tailnet.test."`) {
+		t.Error("a does not know b's name")
+	}
+}
+
+// Two workers of one host find a direct path, not only the relay: their sockets are bound to no interface.
+func TestNodesOfOneHostConnectDirectly(t *testing.T) {
+	host, control, key := tailnet(t)
+	a := newRig(t, host, control, "a").begin(key).running()
+	b := newRig(t, host, control, "b").begin(key).running()
+	WaitUntil(t, "a has a direct path to b", func() bool {
+		a.ping(b.addresses()[0])
+		var status struct {
+			Peer map[string]struct{ CurAddr string }
+		}
+		a.decode("status", &status)
+		for _, peer := range status.Peer {
+			return peer.CurAddr != ""
+		}
+		return false
+	})
+}
+
+// A worker has its user ID, no capability and no way to gain one, and no environment but its own.
+func TestWorkerHasNoPrivileges(t *testing.T) {
+	host, control, key := tailnet(t)
+	r := newRig(t, host, control, "web").begin(key).running()
+	status := readFile(t, fmt.Sprintf("/proc/%d/status", r.PID()))
+	none := "0000000000000000"
+	for _, want := range []string{
+		fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", workerUID), fmt.Sprintf("Gid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", workerUID),
+		"Groups:\t \n", "NoNewPrivs:\t1\n", "CapInh:\t" + none, "CapPrm:\t" + none, "CapEff:\t" + none, "CapBnd:\t" + none, "CapAmb:\t" + none,
+	} {
+		if !strings.Contains(status, want) {
+			t.Errorf("want %q in\n%s", want, status)
+		}
+	}
+	if environ := readFile(t, fmt.Sprintf("/proc/%d/environ", r.PID())); environ != "" {
+		t.Errorf("it was started with an environment: %q", environ)
+	}
+}
+
+// An auth key of a kind that no control plane gives out reaches neither the log nor the command line nor the state directory.
+func TestKeyIsNowhere(t *testing.T) {
+	host, control, _ := tailnet(t)
+	const secret = "hskey-auth-abc-NobodyMayReadThis"
+	r := newRig(t, host, control, "web", "--verbose").begin("key " + secret)
+	if status := r.Wait(); status != 10 {
+		t.Errorf("exit status %d, want 10", status)
+	}
+	if !r.Err.Has("invalid pre auth key") {
+		t.Error("the log does not tell the reason")
+	}
+	const part = "NobodyMayReadThis"
+	filepath.WalkDir(r.dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.Contains(readFile(t, path), part) {
+			t.Errorf("the key is in %s", path)
+		}
+		return err
+	})
+	if r.Err.Has(part) || r.Out.Has(part) {
+		t.Error("the key is in the log")
+	}
+}
+
+// Start lines that cannot lead to a node end the worker with the status that says what is missing.
+func TestNodeCannotBegin(t *testing.T) {
+	host, control, _ := tailnet(t)
+	usedID, used := control.Key(nil)
+	newRig(t, host, control, "first").begin("key " + used).running()
+	expiredID, expired := control.Key(nil)
+	control.Call("POST", "/keys/"+expiredID+"/expire", nil, nil)
+	for _, test := range []struct {
+		name, line, log string
+		status          int
+	}{
+		{"no key", "start", "not registered", 10},
+		{"used key " + usedID, "key " + used, "authkey already used", 10},
+		{"expired key", "key " + expired, "authkey expired", 10},
+		{"nonsense", "begin", "start line", 1},
+		{"key with a space", "key a b", "start line", 1},
+		{"endless line", "key " + strings.Repeat("a", 5000), "longer than", 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRig(t, host, control, "other").begin(test.line)
+			if status := r.Wait(); status != test.status || !r.Err.Has(test.log) {
+				t.Errorf("exit status %d, want %d, and %q in the log", status, test.status, test.log)
+			}
+		})
+	}
+}
+
+// After SIGKILL and a new start the node has its address and its port, tells its active peers at once, and a TCP connection
+// goes on in both directions.
+func TestRestartIsNotFelt(t *testing.T) {
+	host, control, key := tailnet(t)
+	a := newRig(t, host, control, "a", "--port", "41001").begin(key).running()
+	b := newRig(t, host, control, "b", "--port", "41002").begin(key).running()
+	before := a.addresses()
+	WaitUntil(t, "a reaches b", func() bool { return a.ping(b.addresses()[0]) })
+	listener := b.pod.Listen("tcp", net.JoinHostPort(b.addresses()[0], "80"))
+	here, err := a.pod.Dial(listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	there, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	WaitUntil(t, "a remembers b", func() bool { return a.remembers(b.addresses()[0]) })
+
+	a.Kill()
+	a.begin("start")
+	for _, direction := range [][2]net.Conn{{there, here}, {here, there}} {
+		if _, err := direction[0].Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		direction[1].SetReadDeadline(time.Now().Add(Patience))
+		if _, err := direction[1].Read(make([]byte, 1)); err != nil {
+			t.Errorf("the connection does not go on: %v", err)
+		}
+	}
+	a.running()
+	if after := a.addresses(); !slices.Equal(before, after) {
+		t.Errorf("addresses were %v, are %v", before, after)
+	}
+}
+
+// After a restart, with no traffic at all, the peers that were active get a handshake.
+func TestActivePeersAreGreeted(t *testing.T) {
+	host, control, key := tailnet(t)
+	a := newRig(t, host, control, "a", "--port", "41005").begin(key).running()
+	b := newRig(t, host, control, "b", "--port", "41006").begin(key).running()
+	WaitUntil(t, "a reaches b", func() bool { return a.ping(b.addresses()[0]) })
+	WaitUntil(t, "a remembers b", func() bool { return a.remembers(b.addresses()[0]) })
+	a.Kill()
+	before := b.lastHandshake()
+	a.begin("start").running()
+	WaitUntil(t, "b saw a handshake", func() bool { return b.lastHandshake() != before })
+}
+
+// lastHandshake is when the node shook hands with its only peer.
+func (r *rig) lastHandshake() (last string) {
+	r.t.Helper()
+	var status struct {
+		Peer map[string]struct{ LastHandshake string }
+	}
+	r.decode("status", &status)
+	for _, peer := range status.Peer {
+		last = peer.LastHandshake
+	}
+	return last
+}
+
+// Preferences and the serve configuration that were set through the LocalAPI are in force again after a restart.
+func TestSettingsSurviveRestart(t *testing.T) {
+	host, control, key := tailnet(t)
+	r := newRig(t, host, control, "web").begin(key).running()
+	if status, text := r.api("PATCH", "prefs", `{"AdvertiseRoutesSet":true,"AdvertiseRoutes":["10.9.0.0/16"],"ShieldsUpSet":true,"ShieldsUp":true,"RouteAllSet":true,"RouteAll":true,"ExitNodeAllowLANAccessSet":true,"ExitNodeAllowLANAccess":true,"CorpDNSSet":true,"CorpDNS":false}`); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	if status, text := r.api("POST", "serve-config", `{"TCP":{"8080":{"TCPForward":"10.0.0.1:80"}}}`); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	WaitUntil(t, "the route reached the control plane", func() bool {
+		n, _ := control.Node("web")
+		return slices.Equal(n.Routes, []string{"10.9.0.0/16"})
+	})
+	for range 2 { // the second time, what was restored is what is restored
+		r.Kill()
+		r.begin("start").running()
+		_, prefs := r.api("GET", "prefs", "")
+		for _, want := range []string{`"10.9.0.0/16"`, `"ShieldsUp":true`, `"RouteAll":true`, `"ExitNodeAllowLANAccess":true`, `"CorpDNS":false`, `"WantRunning":true`, `"Hostname":"web"`} {
+			if !strings.Contains(strings.Join(strings.Fields(prefs), ""), want) {
+				t.Errorf("want %s in %s", want, prefs)
+			}
+		}
+		if _, serve := r.api("GET", "serve-config", ""); !strings.Contains(serve, "10.0.0.1:80") {
+			t.Errorf("the serve configuration is gone: %s", serve)
+		}
+	}
+}
+
+// Ephemeral nodes are gone at the control plane at once when they log out, by either way, and the worker ends with 0.
+func TestLogout(t *testing.T) {
+	host, control, _ := tailnet(t)
+	watcher := newRig(t, host, control, "watcher").begin("key " + mint(control, nil)).running()
+	for name, logout := range map[string]func(*rig){
+		"by-command": func(r *rig) { fmt.Fprintln(r.stdin, "logout") },
+		"by-localapi": func(r *rig) {
+			if status, text := r.api("POST", "logout", ""); status != http.StatusNoContent {
+				t.Errorf("%d %s", status, text)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, host, control, name, "--ephemeral").begin("key " + mint(control, map[string]any{"ephemeral": true})).running()
+			WaitUntil(t, "a peer sees it", func() bool { return strings.Contains(watcher.netmap(), name) })
+			logout(r)
+			if status := r.Wait(); status != 0 {
+				t.Errorf("exit status %d, want 0", status)
+			}
+			if _, there := control.Node(name); there {
+				t.Error("the node is still there")
+			}
+			WaitUntil(t, "the peer is told", func() bool { return !strings.Contains(watcher.netmap(), name) })
+		})
+	}
+}
+
+// An ephemeral node's end is no logout: a worker that is told to end, or killed, is the same node when it starts again.
+func TestEndIsNoLogout(t *testing.T) {
+	host, control, _ := tailnet(t)
+	r := newRig(t, host, control, "web", "--ephemeral").begin("key " + mint(control, map[string]any{"ephemeral": true})).running()
+	before, _ := control.Node("web")
+	ends := []func(){func() { r.Signal(syscall.SIGTERM) }, func() { r.stdin.Close() }}
+	for _, end := range ends {
+		end()
+		if status := r.Wait(); status != 0 {
+			t.Errorf("exit status %d, want 0", status)
+		}
+		r.begin("start").running()
+	}
+	if after, ok := control.Node("web"); !ok || after.NodeKey != before.NodeKey {
+		t.Errorf("the node was %+v, is %+v", before, after)
+	}
+}
+
+// Without an interface a worker can still say for an ephemeral node that it is no more.
+func TestLogoutWithoutTUN(t *testing.T) {
+	host, control, _ := tailnet(t)
+	r := newRig(t, host, control, "web", "--ephemeral").begin("key " + mint(control, map[string]any{"ephemeral": true})).running()
+	r.Kill()
+	r.pod = nil
+	r.args = []string{"--hostname", "web", "--control-url", control.URL}
+	r.begin("start")
+	fmt.Fprintln(r.stdin, "logout")
+	if status := r.Wait(); status != 0 {
+		t.Errorf("exit status %d, want 0", status)
+	}
+	if _, there := control.Node("web"); there {
+		t.Error("the node is still there")
+	}
+}
+
+// A node that was deleted at the control plane ends with 11: while it runs, and when it starts again; a new key makes it a new node.
+func TestNodeIsDeleted(t *testing.T) {
+	host, control, key := tailnet(t)
+	r := newRig(t, host, control, "web").begin(key).running()
+	old, _ := control.Node("web")
+	control.Call("DELETE", "/nodes/"+old.ID, nil, nil)
+	if status := r.Wait(); status != 11 {
+		t.Fatalf("exit status %d, want 11", status)
+	}
+	if status := r.begin("start").Wait(); status != 11 {
+		t.Fatalf("exit status %d at the next start, want 11", status)
+	}
+	r.begin("new-" + key).running()
+	if now, _ := control.Node("web"); now.NodeKey == "" || now.NodeKey == old.NodeKey {
+		t.Errorf("the node was %+v, is %+v", old, now)
+	}
+}
+
+// A node whose key expired ends with 10, and is the same node after it has registered with another auth key.
+func TestNodeKeyExpires(t *testing.T) {
+	host, control, key := tailnet(t)
+	r := newRig(t, host, control, "web").begin(key).running()
+	old, _ := control.Node("web")
+	control.Call("POST", "/nodes/"+old.ID+"/expire", nil, nil)
+	if status := r.Wait(); status != 10 {
+		t.Fatalf("exit status %d, want 10", status)
+	}
+	r.begin(key).running()
+	if now, _ := control.Node("web"); now.ID != old.ID || !slices.Equal(now.Addresses, old.Addresses) {
+		t.Errorf("the node was %+v, is %+v", old, now)
+	}
+}
+
+// An interface that is deleted ends the worker with 12.
+func TestInterfaceIsDeleted(t *testing.T) {
+	host, control, key := tailnet(t)
+	r := newRig(t, host, control, "web").begin(key).running()
+	r.pod.IP("link", "del", "ts0")
+	if status := r.Wait(); status != 12 {
+		t.Errorf("exit status %d, want 12", status)
+	}
+}
+
+// A UDP port that somebody else has is an error that names it, not another port.
+func TestPortIsBusy(t *testing.T) {
+	host, control, key := tailnet(t)
+	host.Do(func() error {
+		c, err := net.ListenPacket("udp4", ":41003")
+		if err == nil {
+			t.Cleanup(func() { c.Close() })
+		}
+		return err
+	})
+	r := newRig(t, host, control, "web", "--port", "41003").begin(key)
+	if status := r.Wait(); status != 13 || !r.Err.Has("UDP port 41003 is in use") {
+		t.Errorf("exit status %d, want 13", status)
+	}
+}
+
+// The worker's UDP socket is at the port that it was told, and nothing else of it is bound to a fixed one.
+func TestPortIsFixed(t *testing.T) {
+	host, control, key := tailnet(t)
+	newRig(t, host, control, "web", "--port", "41004").begin(key).running()
+	var sockets string
+	host.Do(func() (err error) {
+		text, err := os.ReadFile("/proc/thread-self/net/udp")
+		sockets = string(text)
+		return err
+	})
+	if want := fmt.Sprintf("00000000:%04X ", 41004); !strings.Contains(sockets, want) {
+		t.Errorf("want a socket at %s in\n%s", want, sockets)
+	}
+}
+
+// A control plane that is down when the worker starts, and while it runs, is waited for; established traffic goes on without it.
+func TestControlPlaneIsDown(t *testing.T) {
+	host, control, key := tailnet(t)
+	a := newRig(t, host, control, "a").begin(key).running()
+	b := newRig(t, host, control, "b").begin(key).running()
+	late := newRig(t, host, control, "late")
+	WaitUntil(t, "a reaches b", func() bool { return a.ping(b.addresses()[0]) })
+	control.Restart(func() {
+		late.begin(key)
+		if !a.ping(b.addresses()[0]) {
+			t.Error("a does not reach b without the control plane")
+		}
+	})
+	late.running()
+	WaitUntil(t, "all are online again", func() bool {
+		online := 0
+		for _, n := range control.Nodes() {
+			if n.Online {
+				online++
+			}
+		}
+		return online == 3
+	})
+	WaitUntil(t, "a reaches the late one", func() bool { return a.ping(late.addresses()[0]) })
+}
+
+// An auth key that expires while the control plane is down ends the worker with 10, so that it gets a fresh one.
+func TestKeyExpiresMeanwhile(t *testing.T) {
+	host, control, _ := tailnet(t)
+	id, key := control.Key(nil)
+	control.Call("POST", "/keys/"+id+"/expire", nil, nil)
+	r := newRig(t, host, control, "web")
+	control.Restart(func() { r.begin("key " + key) })
+	if status := r.Wait(); status != 10 {
+		t.Errorf("exit status %d, want 10", status)
+	}
+	r.begin("key " + mint(control, nil)).running()
+}
+
+// The router is asked for a port mapping only if that was wanted.
+func TestPortMapping(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want bool
+	}{{[]string{"--port-mapping"}, true}, {nil, false}} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			host, control, key := tailnet(t)
+			asked := make(chan string, 100)
+			for _, port := range []string{"5351", "1900"} { // NAT-PMP and PCP, UPnP
+				host.router.Do(func() error {
+					c, err := net.ListenPacket("udp4", "10.77.0.254:"+port)
+					if err != nil {
+						return err
+					}
+					t.Cleanup(func() { c.Close() })
+					go func() {
+						for {
+							if _, _, err := c.ReadFrom(make([]byte, 1500)); err != nil {
+								return
+							}
+							asked <- port
+						}
+					}()
+					return nil
+				})
+			}
+			r := newRig(t, host, control, "web", test.args...).begin(key).running()
+			WaitUntil(t, "the node knows its endpoints", func() bool {
+				n, _ := control.Node("web")
+				return len(n.Endpoints) > 0
+			})
+			if test.want {
+				WaitUntil(t, "the router is asked", func() bool { return len(asked) > 0 })
+			} else if len(asked) > 0 {
+				t.Errorf("the router was asked at port %s", <-asked)
+			}
+			_ = r
+		})
+	}
+}
+
+// What the control plane must not be asked for is not asked for: the worker requests no tags.
+func TestRequestsNoTags(t *testing.T) {
+	host, control, key := tailnet(t) // devcontrol, as Headscale, refuses any request for tags
+	newRig(t, host, control, "web").begin(key).running()
+	if control.Err.Has("requested tags") {
+		t.Error("the worker requested tags")
+	}
+}
+
+// sync is said when a route through us changes; not when a peer comes, unless that was asked for.
+func TestSync(t *testing.T) {
+	host, control, key := tailnet(t)
+	quiet := newRig(t, host, control, "quiet").begin(key).running()
+	eager := newRig(t, host, control, "eager", "--peer-routes").begin(key).running()
+	quietBefore, eagerBefore := quiet.Out.Count("sync\n"), eager.Out.Count("sync\n")
+	newRig(t, host, control, "other").begin(key).running()
+	WaitUntil(t, "the eager one says sync for a new peer", func() bool { return eager.Out.Count("sync\n") > eagerBefore })
+	WaitUntil(t, "the quiet one knows the new peer", func() bool { return strings.Contains(quiet.netmap(), "other.tailnet.test") })
+	if quiet.Out.Count("sync\n") != quietBefore {
+		t.Error("a new peer is no reason for sync")
+	}
+	quiet.api("PATCH", "prefs", `{"RouteAllSet":true,"RouteAll":true}`)
+	WaitUntil(t, "it says sync for a changed preference", func() bool { return quiet.Out.Count("sync\n") > quietBefore })
+}
+
+// netmap is the node's view of the tailnet as JSON without white space.
+func (r *rig) netmap() string {
+	r.t.Helper()
+	_, text := r.api("GET", "status", "")
+	return strings.Join(strings.Fields(text), "")
+}
+
+// remembers reports whether an address is among those that the node would greet after a restart.
+func (r *rig) remembers(address string) bool {
+	text := readFile(r.t, r.peers.Name())
+	return strings.HasPrefix(text, "peers 1\n") && strings.Contains(text, "\n"+address+"\n")
+}
+
+func mint(c *Control, request map[string]any) string {
+	c.t.Helper()
+	_, key := c.Key(request)
+	return key
+}
+
+func readFile(t testing.TB, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

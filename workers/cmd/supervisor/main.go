@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -63,15 +64,28 @@ func main() {
 		fmt.Fprintln(os.Stderr, "supervisor:", err)
 		os.Exit(2)
 	}
-	for fd := firstHandedOn; fd <= fdFirstLine; fd++ {
-		unix.CloseOnExec(fd)
-	}
+	closeOnExec()
 	line, err := readFirstLine()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "supervisor: no start line:", err)
 		os.Exit(1)
 	}
 	os.Exit(newSupervisor(s).run(line))
+}
+
+// closeOnExec keeps our descriptors, and what whoever started us forgot to close, from all that we start. startWorker hands on what is
+// a worker's.
+func closeOnExec() {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "supervisor:", err)
+		os.Exit(1)
+	}
+	for _, entry := range open {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd >= firstHandedOn {
+			unix.CloseOnExec(fd)
+		}
+	}
 }
 
 func parseFlags(args []string) (spec, error) {
