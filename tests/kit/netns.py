@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import subprocess
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from .actor import Actor
 from .process import CLEAN, Argv, Daemon, attempt, run
 
 RUN_NETNS = Path("/run/netns")
+NSENTER = shutil.which("nsenter") or "nsenter"  # found here: what runs inside may have any PATH
 
 
 class NetnsBackend(LocalBackend):  # type: ignore[misc]  # testinfra has no types
@@ -66,7 +68,7 @@ class Netns(Actor):
 
     def within(self, *argv: str | Path) -> list[str | Path]:
         """That command line, in the namespace."""
-        return ["nsenter", f"--net={self.path}", "--", *argv]
+        return [NSENTER, f"--net={self.path}", "--", *argv]
 
     def run(self, *argv: str | Path, stdin: str = "", timeout: float = 60.0) -> str:
         """What a program prints in the namespace. Raises Failed."""

@@ -99,13 +99,19 @@ UNDECODABLE = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "VERSION"])
 @pytest.mark.parametrize("text", UNDECODABLE.values(), ids=UNDECODABLE.keys())
 def test_what_is_not_json_is_code_6(host: Host, pod: Sandbox, verb: str, text: bytes) -> None:
     """Standard input that is not one JSON object is code 6, for every verb."""
-    if verb == "VERSION" and text.strip() == b"":
-        pytest.skip("VERSION needs no input: the specification asks for the environment alone")
     assert _answer(_call(host, verb, pod, text))["code"] == 6
+
+
+@pytest.mark.parametrize(
+    "text", [UNDECODABLE["not JSON"], UNDECODABLE["NaN"], UNDECODABLE["100,000 lists deep"]], ids=len
+)
+def test_version_wants_json_too(host: Host, pod: Sandbox, text: bytes) -> None:
+    """VERSION names the versions to who sends nothing, and refuses what is not one JSON object."""
+    assert _answer(_call(host, "VERSION", pod, text))["code"] == 6
 
 
 INVALID = {

@@ -28,7 +28,6 @@ def _findings(host: Host, sandbox: Sandbox) -> str:
     ("broken", "named"),
     [
         ("ip link set ts0 down", "ts0"),
-        ("ip link delete ts0", "ts0"),
         ("ip address delete {v4}/32 dev ts0", "{v4}"),
         ("ip address delete {v6}/128 dev ts0", "{v6}"),
         ("ip route delete 100.64.0.0/10 table 52", "100.64.0.0/10"),
