@@ -23,8 +23,7 @@ from tests.kit.wait import wait_until
 
 HOME: Final = {**CLEAN, "HOME": "/root"}
 BOOT: Final = Path(__file__).with_name("boot.sh")
-# Joining cgroups before the namespaces are entered: from inside, a process that is still outside cannot be moved.
-JOIN: Final = 'while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@"'
+JOIN: Final = Path(__file__).with_name("join.sh")
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,6 @@ class Cgroups:
     def directories(self) -> list[tuple[Path, Path]]:
         """Each hierarchy's mount point, and our cgroup in it."""
         return [(hierarchy, hierarchy / self.name) for hierarchy in self.hierarchies()]
-
-    def joins(self, leaf: str = "") -> list[str]:
-        """The files that a process writes its number into to belong to LEAF of this cgroup."""
-        return [str(hierarchy / self.name / leaf / "cgroup.procs") for hierarchy in self.hierarchies()]
 
     def clear_root(self) -> None:
         """Move everything into the leaf: version 2 has no processes in inner cgroups."""
@@ -131,6 +126,7 @@ class Machine(Actor):
         (directory / "scratch").mkdir()
         self.name = name
         self.directory = directory
+        self._places = directory / "cgroups"
         with ExitStack() as cleanup:
             self.netns = cleanup.enter_context(Netns(name))
             self._cgroups = Cgroups(self.netns.name)
@@ -148,15 +144,22 @@ class Machine(Actor):
 
     def _boot(self, packages: Path, init: Path, shared: Sequence[Path]) -> subprocess.Popen[str]:
         """Start the first process. It dies with us, and everything on the machine dies with it."""
-        places = self.directory / "cgroups"
-        places.write_text("".join(f"{ours}\t{place}\n" for place, ours in self._cgroups.directories()))
+        self._places.write_text("".join(f"{ours}\t{place}\n" for place, ours in self._cgroups.directories()))
         seen = [self.directory, *shared]
-        boot: list[str | Path] = [BOOT, self.directory / "scratch", packages, self.name, init, places, *seen]
+        boot: list[str | Path] = [
+            BOOT,
+            self.directory / "scratch",
+            packages,
+            self.name,
+            init,
+            self._places,
+            *seen,
+        ]
         spaces = ["--mount", "--pid", "--ipc", "--uts", "--cgroup"]
         with (self.directory / "log" / "boot").open("wb") as log:
             return subprocess.Popen(
                 [
-                    *("sh", "-c", JOIN, "join", *self._cgroups.joins(), "--"),
+                    *(JOIN, self._places, "."),
                     *("setpriv", "--pdeathsig", "KILL", "--"),
                     *self.netns.within("unshare", *spaces, "--fork", "--kill-child=SIGKILL", "--", *boot),
                 ],
@@ -187,8 +190,7 @@ class Machine(Actor):
 
     def within(self, *argv: str | Path) -> list[str | Path]:
         """That command line, on the machine."""
-        join = ["sh", "-c", JOIN, "join", *self._cgroups.joins("host"), "--"]
-        return [*join, "nsenter", f"--target={self.pid}", "--all", "--", *argv]
+        return [JOIN, self._places, "host", "nsenter", f"--target={self.pid}", "--all", "--", *argv]
 
     def run(self, *argv: str | Path, stdin: str = "", timeout: float = 60.0) -> str:
         """What a program prints on the machine. Raises Failed."""

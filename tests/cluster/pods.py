@@ -45,9 +45,9 @@ def manifest(name: str, annotations: Mapping[str, str]) -> dict[str, Any]:
 
 def deployment(name: str, replicas: int, annotations: Mapping[str, str]) -> dict[str, Any]:
     """The same, several times, as a Deployment."""
-    template = manifest(name, annotations)
     labels = {"app": name}
-    template["metadata"] = {"labels": labels, "annotations": dict(annotations)}
+    metadata = {"labels": labels, "annotations": dict(annotations)}
+    template = {"metadata": metadata, "spec": manifest(name, annotations)["spec"]}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
