@@ -36,7 +36,9 @@ What the plugin and its commands can say, by CNI error code. Codes below 100 are
 """
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.Error)]
     rows = [(c.code, c.__doc__ or "", c.hint) for c in classes if c is not errors.Error]
-    return text + "".join(f"| {code} | {_filled(what)} | {_filled(hint)} |\n" for code, what, hint in sorted(rows))
+    return text + "".join(
+        f"| {code} | {_filled(what)} | {_filled(hint)} |\n" for code, what, hint in sorted(rows)
+    )
 
 
 def _annotations() -> str:
@@ -49,7 +51,10 @@ when the pod starts. An annotation whose feature is not in this version is refus
 | annotation | what it does | in this version |
 |---|---|---|
 """
-    rows = ((f"{annotations.PREFIX}{row.name}", row.help, "yes" if row.parse else "not yet") for row in annotations.TABLE)
+    rows = (
+        (f"{annotations.PREFIX}{row.name}", row.help, "yes" if row.parse else "not yet")
+        for row in annotations.TABLE
+    )
     return text + "".join(f"| `{name}` | {what} | {there} |\n" for name, what, there in rows)
 
 
@@ -57,8 +62,8 @@ def _configuration() -> str:
     text = f"""{NOTE}
 # Configuration
 
-One YAML file per host, `{config.CONFIG_FILE}`. Every key can also stand in the plugin's entry of the network list, and wins there. A key that does
-not exist is an error that names the nearest one that does.
+One YAML file per host, `{config.CONFIG_FILE}`. Every key can also stand in the plugin's entry of the network list, and
+wins there. A key that does not exist is an error that names the nearest one that does.
 
 | key | default | what it is |
 |---|---|---|
@@ -94,7 +99,10 @@ def _default(value: object) -> str:
 
 def _filled(template: str) -> str:
     """A template with its braces as italics, on one line."""
-    parts = (f"{text}*{name}*" if name else text for text, name, _, _ in string.Formatter().parse(" ".join(template.split())))
+    parts = (
+        f"{text}*{name}*" if name else text
+        for text, name, _, _ in string.Formatter().parse(" ".join(template.split()))
+    )
     return "".join(parts).replace("|", "\\|")
 
 

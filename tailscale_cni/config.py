@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import errors
-from .tailnet import Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from .tailnet import Network
 
 STATE_DIR = "/var/lib/tailscale-cni"
 RUN_DIR = "/run/tailscale-cni"
@@ -26,7 +27,7 @@ KEY_FILE = "/etc/tailscale-cni/authkey"
 ENTRY = "the conflist entry"
 
 
-class _Expected(Exception):  # noqa: N818 - not an error of ours yet: the table's caller makes it one
+class _Expected(Exception):
     """What a value should have been."""
 
 
@@ -63,11 +64,7 @@ def _flag(value: Any) -> bool:
 
 
 def _uid(value: Any) -> int:
-    if (
-        not isinstance(value, int)
-        or isinstance(value, bool)
-        or not 1000 <= value < 2**32 - 2**17
-    ):
+    if not isinstance(value, int) or isinstance(value, bool) or not 1000 <= value < 2**32 - 2**17:
         raise _Expected("a user ID from 1000 to 4294836223")
     return value
 
@@ -87,11 +84,7 @@ def _one_of(*words: str) -> Callable[[Any], str]:
 
 def _seconds(value: Any) -> float:
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    text = (
-        str(value)
-        if isinstance(value, int | float | str) and not isinstance(value, bool)
-        else ""
-    )
+    text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
     number = text.rstrip("hms")
     try:
         seconds = float(number) * units[text[len(number) :] or "s"]
@@ -120,24 +113,14 @@ def _network(value: Any) -> Network:
 
 def _tag(value: Any) -> str:
     name = _string(value).removeprefix("tag:")
-    if (
-        name == value
-        or not name[:1].isalpha()
-        or not name.isascii()
-        or not name.replace("-", "").isalnum()
-    ):
+    if name == value or not name[:1].isalpha() or not name.isascii() or not name.replace("-", "").isalnum():
         raise _Expected("tags as in tag:k8s-pod")
     return f"tag:{name}"
 
 
 def _ports(value: Any) -> tuple[int, int]:
     first, dash, last = str(value).partition("-")
-    if not (
-        dash
-        and first.isdecimal()
-        and last.isdecimal()
-        and 1024 <= int(first) <= int(last) <= 65535
-    ):
+    if not (dash and first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) <= 65535):
         raise _Expected("a range of UDP ports as in 21641-22640")
     return int(first), int(last)
 
@@ -147,18 +130,12 @@ def _url(value: Any) -> str:
 
     try:
         parts = urlsplit(_string(value))
-        valid = (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and not parts.username
-        )
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
         _ = parts.port
     except ValueError:
         valid = False
     if not valid or any(c.isspace() for c in value):
-        raise _Expected(
-            "an http or https URL without a user name, as in https://headscale.example.com"
-        )
+        raise _Expected("an http or https URL without a user name, as in https://headscale.example.com")
     return str(value).rstrip("/")
 
 
@@ -206,9 +183,7 @@ SETTINGS = (
         True,
         "Drop packets that forge tailnet addresses; needs nf_tables.",
     ),
-    Setting(
-        "clusterCIDRs", _list(_network), (), "The cluster's pod and service networks."
-    ),
+    Setting("clusterCIDRs", _list(_network), (), "The cluster's pod and service networks."),
     Setting(
         "ports",
         _ports,
@@ -294,15 +269,9 @@ class Config:
 
         Raises InvalidConfiguration, which names the key and where it stands.
         """
-        own = {
-            key: value
-            for key, value in entry.items()
-            if key not in PROTOCOL_KEYS and "/" not in key
-        }
+        own = {key: value for key, value in entry.items() if key not in PROTOCOL_KEYS and "/" not in key}
         values = {row.key: row.default for row in (*ROOTS, *SETTINGS)}
-        values |= _parse(
-            ROOTS, ENTRY, {row.key: own.pop(row.key) for row in ROOTS if row.key in own}
-        )
+        values |= _parse(ROOTS, ENTRY, {row.key: own.pop(row.key) for row in ROOTS if row.key in own})
         file = values["configFile"]
         values |= _parse(SETTINGS, file, read(file)) | _parse(SETTINGS, ENTRY, own)
         return cls(**{_attribute(key): value for key, value in values.items()})
@@ -325,9 +294,7 @@ def _attribute(key: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in flat)
 
 
-def _parse(
-    rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]
-) -> dict[str, Any]:
+def _parse(rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]) -> dict[str, Any]:
     table = {row.key: row for row in rows}
     values = {}
     for key, value in given.items():
@@ -336,7 +303,9 @@ def _parse(
         try:
             values[key] = table[key].parse(value)
         except _Unsupported as e:
-            raise errors.UnsupportedField(where=where, key=key, value=errors.show(value), expected=e) from None
+            raise errors.UnsupportedField(
+                where=where, key=key, value=errors.show(value), expected=e
+            ) from None
         except _Expected as e:
             reason = f"{errors.show(value)} is not what it takes"
             raise errors.InvalidConfiguration(
@@ -345,17 +314,11 @@ def _parse(
     return values
 
 
-def _unknown(
-    where: str, key: object, known: tuple[str, ...]
-) -> errors.InvalidConfiguration:
+def _unknown(where: str, key: object, known: tuple[str, ...]) -> errors.InvalidConfiguration:
     from difflib import get_close_matches
 
     nearest = get_close_matches(str(key), known, 1)
-    expected = (
-        f"Did you mean {nearest[0]}?"
-        if nearest
-        else f"The keys are {', '.join(known)}."
-    )
+    expected = f"Did you mean {nearest[0]}?" if nearest else f"The keys are {', '.join(known)}."
     return errors.InvalidConfiguration(
         where=where,
         key=errors.show(key),
@@ -365,6 +328,7 @@ def _unknown(
 
 
 def read(path: str) -> Mapping[str, Any]:
+    """The map in a configuration file; an empty one if there is none. Raises InvalidConfiguration, InputOutput."""
     try:
         with open(path, encoding="utf-8") as f:
             text = f.read()

@@ -9,7 +9,6 @@ which one is first, are in github.com/containernetworking/cni/libcni/conf.go and
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -24,6 +23,10 @@ DERIVERS = frozenset((TYPE, "multus", "multus-shim", "istio-cni"))
 """Plugins whose lists are made from another list: following one of those would chase its own tail."""
 OLDEST = (0, 3, 0)
 LARGEST = 4 * 2**20
+
+
+class _Unfit(Exception):
+    """Why a file is no list that ours could follow."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,9 @@ def find_primary(directory: str) -> Primary:
         path = f"{directory}/{name}"
         try:
             document = _read(path)
-        except ValueError as e:
+        except _Unfit as e:
             raise errors.NoPrimary(directory=directory, reason=f"{name}: {e}") from None
-        if DERIVERS.isdisjoint(
-            str(plugin.get("type")) for plugin in document["plugins"]
-        ):
+        if DERIVERS.isdisjoint(str(plugin.get("type")) for plugin in document["plugins"]):
             return Primary(path, document)
     raise errors.NoPrimary(directory=directory, reason="there is none in it")
 
@@ -67,37 +68,6 @@ def entry(**keys: Any) -> dict[str, Any]:
         "capabilities": {"io.kubernetes.cri.pod-annotations": True},
         **keys,
     }
-
-
-def write(directory: str, content: bytes) -> bool:
-    """Put our list in place, if it is not there already; whether anything changed.
-
-    The temporary file's name does not end as a list's does, so no runtime ever reads half a list; the rename
-    is what containerd watches
-    for.
-    """
-    path = f"{directory}/{NAME}"
-    with contextlib.suppress(OSError), open(path, "rb") as f:
-        if f.read(LARGEST) == content:
-            return False
-    temporary = f"{directory}/.{NAME}.{os.getpid()}~"
-    try:
-        fd = os.open(
-            temporary,
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o644,
-        )
-        try:
-            os.write(fd, content)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    return True
 
 
 def remove(directory: str) -> bool:
@@ -120,34 +90,32 @@ def _lists(directory: str) -> list[str]:
 def _read(path: str) -> dict[str, Any]:
     """A list from a file, or from a single plugin's file.
 
-    Raises ValueError with the reason why it is none for us.
+    Raises _Unfit.
     """
     try:
         with open(path, "rb") as f:
             document: Any = json.loads(f.read(LARGEST))
     except OSError as e:
-        raise ValueError(e.strerror) from None
+        raise _Unfit(e.strerror) from None
     except (ValueError, RecursionError) as e:
-        raise ValueError(f"it is not JSON: {errors.show(str(e))}") from None
+        raise _Unfit(f"it is not JSON: {errors.show(str(e))}") from None
     if not isinstance(document, dict):
-        raise ValueError("it is not an object")
+        raise _Unfit("it is not an object")
     if "plugins" not in document and not path.endswith(".conflist"):
-        document = {
-            key: document[key] for key in ("cniVersion", "name") if key in document
-        } | {"plugins": [document]}
+        document = {key: document[key] for key in ("cniVersion", "name") if key in document} | {
+            "plugins": [document]
+        }
     plugins = document.get("plugins")
     if (
         not isinstance(plugins, list)
         or not plugins
         or not all(isinstance(plugin, dict) for plugin in plugins)
     ):
-        raise ValueError("it has no plugins")
+        raise _Unfit("it has no plugins")
     if not isinstance(document.get("name"), str):
-        raise ValueError("it has no name")
+        raise _Unfit("it has no name")
     if _version(document.get("cniVersion")) < OLDEST:
-        raise ValueError(
-            f"its cniVersion is {errors.show(document.get('cniVersion'))}; 0.3.0 is needed at least"
-        )
+        raise _Unfit(f"its cniVersion is {errors.show(document.get('cniVersion'))}; 0.3.0 is needed at least")
     return dict(document)
 
 

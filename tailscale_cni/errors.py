@@ -103,7 +103,9 @@ class MissingPrevResult(Error):
     """there is no prevResult: no plugin ran before this one"""
 
     code = 7
-    hint = "tailscale-cni is a chained plugin: list it after the primary one; 'tailscale-cni install' does it."
+    hint = (
+        "tailscale-cni is a chained plugin: list it after the primary one; 'tailscale-cni install' does it."
+    )
 
 
 class InvalidNetns(Error):
@@ -128,8 +130,7 @@ class Interrupted(Error):
 
 
 class NotConnected(Error):
-    """{pod} must not start off the tailnet (tailscale.com/required), and its node is not connected after
-    {seconds:.0f} s: {state}"""
+    """{pod} must not start off the tailnet, and is not connected after {seconds:.0f} s: {state}"""
 
     code = 11
     hint = "The runtime tries again. Look at the control plane, the auth key, and the worker's log ({log})."
@@ -181,7 +182,9 @@ class NetworkFailed(Error):
     """{what}: {reason}"""
 
     code = 105
-    hint = "The pod's network could not be configured. The runtime tries again; if it stays, please report it."
+    hint = (
+        "The pod's network could not be configured. The runtime tries again; if it stays, please report it."
+    )
 
 
 class NoAuthKey(Error):
@@ -226,12 +229,13 @@ class NothingFree(Error):
     hint = "Give more of them with {key} in the host's configuration, or remove pods."
 
 
-
 class NoPrimary(Error):
     """{directory} has no network list that tailscale-cni could follow: {reason}"""
 
     code = 113
-    hint = "Install a primary CNI (flannel, calico, cilium, …) first, or name its directory with --cni-conf-dir."
+    hint = (
+        "Install a primary CNI (flannel, calico, cilium, …) first, or name its directory with --cni-conf-dir."
+    )
 
 
 class LocalApiFailed(Error):

@@ -91,11 +91,7 @@ def netns_cookie() -> int | None:
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            return int(
-                struct.unpack(
-                    "=Q", probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
-                )[0]
-            )
+            return int(struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))[0])
         except OSError:
             return None
 

@@ -8,7 +8,6 @@ differs.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         installation.save(root + arguments.state_dir)
     if not root:
         artefact.worker_binary()  # unpacks this build: now, and not while the first pod waits
-    conflist.write(root + conf_dir, conflist.derive(primary, entry))
+    files.put(f"{root}{conf_dir}/{conflist.NAME}", conflist.derive(primary, entry), 0o644)
     if not root:
         upkeep.keep_in_step(host)
         artefact.prune(arguments.state_dir)
@@ -113,20 +112,9 @@ def _install_key(arguments: argparse.Namespace, root: str) -> None:
     if not arguments.auth_key_file:
         return
     key = StaticKey(arguments.auth_key_file).mint(hostname="", tags=(), ephemeral=True)
-    path, content = root + _key_file(arguments), f"{key.reveal()}\n".encode()
-    if _is_there(path, content, 0o600):
-        return
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    files.write(path, content)
-    _say(f"auth key: {path}")
-
-
-def _is_there(path: str, content: bytes, mode: int) -> bool:
-    try:
-        with open(path, "rb") as f:
-            return f.read(len(content) + 1) == content and os.fstat(f.fileno()).st_mode & 0o777 == mode
-    except OSError:
-        return False
+    path = root + _key_file(arguments)
+    if files.put(path, f"{key.reveal()}\n".encode(), 0o600):
+        _say(f"auth key: {path}")
 
 
 def _install_settings(path: str, settings: dict[str, Any]) -> None:
@@ -147,30 +135,14 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
     if there:
         with open(path, encoding="utf-8") as f:
             text = f.read().rstrip("\n") + "\n"
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    files.write(path, (text + yaml.safe_dump(missing, sort_keys=True)).encode(), 0o644)
+    files.put(path, (text + yaml.safe_dump(missing, sort_keys=True)).encode(), 0o644)
     _say(f"configuration: {path}")
 
 
 def _install_binary(bin_dir: str) -> None:
     """By rename: the old file may be running, and nobody may see half of the new one."""
-    source, target = artefact.executable(), f"{bin_dir}/{BINARY}"
-    if _is_there(target, source.read_bytes(), 0o755):
-        return
-    temporary = f"{bin_dir}/.{BINARY}.{os.getpid()}~"
-    try:
-        os.makedirs(bin_dir, 0o755, exist_ok=True)
-        shutil.copyfile(source, temporary)
-        os.chmod(temporary, 0o755)
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.rename(temporary, target)
-    except OSError as e:
-        files.remove(temporary)
-        raise errors.InputOutput(
-            what=f"{target} cannot be written", reason=e.strerror, path=bin_dir
-        ) from None
-    _say(f"plugin: {target}")
+    if files.put(f"{bin_dir}/{BINARY}", artefact.executable().read_bytes(), 0o755):
+        _say(f"plugin: {bin_dir}/{BINARY}")
 
 
 def _warn(host: config.Config, root: str) -> None:

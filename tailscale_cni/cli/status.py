@@ -37,7 +37,7 @@ class Row:
     tags: tuple[str, ...]
     path: str
     last_handshake: str
-    port: int | None
+    port: int
     id: str
     log: str
 

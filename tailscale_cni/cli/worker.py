@@ -45,7 +45,7 @@ def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
     if netns is None:
         enrolment.reap(attachment)
         return GONE
-    launch.become_supervisor(
+    return launch.become_supervisor(
         attachment,
         netns,
         artefact.executable(),

@@ -74,9 +74,10 @@ class Attachment:
     anti_spoofing: bool = True
     port_mapping: bool = False
     launcher: str = "session"
-    uid: int | None = None
+    uid: int = 0
+    """The worker's; 0 as long as it is not claimed, as for the port."""
     uid_base: int = 0
-    port: int | None = None
+    port: int = 0
     build: str = ""
     addresses: tuple[str, ...] = ()
     """The tailnet addresses that were configured."""
@@ -141,7 +142,9 @@ class Attachment:
         attachment = cls(**known)
         for field in dataclasses.fields(cls):
             value, kinds = getattr(attachment, field.name), KINDS[str(field.type)]
-            if not isinstance(value, kinds) or (isinstance(value, tuple) and not all(isinstance(v, str) for v in value)):
+            if not isinstance(value, kinds) or (
+                isinstance(value, tuple) and not all(isinstance(v, str) for v in value)
+            ):
                 raise ValueError(f"{field.name} has a wrong type")
         return attachment
 

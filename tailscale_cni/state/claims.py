@@ -37,9 +37,9 @@ class Claims:
                 return number
         raise errors.NothingFree(what=os.path.basename(self.root) + "s", first=span[0], last=span[1], key=key)
 
-    def release(self, holder: str, number: int | None) -> None:
-        """Give back a holder's number; without one (a crash kept it from being recorded), whatever names the holder."""
-        for candidate in [number] if number is not None else self._numbers():
+    def release(self, holder: str, number: int) -> None:
+        """Give back a holder's number; with 0 (a crash kept it from being recorded) any that names the holder."""
+        for candidate in [number] if number else self._numbers():
             if self._holder(candidate) == holder:
                 files.remove(f"{self.root}/{candidate}")
 

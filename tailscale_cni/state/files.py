@@ -50,17 +50,18 @@ def make_directory(path: str, mode: int = 0o700) -> None:
 def write(path: str, content: bytes, mode: int = 0o600) -> None:
     """Replace a file as a whole: after a crash it is the old one or the new one.
 
-    Its directory must be root's.
+    Its directory must be root's. The temporary file's name does not end as the file's does: a runtime that reads every .conflist never
+    reads half of one, and the rename is what it watches for. Raises InputOutput.
     """
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}~")
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        try:
-            os.write(fd, content)
+        with os.fdopen(fd, "wb") as f:
+            os.fchmod(fd, mode)  # open's mode is cut by the umask
+            f.write(content)
+            f.flush()
             os.fsync(fd)
-        finally:
-            os.close(fd)
         os.rename(temporary, path)
         sync_directory(directory)
     except OSError as e:
@@ -69,6 +70,18 @@ def write(path: str, content: bytes, mode: int = 0o600) -> None:
         raise errors.InputOutput(
             what=f"{path} cannot be written", reason=e.strerror, path=directory
         ) from None
+
+
+def put(path: str, content: bytes, mode: int) -> bool:
+    """``write``, unless the file is so already, and its directory if it is not there; whether anything changed."""
+    try:
+        with open(path, "rb") as f:
+            if f.read(len(content) + 1) == content and os.fstat(f.fileno()).st_mode & 0o777 == mode:
+                return False
+    except OSError:
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    write(path, content, mode)
+    return True
 
 
 def write_json(path: str, document: Any, mode: int = 0o600) -> None:
@@ -93,14 +106,14 @@ def read_json(path: str) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as f:
             document = json.loads(f.read(LARGEST))
-        if not isinstance(document, dict):
-            raise ValueError("it is not an object")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as e:
         raise errors.UnreadableState(path=path, reason=errors.show(str(e))) from None
     except OSError as e:
         raise errors.InputOutput(what=f"{path} cannot be read", reason=e.strerror, path=path) from None
+    if not isinstance(document, dict):
+        raise errors.UnreadableState(path=path, reason="it is not an object")
     return document
 
 

@@ -23,7 +23,7 @@ def run(request: Request) -> None:
         upkeep.keep_in_step(wish.config)
         return
     with enrolment.pod_netns(request.netns) as netns:
-        attachment = enrolment.begin(request, wish, netns)
+        attachment = enrolment.begin(request, wish.config, wish.intent, netns)
     enrolment.connect(attachment, wish.config.ready_timeout)
     upkeep.keep_in_step(wish.config)
     upkeep.revive(wish.config.state_dir, but=attachment.id)

@@ -1,4 +1,4 @@
-"""CHECK: is the pod's node as ADD left it?"""
+"""CHECK: verify that the pod's node is as ADD left it."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from .. import artefact, errors, linux
 from ..cni import result
-from ..config import UID_COUNT
-from ..state import files
+from ..config import UID_COUNT, Config
 from ..control.static import StaticKey
+from ..state import files
 from ..state.attachments import LOCK_SECONDS, Attachment, Attachments
 from ..state.claims import Claims
 from ..tailnet import overlapping as tailnet_overlaps
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ..cni.request import Request
     from ..control import AuthKey
     from ..net.model import PodNetwork, Tailnet
+    from ..policy import PodIntent
     from ..worker.localapi import LocalApi, Node
-    from .wish import Wish
 
 LOGOUT_SECONDS = 1.5
 POLL_SECONDS = 0.015
@@ -90,7 +90,7 @@ def _is_recorded(attachment: Attachment, netns: int) -> bool:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def begin(request: Request, wish: Wish, netns: int) -> Attachment:
+def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> Attachment:
     """Record the attachment, make its interface and start its processes.
 
     The same attachment again changes nothing.
@@ -98,15 +98,15 @@ def begin(request: Request, wish: Wish, netns: int) -> Attachment:
     A container ID that comes back with another pod or another namespace is another pod: the old one is
     removed first.
     """
-    make_roots(wish.config.state_dir, wish.config.run_dir)
-    store = Attachments(wish.config.state_dir)
+    make_roots(config.state_dir, config.run_dir)
+    store = Attachments(config.state_dir)
     with store.locked(request.container_id, create=True):
         attachment = store.get(request.network, request.container_id, request.ifname)
         if attachment and not (_is_complete(attachment) and _is_same_pod(attachment, request, netns)):
             _unmake(store, attachment)
             attachment = None
         if attachment is None:
-            attachment = _record(store, request, wish, netns)
+            attachment = _record(store, request, config, intent, netns)
         if not launch.supervised(attachment):
             _start(store, attachment, netns)
     return attachment
@@ -126,7 +126,7 @@ def make_roots(state_dir: str, run_dir: str) -> None:
 
 def _is_complete(attachment: Attachment) -> bool:
     """Whether it was recorded to its end, and can be read."""
-    return attachment.uid is not None and attachment.port is not None
+    return bool(attachment.uid and attachment.port)
 
 
 def _is_same_pod(attachment: Attachment, request: Request, netns: int) -> bool:
@@ -137,13 +137,13 @@ def _pod_uid(request: Request) -> str:
     return (request.pod and request.pod.uid) or ""
 
 
-def _record(store: Attachments, request: Request, wish: Wish, netns: int) -> Attachment:
+def _record(
+    store: Attachments, request: Request, config: Config, intent: PodIntent, netns: int
+) -> Attachment:
     """On the disk first as a name, so that claims name a holder that can be found.
 
     Then with what it claimed.
     """
-    config, intent = wish.config, wish.intent
-    assert intent is not None
     with linux.in_netns(netns):
         cookie = linux.netns_cookie()
     attachment = Attachment(
@@ -196,7 +196,7 @@ def _is_free(port: int) -> bool:
     """Whether nobody else on the host has the UDP port: tailscale would silently take another one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind(("0.0.0.0", port))
+            probe.bind(("", port))
         except OSError:
             return False
     return True
@@ -216,7 +216,6 @@ def _start(store: Attachments, attachment: Attachment, netns: int) -> None:
 
     The processes register while Python configures.
     """
-    assert attachment.uid is not None
     if not is_registered(attachment):
         mint(attachment)  # a key that is missing is told here, where a person sees it
     _make_identity(attachment)
@@ -252,7 +251,6 @@ def mint(attachment: Attachment) -> AuthKey:
 
 def _make_identity(attachment: Attachment) -> None:
     """The directory of the node's keys, the worker's alone."""
-    assert attachment.uid is not None
     with contextlib.suppress(FileExistsError):
         os.mkdir(attachment.identity_dir, 0o700)
     os.chown(attachment.identity_dir, attachment.uid, attachment.uid, follow_symlinks=False)

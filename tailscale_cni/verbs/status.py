@@ -1,4 +1,4 @@
-"""STATUS: could a pod be enrolled on this host?
+"""STATUS: tell whether a pod could be enrolled on this host.
 
 Local and cheap: containerd asks every 5 s, and a failing answer makes the Kubernetes node NotReady. A control
 plane that is down is
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import artefact, errors
 from ..config import Config
+from . import upkeep
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -34,3 +35,4 @@ def run(request: Request) -> None:
         raise errors.NotAvailable(
             reason=f"{nearest} cannot be written to", advice="Look at its file system: 'findmnt -T' shows it."
         )
+    upkeep.keep_in_step(config)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from .. import conflist, config, errors, linux
+from .. import config, conflist, errors, linux
 from ..state import files
 from ..state.attachments import Attachment, Attachments
 from ..state.installation import Installation
@@ -48,7 +48,8 @@ def _refresh(installed: Installation) -> bool:
         primary = conflist.find_primary(installed.conf_dir)
     except errors.NoPrimary:
         return False
-    return conflist.write(installed.conf_dir, conflist.derive(primary, installed.entry))
+    content = conflist.derive(primary, installed.entry)
+    return files.put(f"{installed.conf_dir}/{conflist.NAME}", content, 0o644)
 
 
 def _is_looked_after(attachment: Attachment) -> bool:

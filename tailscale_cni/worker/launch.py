@@ -159,7 +159,6 @@ def _tun(attachment: Attachment, netns: int) -> int:
 
 def open_tun(attachment: Attachment) -> int:
     """Make or attach to the node's TUN, from within the pod's namespace. Raises NoTun."""
-    assert attachment.uid is not None
     try:
         return linux.open_tun(attachment.interface, attachment.uid, attachment.mtu, ATTACH_SECONDS)
     except OSError as e:

@@ -92,7 +92,7 @@ def _run(command: list[str], unit: str) -> None:
 def _execute(command: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     try:
-        return subprocess.run(  # noqa: S603 - a fixed program, arguments that were parsed
+        return subprocess.run(
             command,
             check=False,
             stdin=subprocess.DEVNULL,

@@ -39,7 +39,9 @@ def test_the_entry_wins_over_the_file(tmp_path: Path) -> None:
 
 def test_values_are_typed(tmp_path: Path) -> None:
     """Networks, ranges and lists come out as what they are."""
-    host = load(tmp_path, "clusterCIDRs: [10.42.0.0/16, 'fd00::/56']\nports: 30-40\n".replace("30-40", "3000-4000"))
+    host = load(
+        tmp_path, "clusterCIDRs: [10.42.0.0/16, 'fd00::/56']\nports: 30-40\n".replace("30-40", "3000-4000")
+    )
     assert host.cluster_cidrs == (ipaddress.ip_network("10.42.0.0/16"), ipaddress.ip_network("fd00::/56"))
     assert host.ports == (3000, 4000)
 
@@ -66,10 +68,12 @@ def test_values_are_typed(tmp_path: Path) -> None:
         ("stateDir", "/a\nb", "an absolute path"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_it_should_be(tmp_path: Path, key: str, value: object, expected: str) -> None:
+def test_a_wrong_value_is_named_with_what_it_should_be(
+    tmp_path: Path, key: str, value: object, expected: str
+) -> None:
     """The error names where, which key, which value and what was expected."""
     with pytest.raises(errors.InvalidConfiguration) as caught:
-        load(tmp_path, **{key: value})
+        load(tmp_path, **dict[str, Any]([(key, value)]))
     assert key in str(caught.value)
     assert "the conflist entry" in str(caught.value)
     assert expected in caught.value.advice
@@ -91,7 +95,9 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
     assert "Did you mean controlURL?" in caught.value.advice
 
 
-@pytest.mark.parametrize("text", ["a: [", "- a", "a: &a [*a", "\t", "? [x]\n: y", "!!python/object/apply:os.system [x]"])
+@pytest.mark.parametrize(
+    "text", ["a: [", "- a", "a: &a [*a", "\t", "? [x]\n: y", "!!python/object/apply:os.system [x]"]
+)
 def test_a_file_that_is_no_map_is_an_error_of_ours(tmp_path: Path, text: str) -> None:
     """Whatever is in the file, nothing but our error comes of it."""
     with pytest.raises(errors.InvalidConfiguration):
@@ -121,5 +127,10 @@ def test_what_the_door_knows_changes_with_the_file(tmp_path: Path) -> None:
 
 def test_what_the_runtime_puts_into_an_entry_is_no_key_of_ours(tmp_path: Path) -> None:
     """libcni adds its own keys to what a plugin gets."""
-    extra = {"cniVersion": "1.1.0", "prevResult": {}, "runtimeConfig": {}, "cni.dev/valid-attachments": []}
+    extra: dict[str, Any] = {
+        "cniVersion": "1.1.0",
+        "prevResult": {},
+        "runtimeConfig": {},
+        "cni.dev/valid-attachments": [],
+    }
     assert load(tmp_path, **extra) == load(tmp_path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tailscale_cni import conflist, errors
+from tailscale_cni.state import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,24 +39,11 @@ def test_the_primarys_file_stays_as_it_is(tmp_path: Path) -> None:
     """Whoever edits the primary's list is overwritten by it."""
     put(tmp_path, "10-flannel.conflist", "flannel")
     before = (tmp_path / "10-flannel.conflist").read_bytes()
-    conflist.write(str(tmp_path), conflist.derive(conflist.find_primary(str(tmp_path)), conflist.entry()))
+    ours = conflist.derive(conflist.find_primary(str(tmp_path)), conflist.entry())
+    files.put(f"{tmp_path}/{conflist.NAME}", ours, 0o644)
     assert (tmp_path / "10-flannel.conflist").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == [conflist.NAME, "10-flannel.conflist"]
-
-
-def test_ours_sorts_first(tmp_path: Path) -> None:
-    """A runtime takes the first list in lexical order."""
-    put(tmp_path, "05-cilium.conflist", "cilium-cni")
-    assert conflist.write(str(tmp_path), b"{}")
-    assert min(path.name for path in tmp_path.iterdir()) == conflist.NAME
-
-
-def test_writing_the_same_again_changes_nothing(tmp_path: Path) -> None:
-    """An unchanged list is not touched: a runtime would load it again."""
-    assert conflist.write(str(tmp_path), b"{}")
-    before = (tmp_path / conflist.NAME).stat()
-    assert not conflist.write(str(tmp_path), b"{}")
-    assert (tmp_path / conflist.NAME).stat().st_ino == before.st_ino
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [conflist.NAME, "10-flannel.conflist"], "ours sorts first, and nothing else is left"
 
 
 @pytest.mark.parametrize("copy", ["multus", "istio-cni", "tailscale-cni"])
@@ -106,7 +94,7 @@ def test_without_any_list_there_is_no_primary(tmp_path: Path) -> None:
 def test_removing_ours_leaves_the_primarys(tmp_path: Path) -> None:
     """The runtime falls back to what it had; twice is no error."""
     put(tmp_path, "10-flannel.conflist", "flannel")
-    conflist.write(str(tmp_path), b"{}")
+    (tmp_path / conflist.NAME).write_text("{}")
     assert conflist.remove(str(tmp_path))
     assert not conflist.remove(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["10-flannel.conflist"]

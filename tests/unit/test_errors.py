@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 
 from tailscale_cni import errors
 
-CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.Error) and c is not errors.Error]
+CLASSES = [
+    c
+    for c in vars(errors).values()
+    if isinstance(c, type) and issubclass(c, errors.Error) and c is not errors.Error
+]
 
 
 def fields(text: str) -> set[str]:

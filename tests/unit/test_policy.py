@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailscale_cni import errors, policy
-from tailscale_cni.policy import annotations, hostname
+from tailscale_cni.policy import annotations as table
+from tailscale_cni.policy import hostname
 
 
-def decide(pod: str = "web", namespace: str = "default", enroll: str = "annotated", **wishes: str) -> policy.PodIntent | None:
+def decide(
+    pod: str = "web", namespace: str = "default", enroll: str = "annotated", **wishes: str
+) -> policy.PodIntent | None:
     """The intent for a pod with these annotations of ours; ``_`` stands for ``-``."""
     return policy.decide(
         namespace=namespace,
@@ -38,7 +41,7 @@ def decide(pod: str = "web", namespace: str = "default", enroll: str = "annotate
         ("all", "kube-system", {"enabled": "true"}, True),
     ],
 )
-def test_who_is_enrolled(enroll: str, namespace: str, wishes: dict[str, str], enrolled: bool) -> None:
+def test_who_is_enrolled(enroll: str, namespace: str, wishes: dict[str, str], *, enrolled: bool) -> None:
     """The pod's own word first, then the host's default."""
     assert (decide(namespace=namespace, enroll=enroll, **wishes) is not None) == enrolled
 
@@ -60,7 +63,9 @@ def test_a_flag_is_true_or_false(value: str) -> None:
     assert len(message) < 500
 
 
-@pytest.mark.parametrize("value", ["", "-a", "a-", "A", "a.b", "a_b", "a b", "ä", "a" * 64, "a\0", "../a", "²"])
+@pytest.mark.parametrize(
+    "value", ["", "-a", "a-", "A", "a.b", "a_b", "a b", "ä", "a" * 64, "a\0", "../a", "²"]
+)
 def test_a_hostname_is_a_dns_label(value: str) -> None:
     """What is none is refused, not bent into one."""
     with pytest.raises(errors.InvalidAnnotation):
@@ -74,8 +79,8 @@ def test_the_pods_hostname_wins() -> None:
     assert intent.hostname == "plex"
 
 
-@pytest.mark.parametrize("row", [row for row in annotations.TABLE if row.parse is None], ids=lambda row: row.name)
-def test_a_feature_that_is_not_there_is_refused(row: annotations.Annotation) -> None:
+@pytest.mark.parametrize("row", [row for row in table.TABLE if row.parse is None], ids=lambda row: row.name)
+def test_a_feature_that_is_not_there_is_refused(row: table.Annotation) -> None:
     """An annotation of a later version is never ignored."""
     with pytest.raises(errors.UnsupportedAnnotation) as caught:
         decide(enabled="true", **{row.name.replace("-", "_"): "x"})
@@ -84,7 +89,9 @@ def test_a_feature_that_is_not_there_is_refused(row: annotations.Annotation) -> 
 
 def test_annotations_of_others_are_no_business_of_ours() -> None:
     """A key that only looks like ours is left alone."""
-    wishes: dict[str, Any] = annotations.parse("pod a/b", {"tailscale.com/unheard-of": "x", "example.com/enabled": "maybe"})
+    wishes: dict[str, Any] = table.parse(
+        "pod a/b", {"tailscale.com/unheard-of": "x", "example.com/enabled": "maybe"}
+    )
     assert wishes == {}
 
 
@@ -109,4 +116,4 @@ def test_a_node_is_called_like_its_workload(pod: str, name: str) -> None:
 @given(st.text(max_size=300))
 def test_whatever_a_pod_is_called_its_hostname_is_a_label(pod: str) -> None:
     """Also for names that no pod can have."""
-    assert annotations.dns_label(hostname.from_pod(pod))
+    assert table.dns_label(hostname.from_pod(pod))

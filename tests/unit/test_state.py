@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,6 @@ from tailscale_cni import errors
 from tailscale_cni.state import files
 from tailscale_cni.state.attachments import Attachment, Attachments
 from tailscale_cni.state.claims import Claims
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def attachment(root: Path, container_id: str = "c1", **keys: Any) -> Attachment:
@@ -69,7 +67,9 @@ def test_a_later_versions_record_can_be_read(store: Attachments, tmp_path: Path)
     "text",
     ["", "{", "[]", "{}", '{"network": "net"}', "\0" * 100, "[" * 100_000, '{"uid": "0"}', '{"tags": [1]}'],
 )
-def test_a_record_that_cannot_be_read_can_still_be_unmade(store: Attachments, tmp_path: Path, text: str) -> None:
+def test_a_record_that_cannot_be_read_can_still_be_unmade(
+    store: Attachments, tmp_path: Path, text: str
+) -> None:
     """What its place says is enough to find its processes and files; a copy is kept, and the others are as before."""
     (tmp_path / "run").symlink_to("/run/x")
     first, second = attachment(tmp_path, "c1", uid=7), attachment(tmp_path, "c2")
@@ -81,7 +81,7 @@ def test_a_record_that_cannot_be_read_can_still_be_unmade(store: Attachments, tm
         path.write_text(text)
     bare, other = store.all()
     assert other == second
-    assert (bare.id, bare.worker_dir, bare.uid) == (first.id, first.worker_dir, None)
+    assert (bare.id, bare.worker_dir, bare.uid) == (first.id, first.worker_dir, 0)
     assert (tmp_path / "unreadable/c1").read_text() == path.read_text()
 
 
@@ -141,8 +141,8 @@ def test_a_claim_that_was_not_recorded_is_found_by_its_holder(tmp_path: Path) ->
     """A crash between the claim and the record loses no number."""
     claims = Claims(str(tmp_path), "uid")
     claims.take("a", (10, 12), "uidBase", lambda _: True)
-    claims.release("a", None)
-    assert os.listdir(tmp_path / "claims/uid") == []
+    claims.release("a", 0)
+    assert not list((tmp_path / "claims/uid").iterdir())
 
 
 def test_many_claims_at_once_are_different(tmp_path: Path) -> None:
@@ -188,7 +188,18 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"one"
     assert (tmp_path / "b").read_bytes() == b"two"
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
-    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_file_that_is_so_already_is_not_touched(tmp_path: Path) -> None:
+    """A runtime would load a list again that was only written again; other content, and another mode, are a change."""
+    path = str(tmp_path / "new" / "list")
+    assert files.put(path, b"one", 0o644)
+    before = Path(path).stat()
+    assert not files.put(path, b"one", 0o644)
+    assert Path(path).stat().st_ino == before.st_ino
+    assert files.put(path, b"on", 0o644)
+    assert files.put(path, b"on", 0o600)
 
 
 def test_removing_a_tree_follows_no_link(tmp_path: Path) -> None:
