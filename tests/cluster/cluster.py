@@ -76,6 +76,11 @@ class Runtime:
     directory: Path | None = None
 
     @property
+    def asks_status(self) -> bool:
+        """Whether it calls STATUS every few seconds: from cniVersion 1.1.0 on."""
+        return self.cni_version == "1.1.0"
+
+    @property
     def path(self) -> str:
         """Where it finds its programs; the plugins that it runs get the same."""
         debian = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -79,13 +79,19 @@ def test_pod_of_the_old_network_leaves_nothing(cluster: Cluster, control: Contro
 
 
 def heard_of(cluster: Cluster, primary: Primary) -> None:
-    """Wait until our list is the primary's of now; the call that notices is one that a pod's coming or going makes."""
-    ours = cluster.machine.root / CNI_CONF.lstrip("/") / "00-tailscale-cni.conflist"
+    """Wait until our list is the primary's of now: containerd 2 asks for our STATUS, 1.6 calls us when a pod comes or goes."""
+    if cluster.runtime.asks_status:
+        in_step(cluster, primary)
+        return
     with Pod(cluster, "messenger") as pod:
         pod.ready()
-        wait_until(
-            lambda: json.loads(ours.read_text())["plugins"][0] == primary.plugin, 30, what="our list in step"
-        )
+        in_step(cluster, primary)
+
+
+def in_step(cluster: Cluster, primary: Primary) -> None:
+    """Returns when our list begins with the primary's plugin."""
+    ours = cluster.machine.root / CNI_CONF.lstrip("/") / "00-tailscale-cni.conflist"
+    wait_until(lambda: json.loads(ours.read_text())["plugins"][0] == primary.plugin, what="our list in step")
 
 
 def assert_next_pod_is_enrolled(cluster: Cluster, control: ControlPlane, primary: Primary) -> None:
