@@ -30,6 +30,8 @@ CNI_BIN: Final = "/opt/cni/bin"
 CNI_CONF: Final = "/etc/cni/net.d"
 SERVICES: Final = "10.96.0.0/16"
 NODE: Final = "node1"
+PATIENCE: Final = 180.0
+"""Seconds for what takes a few when the machine has nothing else to do."""
 
 # The control plane knows everybody by a token; the names are those that RBAC's own rules are written for.
 TOKENS: Final = {
@@ -160,11 +162,13 @@ class Cluster(Actor):
         self.start_containerd()
         self._start_apiserver()
         self._import_images()
-        wait_until(self._apiserver_ready, 60, what="kube-apiserver's /readyz")
+        wait_until(self._apiserver_ready, PATIENCE, what="kube-apiserver's /readyz")
         self._start_controllers()
         self.start_kubelet()
-        wait_until(self.ready, 60, what=f"{NODE} being Ready")
-        wait_until(lambda: self.exists("serviceaccount", "default"), 30, what="the default ServiceAccount")
+        wait_until(self.ready, PATIENCE, what=f"{NODE} being Ready")
+        wait_until(
+            lambda: self.exists("serviceaccount", "default"), PATIENCE, what="the default ServiceAccount"
+        )
 
     def _write_identities(self) -> None:
         tokens = [f"{name}-token,{user},{name},{group}" for name, (user, group) in TOKENS.items()]
@@ -239,7 +243,7 @@ class Cluster(Actor):
         self.daemons["containerd"] = self.machine.start(
             "containerd", "containerd", env={"PATH": self.runtime.path}
         )
-        wait_until(lambda: self._succeeds(self._ctr("version")), 30, what="containerd answering")
+        wait_until(lambda: self._succeeds(self._ctr("version")), PATIENCE, what="containerd answering")
 
     def start_kubelet(self) -> None:
         """It goes on with the pods that it finds."""

@@ -17,7 +17,7 @@ from .cluster import CNI_BIN, Cluster
 PLUGIN: Final = f"{CNI_BIN}/tailscale-cni"
 STATE_DIR: Final = "/var/lib/tailscale-cni"
 RUN_DIR: Final = "/run/tailscale-cni"
-ROOMS: Final = {"attachments", "identities", "claims", "uid", "port", "enroll.json", "installation.json"}
+ROOMS: Final = {"attachments", "identities", "claims", "uid", "port", "enroll.json", "install.json", "run"}
 
 
 def install(cluster: Cluster, control: ControlPlane) -> str:
@@ -41,6 +41,12 @@ def logs(cluster: Cluster, length: int = 4000) -> list[tuple[str, str]]:
         (f"{path.parent.name}/{path.name}", path.read_text(errors="replace")[-length:])
         for path in daemons + nodes
     ]
+
+
+def helpers(cluster: Cluster) -> set[int]:
+    """The supervisors and workers on the host."""
+    processes = cluster.machine.processes().items()
+    return {pid for pid, line in processes if line.split()[0].endswith(("/supervisor", "/worker"))}
 
 
 def traces(cluster: Cluster, control: ControlPlane) -> set[str]:

@@ -14,7 +14,7 @@ from tests.kit.traffic import fetch
 from tests.kit.wait import wait_until
 
 from .cluster import PRIMARY, Cluster
-from .enrolment import command, traces, traces_after
+from .enrolment import command, helpers, traces, traces_after
 from .pods import ENABLED, Deployment, Pod
 
 pytestmark = pytest.mark.timeout(300, func_only=True)
@@ -115,12 +115,6 @@ def test_refused_annotation_is_told_by_kubelet(cluster: Cluster) -> None:
         message = wait_until(lambda: pod.events("FailedCreatePodSandBox"), 60, what="an event")[0]
         assert ENABLED in message
         assert "maybe" in message
-
-
-def helpers(cluster: Cluster) -> set[int]:
-    """The supervisors and workers on the host."""
-    processes = cluster.machine.processes().items()
-    return {pid for pid, line in processes if line.split()[0].endswith(("/supervisor", "/worker"))}
 
 
 def named(control: ControlPlane, prefix: str, count: int) -> list[dict[str, Any]]:
