@@ -10,7 +10,7 @@ import (
 )
 
 // keyPattern matches every kind of key that Tailscale and Headscale give out.
-var keyPattern = regexp.MustCompile(`\b(tskey|hskey)-[A-Za-z0-9-]+`)
+var keyPattern = regexp.MustCompile(`\b(tskey|hskey)-[A-Za-z0-9_-]+`)
 
 // logger writes one line per call to standard error. No key reaches it.
 type logger struct {
@@ -37,11 +37,9 @@ func (l *logger) tailscale(format string, args ...any) {
 	}
 }
 
-// Write makes the logger an output of Go's log package, which tailscale.com uses here and there.
+// Write makes the logger an output of Go's log package, which tailscale.com uses here and there, and for its last words.
 func (l *logger) Write(p []byte) (int, error) {
-	if l.verbose {
-		l.line(p)
-	}
+	l.line(p)
 	return len(p), nil
 }
 

@@ -52,8 +52,7 @@ type node struct {
 	hadKey     bool
 
 	// what the bus told us last; touched by follow only
-	state   ipn.State
-	running bool
+	running bool // it has been
 	prefs   *ipn.Prefs
 	self    *tailcfg.Node
 	known   map[tailcfg.NodeID]*tailcfg.Node
@@ -344,10 +343,8 @@ func (n *node) takePrefs(p *ipn.Prefs) {
 func (n *node) loggedOut() bool { return n.prefs != nil && n.prefs.LoggedOut }
 
 func (n *node) takeState(s ipn.State) {
-	was := n.state
-	n.state = s
 	switch {
-	case s == ipn.Running && was != ipn.Running:
+	case s == ipn.Running && !n.running:
 		n.running, n.registered, n.hadKey = true, true, false
 		n.say.running()
 	case s == ipn.NeedsMachineAuth:
