@@ -141,7 +141,7 @@ class Cluster(Actor):
                     directory,
                     packages=programs.debian(),
                     init=programs.containerd() / "pause",
-                    shared=[builds.cache_dir(), Path(__file__).parents[2]],
+                    shared=[builds.cache_dir()],
                 )
             )
             self.address = wire.plug(self.machine.netns).v4

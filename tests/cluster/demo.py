@@ -27,8 +27,8 @@ from .pods import ENABLED, Pod
 def main() -> int:
     """Play the story once; 0 when each of its claims was true."""
     step("Building the plugin, Kubernetes and containerd (cached: only the first time takes minutes)")
-    show(f"{tools.artefact()}\nKubernetes {programs.KUBERNETES_VERSION} in {programs.kubernetes()}")
-    show(f"containerd {programs.CONTAINERD_VERSION} in {programs.containerd()}")
+    show(f"{tools.artefact()}\nKubernetes {programs.version('kubernetes')} in {programs.kubernetes()}")
+    show(f"containerd {programs.version('containerd')} in {programs.containerd()}")
     programs.debian(), tools.clients(), tools.reference_plugins()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tscni-") as directory:

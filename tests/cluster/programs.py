@@ -6,6 +6,7 @@ installed; container images are made by hand.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -20,19 +21,27 @@ from tests.kit.process import Failed, run
 from . import images
 
 TOOLS: Final = Path(__file__).with_name("tools")
-KUBERNETES_VERSION: Final = "v1.35.4"
-CONTAINERD_VERSION: Final = "v2.4.2"
 KUBERNETES: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet")
 CONTAINERD: Final = ("containerd", "containerd-shim-runc-v2", "ctr")
+APT: Final = ("apt-get", "--quiet=2", "-o", "APT::Sandbox::User=root")
 PACKAGES: Final = ("busybox-static", "containerd", "etcd-server", "libseccomp2", "openssl", "runc")
+
+
+def version(tool: str) -> str:
+    """The version of `kubernetes` or `containerd`, from the one place that names it."""
+    text = (TOOLS / tool / "go.mod").read_text()
+    found = re.search(rf"\S+/{tool}(?:/v\d+)? (v\S+)", text)
+    assert found, f"{tool}'s go.mod requires no {tool}"
+    return found[1]
 
 
 @cache
 def kubernetes() -> Path:
     """The directory of kubelet, kubectl and the control plane's programs."""
     stamp = "k8s.io/component-base/version"
-    _, minor, _ = KUBERNETES_VERSION.split(".")
-    facts = {"gitVersion": KUBERNETES_VERSION, "gitMajor": "1", "gitMinor": minor, "gitTreeState": "clean"}
+    release = version("kubernetes")
+    _, minor, _ = release.split(".")
+    facts = {"gitVersion": release, "gitMajor": "1", "gitMinor": minor, "gitTreeState": "clean"}
     flags = " ".join(["-s -w", *(f"-X {stamp}.{name}={value}" for name, value in facts.items())])
     packages = {name: f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES}
     return builds.go_build(TOOLS / "kubernetes", packages, ldflags=flags, goarch=machine_goarch())
@@ -41,7 +50,7 @@ def kubernetes() -> Path:
 @cache
 def containerd() -> Path:
     """The directory of containerd 2.x, its shim and ctr; and of pause, which is ours."""
-    flags = f"-s -w -X github.com/containerd/containerd/v2/version.Version={CONTAINERD_VERSION}"
+    flags = f"-s -w -X github.com/containerd/containerd/v2/version.Version={version('containerd')}"
     packages = {name: f"github.com/containerd/containerd/v2/cmd/{name}" for name in CONTAINERD}
     return builds.go_build(
         TOOLS / "containerd",
@@ -55,17 +64,22 @@ def containerd() -> Path:
 @cache
 def debian() -> Path:
     """A tree with the files of Debian's containerd 1.6, runc, etcd, openssl and busybox in it; nothing is installed."""
-    apt = ["apt-get", "--quiet=2", "-o", "APT::Sandbox::User=root"]
     try:
-        offered = run([*apt, "--print-uris", "download", *PACKAGES])
-    except Failed:  # a machine whose lists were never fetched
-        run([*apt, "update"], timeout=300)
-        offered = run([*apt, "--print-uris", "download", *PACKAGES])
+        return _unpacked()
+    except (Failed, subprocess.CalledProcessError):
+        # The machine's lists were never fetched, or are out of date.
+        run([*APT, "update"], timeout=300)
+        return _unpacked()
+
+
+def _unpacked() -> Path:
+    """The packages that apt offers now, by their names, versions and hashes."""
+    offered = run([*APT, "--print-uris", "download", *PACKAGES])
 
     def unpack(directory: Path) -> None:
         archives = directory / "archives"
         archives.mkdir()
-        subprocess.run([*apt, "download", *PACKAGES], cwd=archives, check=True)
+        subprocess.run([*APT, "download", *PACKAGES], cwd=archives, check=True)
         for archive in sorted(archives.iterdir()):
             run(["dpkg-deb", "--extract", archive, directory])
             archive.unlink()
