@@ -9,7 +9,7 @@ import contextlib
 
 from .. import config, conflist, errors, linux
 from ..state import files
-from ..state.attachments import Attachment, Attachments
+from ..state.attachments import Attachments
 from ..state.installation import Installation
 from ..worker import launch
 from . import enrolment
@@ -52,23 +52,18 @@ def _refresh(installed: Installation) -> bool:
     return files.put(f"{installed.conf_dir}/{conflist.NAME}", content, 0o644)
 
 
-def _is_looked_after(attachment: Attachment) -> bool:
-    """systemd repairs what it started; asking it for each would take longer than a call may."""
-    return attachment.launcher == "systemd" or launch.running(attachment) is not None
-
-
 def revive(state_dir: str, *, but: str = "") -> None:
     """Start what should run and does not, and clean up after pods that ended without a DEL.
 
-    ``but`` is an attachment that is looked after already.
+    A pod that is still there and whose unit is not running is systemd's: it repairs what failed, and what an
+    admin stopped stays so. ``but`` is an attachment that is looked after already.
     """
     boot = linux.boot_id()
-    store = Attachments(state_dir)
-    for attachment in store.all():
-        if attachment.id == but or (attachment.boot_id == boot and _is_looked_after(attachment)):
+    for attachment in Attachments(state_dir).all():
+        if attachment.id == but or (attachment.boot_id == boot and launch.running(attachment)):
             continue
         with contextlib.suppress(errors.Error, OSError), enrolment.recorded_netns(attachment) as netns:
             if netns is None:
                 enrolment.end(attachment)
-            else:
+            elif attachment.launcher == "session":
                 enrolment.restart(attachment, netns)
