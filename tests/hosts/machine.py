@@ -102,6 +102,8 @@ class BootedHost(Actor):
 
     def boot(self) -> None:
         """Switch it on; returns when it is up. It has no network until it is plugged into a wire."""
+        for cgroup in self._cgroups:
+            cgroup.mkdir()
         nspawn = [
             "systemd-nspawn",
             "--quiet",
@@ -140,7 +142,9 @@ class BootedHost(Actor):
                 os.kill(process.pid, 9)
         if self._nspawn:
             self._nspawn.close()
-        wait_until(lambda: not self.processes(), 30, what=f"the end of {self.name}'s processes")
+        wait_until(
+            lambda: all(map(_remove_cgroup, self._cgroups)), 30, what=f"the end of {self.name}'s processes"
+        )
 
     def reboot(self) -> None:
         """Off and on again: the disk stays, everything else is new."""
@@ -148,7 +152,7 @@ class BootedHost(Actor):
         self.boot()
 
     def close(self) -> None:
-        """The end of it: processes, disk, network, cgroups."""
+        """The end of it: processes, network, cgroups, disk."""
         self.cut_power()
         if self._holder:
             container = self._container_parent
@@ -162,8 +166,6 @@ class BootedHost(Actor):
 
     def _hold(self) -> None:
         self._disk.mkdir(parents=True)
-        for cgroup in self._cgroups:
-            cgroup.mkdir()
         own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._holder = Daemon(
             [*own, "sh", "-c", HOLD, "sh", self._disk, self._root], log=self._folder / "holder"
@@ -285,6 +287,10 @@ class BootedHost(Actor):
         """All processes of the host, systemd-nspawn's own included."""
         pids = {pid for cgroup in self._cgroups for pid in _pids(cgroup)}
         return [process for pid in pids if (process := Process.of(pid))]
+
+    def cgroups(self) -> set[str]:
+        """The names of the host's cgroups."""
+        return {Path(folder).name for cgroup in self._cgroups for folder, _, _ in os.walk(cgroup)}
 
     def called(self, program: str) -> list[Process]:
         """The processes inside whose executable has that name."""

@@ -198,6 +198,10 @@ class PodHost(Actor):
 
         return wait_until(find, what=f"{sandbox.pod.name} on the tailnet")
 
+    def node(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """What the control plane knows of the node in a row of ``status``; None if it has forgotten it."""
+        return next((n for n in self.control.nodes() if set(n["addresses"]) == set(row["addresses"])), None)
+
     def id(self, sandbox: Sandbox) -> str:
         """The attachment's short name."""
         return hashlib.sha256(f"{NETWORK}\0{sandbox.container_id}\0{sandbox.ifname}".encode()).hexdigest()[
@@ -256,10 +260,7 @@ class PodHost(Actor):
             *(f"interface {name}" for name in sorted(self.host.netns.links() - {"lo", "eth0", "cni0"})),
             *(f"rule {rule}" for rule in sorted(set(self.host.netns.rules()) - self._pristine)),
             *(f"unit {line}" for line in units.splitlines() if line.split()[0] != SLICE),
-            *(
-                f"control group {path}"
-                for path in self.host.run("find", "/sys/fs/cgroup", "-path", "*/tailscale-cni*").splitlines()
-            ),
+            *(f"control group {name}" for name in self.host.cgroups() if name.startswith("tailscale-cni")),
         ]
 
     def _supervisor(self, sandbox: Sandbox) -> Process | None:

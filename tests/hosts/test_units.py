@@ -111,12 +111,13 @@ def test_a_dead_supervisor_is_replaced_by_systemd(systemd: PodHost) -> None:
     """SIGKILL ends the worker too, and systemd brings both back as the same node."""
     web = systemd.start(Pod.enrolled("web"))
     before, worker, supervisor = systemd.running(web), systemd.worker(web), systemd.supervisor(web)
-    node = systemd.control.node("web")
+    node = systemd.node(before)
     supervisor.kill()
     wait_until(lambda: not worker.alive, what="the end of the worker without a supervisor")
     assert systemd.supervisor(web) != supervisor
     assert systemd.running(web)["addresses"] == before["addresses"]
-    assert (now := systemd.control.node("web")) and node and now["id"] == node["id"]
+    now = systemd.node(before)
+    assert now and node and now["nodeKey"] == node["nodeKey"]
     assert machine(systemd).show(systemd.unit(web))["NRestarts"] == "1"
 
 
@@ -147,13 +148,27 @@ def test_an_admin_who_stops_a_unit_is_obeyed(systemd: PodHost) -> None:
     assert not systemd.leftovers()
 
 
-def test_a_stopped_node_comes_back_with_the_next_enrolled_pod(systemd: PodHost) -> None:
-    """The next ADD of an enrolled pod starts a stopped node again, and it is the same one."""
+def test_a_stopped_node_is_started_by_its_own_add_alone(systemd: PodHost) -> None:
+    """A node that an admin stopped stays so when other pods come, and is the same one after its own ADD."""
     web = systemd.start(Pod.enrolled("web"))
     before = systemd.running(web)
     systemd.host.run("systemctl", "stop", systemd.unit(web))
-    systemd.start(Pod.enrolled("db"))
+    systemd.running(systemd.start(Pod.enrolled("db")))
+    assert systemd.status()["web"]["state"] == "NotSupervised"
+    assert systemd.add_alone(web).returncode == 0
     assert systemd.running(web)["addresses"] == before["addresses"]
+
+
+def test_what_an_admin_stopped_is_cleaned_up_when_its_pod_is_gone(systemd: PodHost) -> None:
+    """No unit reaps a stopped node whose namespace vanished: the next ADD of an enrolled pod does."""
+    web = systemd.start(Pod.enrolled("web"))
+    systemd.running(web)
+    systemd.host.run("systemctl", "stop", systemd.unit(web))
+    web.netns.close()
+    db = systemd.start(Pod.enrolled("db"))
+    assert systemd.status().keys() == {"db"}
+    systemd.call("DEL", db)
+    assert not systemd.leftovers()
 
 
 def test_reloading_systemd_disturbs_nobody(systemd: PodHost) -> None:
@@ -170,15 +185,14 @@ def test_reloading_systemd_disturbs_nobody(systemd: PodHost) -> None:
 def test_del_leaves_no_unit_behind(systemd: PodHost) -> None:
     """After DEL there is no unit, process, file, interface, rule or node; another pod's stay."""
     web, db = systemd.start(Pod.enrolled("web")), systemd.start(Pod.enrolled("db"))
-    systemd.running(web)
-    systemd.running(db)
+    first, second = systemd.running(web), systemd.running(db)
     systemd.call("DEL", web)
     assert machine(systemd).units("tailscale-cni-*") == [systemd.unit(db)]
-    assert not systemd.control.node("web")
+    assert not systemd.node(first)
     assert systemd.running(db)
     systemd.call("DEL", db)
     assert not systemd.leftovers()
-    assert not systemd.control.node("db")
+    assert not systemd.node(second)
     assert not systemd.host.run("systemctl", "--failed", "--plain", "--no-legend")
 
 
