@@ -13,6 +13,7 @@ import (
 
 // An ephemeral node that only goes offline is forgotten after the time-out; another one stays.
 func TestEphemeralTimeout(t *testing.T) {
+	t.Parallel()
 	host, control, key := tailnet(t, "--ephemeral-timeout", "1s")
 	gone := newRig(t, host, control, "gone").begin("key " + mint(control, map[string]any{"ephemeral": true})).running()
 	stays := newRig(t, host, control, "stays").begin(key).running()
@@ -26,6 +27,7 @@ func TestEphemeralTimeout(t *testing.T) {
 
 // A restart of the control plane with its state changes nothing for nodes and keys, nor does a node that is deleted give its address away.
 func TestControlPlaneRemembers(t *testing.T) {
+	t.Parallel()
 	host, control, key := tailnet(t)
 	a := newRig(t, host, control, "a").begin(key).running()
 	b := newRig(t, host, control, "b").begin(key).running()
@@ -55,6 +57,7 @@ func TestAdminChangesNodes(t *testing.T) {
 
 // Two nodes whose UDP does not reach each other reach each other by the relay.
 func TestRelay(t *testing.T) {
+	t.Parallel()
 	host, control, key := tailnet(t)
 	a := newRig(t, host, control, "a", "--port", "41011").begin(key)
 	b := newRig(t, host, control, "b", "--port", "41012").begin(key)

@@ -76,7 +76,8 @@ func (r *rig) begin(line string) *rig {
 	argv := append([]string{"setpriv", fmt.Sprintf("--reuid=%d", workerUID), fmt.Sprintf("--regid=%d", workerUID), "--clear-groups",
 		"--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", Program(r.t, "worker")}, r.args...)
 	cmd := r.host.Inside(argv...)
-	cmd.Dir, cmd.Env = r.dir, []string{"PATH=/usr/bin:/bin", "TS_AUTHKEY=tskey-wrong", "TS_CONTROL_URL=http://127.0.0.1:1"}
+	cmd.Dir, cmd.Env = r.dir, []string{"PATH=/usr/bin:/bin", "TS_AUTHKEY=tskey-wrong",
+		"TS_CONTROL_URL=http://127.0.0.1:1", "TSNET_FORCE_LOGIN=1", "GOMEMLIMIT=1MiB", "HTTPS_PROXY=http://127.0.0.1:1"}
 	cmd.ExtraFiles = []*os.File{tun, local, r.peers}
 	if r.stdin, err = cmd.StdinPipe(); err != nil {
 		r.t.Fatal(err)
@@ -463,6 +464,9 @@ func TestNodeKeyExpires(t *testing.T) {
 	if status := r.Wait(); status != 10 {
 		t.Fatalf("exit status %d, want 10", status)
 	}
+	if status := r.begin("start").Wait(); status != 10 {
+		t.Fatalf("exit status %d at the next start, want 10: the node is known", status)
+	}
 	r.begin(key).running()
 	if now, _ := control.Node("web"); now.ID != old.ID || !slices.Equal(now.Addresses, old.Addresses) {
 		t.Errorf("the node was %+v, is %+v", old, now)
@@ -512,6 +516,7 @@ func TestPortIsFixed(t *testing.T) {
 
 // A control plane that is down when the worker starts, and while it runs, is waited for; established traffic goes on without it.
 func TestControlPlaneIsDown(t *testing.T) {
+	t.Parallel()
 	host, control, key := tailnet(t)
 	a := newRig(t, host, control, "a").begin(key).running()
 	b := newRig(t, host, control, "b").begin(key).running()
@@ -537,6 +542,7 @@ func TestControlPlaneIsDown(t *testing.T) {
 
 // An auth key that expires while the control plane is down ends the worker with 10, so that it gets a fresh one.
 func TestKeyExpiresMeanwhile(t *testing.T) {
+	t.Parallel()
 	host, control, _ := tailnet(t)
 	id, key := control.Key(nil)
 	control.Call("POST", "/keys/"+id+"/expire", nil, nil)
@@ -550,6 +556,7 @@ func TestKeyExpiresMeanwhile(t *testing.T) {
 
 // The router is asked for a port mapping only if that was wanted.
 func TestPortMapping(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		args []string
 		want bool
@@ -643,8 +650,26 @@ func readFile(t testing.TB, path string) string {
 	return string(text)
 }
 
+// An interface that comes with a pod is no change of the network that the worker lives in; another one is.
+func TestNeighboursWakeNobody(t *testing.T) {
+	host, control, key := tailnet(t)
+	r := newRig(t, host, control, "web", "--verbose").begin(key).running()
+	for i, name := range []string{"veth0", "cni0", "lan0"} {
+		host.IP("link", "add", name, "type", "bridge")
+		host.IP("addr", "add", fmt.Sprintf("10.78.%d.1/24", i), "dev", name)
+		host.IP("link", "set", name, "up")
+	}
+	WaitUntil(t, "the worker sees lan0", func() bool { return r.Err.Has("lan0") })
+	for _, name := range []string{"veth0", "cni0"} {
+		if r.Err.Has(name) {
+			t.Errorf("it saw %s", name)
+		}
+	}
+}
+
 // Memory that a burst of traffic took is given back when it is over.
 func TestMemoryComesBack(t *testing.T) {
+	t.Parallel()
 	host, control, key := tailnet(t)
 	a := newRig(t, host, control, "a").begin(key).running()
 	b := newRig(t, host, control, "b").begin(key).running()

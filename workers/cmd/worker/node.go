@@ -49,6 +49,7 @@ type node struct {
 	registered bool        // the state directory holds a node's keys
 	restored   atomic.Bool // preferences of the earlier life are in force again
 	suspect    atomic.Bool // the control plane said that it does not know us
+	expired    atomic.Bool // it said that our node key is too old
 	hadKey     bool
 
 	// what the bus told us last; touched by follow only
@@ -194,10 +195,13 @@ func (n *node) watchTUN() {
 	n.exit <- exitTUNGone
 }
 
-// watchLog is where tailscale logs to. That the control plane does not know a node any more is to be learned nowhere else:
-// the client tries again for ever. It is a reason to ask, no proof.
+// watchLog is where tailscale logs to, and the only place to learn two things. That the control plane does not know a node any
+// more: the client tries again for ever; it is a reason to ask, no proof. And that it knows the node, but its key has expired.
 func (n *node) watchLog(format string, args ...any) {
 	n.log.tailscale(format, args...)
+	if strings.Contains(format, "server reports new node key %v has expired") {
+		n.expired.Store(true)
+	}
 	if !strings.Contains(format, "Received error: %v") {
 		return
 	}
@@ -309,17 +313,13 @@ func (n *node) refused(why string) {
 
 // needsLogin handles a control plane that wants a person to log in: it does not know the node, or the node's key expired.
 func (n *node) needsLogin() {
-	if n.registered && !n.keyExpired() && !n.hadKey {
+	if n.registered && !n.expired.Load() && !n.hadKey {
 		n.log.printf("the control plane does not know this node any more")
 		n.exit <- exitForgotten
 		return
 	}
 	n.log.printf("the control plane wants somebody to log in: an auth key is needed")
 	n.exit <- exitNeedsKey
-}
-
-func (n *node) keyExpired() bool {
-	return n.self != nil && !n.self.KeyExpiry.IsZero() && n.self.KeyExpiry.Before(time.Now())
 }
 
 // takePrefs remembers the preferences, and ends when somebody has logged the node out.

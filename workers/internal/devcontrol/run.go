@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -125,6 +126,9 @@ func listenControl(address string) (net.Listener, error) {
 // listenAdmin listens on a unix socket or on a loopback address: who reaches the admin API owns the tailnet.
 func listenAdmin(address string) (l net.Listener, name string, err error) {
 	if strings.Contains(address, "/") {
+		if status, err := os.Lstat(address); err == nil && status.Mode().Type() == os.ModeSocket {
+			os.Remove(address) // of one that was killed
+		}
 		l, err = net.Listen("unix", address)
 		return l, address, err
 	}
