@@ -12,7 +12,7 @@ IN_VENV = venv=$$($(BUILD) venv) && exec "$$venv"
 .DEFAULT_GOAL := help
 
 help: ## what there is
-	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z -]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 zipapp: ## dist/tailscale-cni; with ARCH=arm64 dist/tailscale-cni-arm64
 	@$(BUILD) zipapp $(if $(ARCH),--arch $(ARCH))
@@ -21,9 +21,9 @@ test: ## every suite, in one run
 	@$(BUILD) need unit netns hosts cluster
 	@$(IN_VENV) -m pytest tests
 
-unit netns hosts cluster: ## one suite (make unit, make netns …)
+unit netns hosts cluster: ## one suite
 	@$(BUILD) need $@
-	@$(IN_VENV) -m pytest tests/$@
+	@$(IN_VENV) -m pytest $(if $(filter unit,$@),--numprocesses=auto) tests/$@
 
 lint: ## the linters alone
 	@$(BUILD) need unit
