@@ -43,6 +43,9 @@ mount -t tmpfs -o mode=0755 run /run
 echo holding
 exec cat
 """
+LEAVE_ROOT = 'mkdir "$1/init" && for pid in 0 $(cat "$1/cgroup.procs"); do echo "$pid" > "$1/init/cgroup.procs"; done; true'
+"""A container's root can hand controllers down only when no process is in it: k3s does the same."""
+UNIFIED = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
 NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
 JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs"; shift; done; shift; exec "$@"'
 
@@ -319,7 +322,7 @@ class SystemdHost(BootedHost):
 
     BOOT = ("--boot",)
     FIRST = ("systemd", 1)
-    ENVIRON: ClassVar[dict[str, str]] = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+    ENVIRON: ClassVar[dict[str, str]] = UNIFIED
     """One cgroup tree, as on a host of today; where the machine has several, the controllers stay there."""
 
     def _settle(self) -> None:
@@ -361,8 +364,16 @@ class PlainHost(BootedHost):
         """Give root the cgroups, as on a host: of several trees, systemd-nspawn keeps the controllers'."""
         for line in Path(f"/proc/{self.pid}/mounts").read_text().splitlines():
             _, path, kind, *_ = line.split()
-            if kind in ("cgroup", "cgroup2") and Path(path).name in ("cgroup", *V1_CONTROLLERS):
+            if kind == "cgroup2":
+                self.run("sh", "-c", LEAVE_ROOT, "sh", path)
+            elif kind == "cgroup" and Path(path).name in V1_CONTROLLERS:
                 self.run("mount", "-o", "remount,bind,rw", path)
+
+
+class UnifiedPlainHost(PlainHost):
+    """The same, with one cgroup tree."""
+
+    ENVIRON: ClassVar[dict[str, str]] = UNIFIED
 
 
 def _pids(cgroup: Path) -> Iterator[int]:

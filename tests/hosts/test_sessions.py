@@ -6,10 +6,12 @@ import os
 import select
 from pathlib import Path
 
+import pytest
+
 from tests.kit.runtime import Pod
 from tests.kit.wait import wait_until
 
-from .machine import CGROUPS
+from .machine import CGROUPS, PlainHost, UnifiedPlainHost
 from .podhost import RUN, PodHost
 
 
@@ -25,18 +27,37 @@ def test_a_node_is_a_session_of_its_own(plain: PodHost) -> None:
     assert (log.mode, log.user) == (0o600, "root")
 
 
-def test_a_node_has_a_control_group_of_its_own(plain: PodHost) -> None:
+@pytest.mark.parametrize("kind", [PlainHost, UnifiedPlainHost])
+def test_a_node_has_a_control_group_of_its_own(podhost: PodHost) -> None:
     """Supervisor and worker neither count nor end with the runtime's control group, and are bounded."""
-    web = plain.start(Pod.enrolled("web"))
-    group = f"/tailscale-cni/{plain.id(web)}"
-    for process in (plain.supervisor(web), plain.worker(web)):
+    web = podhost.start(Pod.enrolled("web"))
+    group = f"/tailscale-cni/{podhost.id(web)}"
+    for process in (podhost.supervisor(web), podhost.worker(web)):
         groups = Path(f"/proc/{process.pid}/cgroup").read_text().splitlines()
         assert [line for line in groups if line.endswith(group)]
-    limits = [*CGROUPS.glob(f"**/{plain.host.name}/**{group}/pids.max")]
-    assert limits
-    assert {limit.read_text().strip() for limit in limits} == {"256"}
-    plain.call("DEL", web)
-    assert not plain.leftovers()
+    bounded = [d for d in CGROUPS.glob(f"**/{podhost.host.name}/**{group}") if "pids" in controllers(d)]
+    assert {(directory / "pids.max").read_text().strip() for directory in bounded} <= {"256"}
+    assert bounded or podhost.host.attempt("sh", "-c", CAN_BOUND).returncode
+    podhost.call("DEL", web)
+    assert not podhost.leftovers()
+
+
+@pytest.mark.parametrize("kind", [PlainHost, UnifiedPlainHost])
+def test_the_control_group_of_a_reaped_node_goes_too(podhost: PodHost) -> None:
+    """A node that ends by itself, because its pod is gone, takes its control group with it."""
+    web = podhost.start(Pod.enrolled("web"))
+    podhost.running(web)
+    web.netns.close()
+    wait_until(lambda: not podhost.leftovers(), what="the end of everything of a pod that is gone")
+
+
+CAN_BOUND = "[ -w /sys/fs/cgroup/pids ] || grep -w pids /sys/fs/cgroup/cgroup.controllers"
+
+
+def controllers(group: Path) -> set[str]:
+    """What bounds the processes of a control group: cgroup v1 has a tree for each."""
+    unified = group / "cgroup.controllers"
+    return set(unified.read_text().split()) if unified.exists() else {group.relative_to(CGROUPS).parts[0]}
 
 
 def test_a_dead_supervisor_is_replaced_at_the_next_call_for_an_enrolled_pod(plain: PodHost) -> None:
