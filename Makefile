@@ -19,7 +19,7 @@ zipapp: ## dist/tailscale-cni; with ARCH=arm64 dist/tailscale-cni-arm64
 
 test: ## every suite, in one run
 	@$(BUILD) need unit netns hosts cluster
-	@$(IN_VENV) -m pytest tests
+	@$(IN_VENV) -m pytest
 
 unit netns hosts cluster: ## one suite
 	@$(BUILD) need $@
