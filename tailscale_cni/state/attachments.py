@@ -166,16 +166,15 @@ class Attachments:
     def locked(self, container_id: str, *, create: bool = False) -> Iterator[bool]:
         """Hold a container's lock; whether anything is known of it.
 
-        An empty container leaves no directory.
+        An empty container leaves no directory, nor what a call left in it that was killed while it wrote.
         """
         directory = f"{self.root}/{container_id}"
         with files.locked(directory, LOCK_SECONDS, f"container {container_id}", create=create) as there:
             try:
                 yield there
             finally:
-                if there:
-                    with contextlib.suppress(OSError):  # not empty: something of it is still here
-                        os.rmdir(directory)
+                if there and not self._names(container_id):
+                    files.remove_tree(directory)
 
     def save(self, attachment: Attachment) -> None:
         """Write one down."""

@@ -147,8 +147,10 @@ def remove_tree(path: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: str, seconds: float, what: str, *, create: bool) -> Iterator[bool]:
-    """Hold a directory's lock; whether the directory is there.
+def locked(
+    directory: str, seconds: float, what: str, *, create: bool, shared: bool = False
+) -> Iterator[bool]:
+    """Hold a directory's lock, alone or ``shared`` with others who do the same; whether the directory is there.
 
     The directory may be removed by whoever holds the lock: who waited for it then begins again. ``create``
     makes it when it is not
@@ -167,7 +169,7 @@ def locked(directory: str, seconds: float, what: str, *, create: bool) -> Iterat
             yield False
             return
         try:
-            _flock(fd, deadline, seconds, what)
+            _flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, deadline, seconds, what)
             if _is_at(fd, directory):
                 yield True
                 return
@@ -175,10 +177,10 @@ def locked(directory: str, seconds: float, what: str, *, create: bool) -> Iterat
             os.close(fd)
 
 
-def _flock(fd: int, deadline: float, seconds: float, what: str) -> None:
+def _flock(fd: int, kind: int, deadline: float, seconds: float, what: str) -> None:
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise errors.Busy(what=what, seconds=seconds) from None

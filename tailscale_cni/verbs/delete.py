@@ -20,6 +20,9 @@ def run(request: Request) -> None:
     exact = [attachment for attachment in attachments if attachment.network == request.network]
     for attachment in exact or attachments:
         enrolment.end(attachment)
+    if not attachments:
+        with store.locked(request.container_id):
+            pass  # an ADD that was killed before it recorded anything left an empty container
     upkeep.keep_in_step(config)
     if attachments:
         upkeep.revive(config.state_dir)

@@ -96,10 +96,13 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
     The same attachment again changes nothing.
 
     A container ID that comes back with another pod or another namespace is another pod: the old one is
-    removed first.
+    removed first, and logged out, so that its name is free.
     """
-    make_roots(config.state_dir, config.run_dir)
     store = Attachments(config.state_dir)
+    former = store.get(request.network, request.container_id, request.ifname)
+    if former and not _is_same_pod(former, request, netns):
+        end(former)
+    make_roots(config.state_dir, config.run_dir)
     with store.locked(request.container_id, create=True):
         attachment = store.get(request.network, request.container_id, request.ifname)
         if attachment and not (_is_complete(attachment) and _is_same_pod(attachment, request, netns)):
@@ -121,7 +124,8 @@ def make_roots(state_dir: str, run_dir: str) -> None:
     link = f"{state_dir}/run"  # a record that cannot be read does not say where its socket is
     if files.read_link(link, "") != run_dir:
         files.remove(link)
-        os.symlink(run_dir, link)
+        with contextlib.suppress(FileExistsError):  # another first ADD of this host
+            os.symlink(run_dir, link)
 
 
 def _is_complete(attachment: Attachment) -> bool:
@@ -219,15 +223,11 @@ def _start(store: Attachments, attachment: Attachment, netns: int) -> None:
     if not is_registered(attachment):
         mint(attachment)  # a key that is missing is told here, where a person sees it
     _make_identity(attachment)
-    with linux.in_netns(netns):
-        os.close(launch.open_tun(attachment))
-    launch.start(attachment, artefact.executable())
+    _launch(attachment, netns)
     from ..net import host, pod  # 100 ms, while the node registers
 
     if attachment.underlay == "host":
-        with files.locked(
-            f"{attachment.state_dir}/attachments", LOCK_SECONDS, "the host's rules", create=False
-        ):
+        with files.locked(store.root, LOCK_SECONDS, "the host's rules", create=False, shared=True):
             host.ensure_uid_rule(*_uids(attachment))
     attachment = dataclasses.replace(
         attachment, host_addresses=tuple(map(str, host.host_tailnet_addresses()))
@@ -236,6 +236,18 @@ def _start(store: Attachments, attachment: Attachment, netns: int) -> None:
     network = pod_network(attachment)
     with linux.in_netns(netns):
         pod.prepare(network)
+
+
+def _launch(attachment: Attachment, netns: int) -> None:
+    """Make the interface and start the processes, unless an ADD that was killed did: then they hold the interface."""
+    try:
+        with linux.in_netns(netns):
+            os.close(launch.open_tun(attachment))
+    except errors.NoTun:
+        if launch.supervised(attachment):
+            return
+        raise
+    launch.start(attachment, artefact.executable())
 
 
 def is_registered(attachment: Attachment) -> bool:
@@ -275,13 +287,24 @@ def _await_running(attachment: Attachment, seconds: float) -> Node | None:
     deadline = time.monotonic() + seconds
     node = None
     while time.monotonic() < deadline:
-        with contextlib.suppress(errors.LocalApiFailed):
+        try:
             api = local_api(attachment, max(0.1, deadline - time.monotonic()))
             node = api.node(peers=attachment.routes_per_peer)
             if node.running:
                 return node
+        except errors.LocalApiFailed:
+            _still_wanted(attachment)
         time.sleep(POLL_SECONDS)
+    _still_wanted(attachment)
     return node
+
+
+def _still_wanted(attachment: Attachment) -> None:
+    """Raises DeletedMeanwhile if a DEL, or another ADD, has taken the attachment away."""
+    store = Attachments(attachment.state_dir)
+    current = store.get(attachment.network, attachment.container_id, attachment.ifname)
+    if current is None or current.nonce != attachment.nonce:
+        raise errors.DeletedMeanwhile(pod=attachment.who)
 
 
 def synchronise(attachment: Attachment, node: Node) -> None:

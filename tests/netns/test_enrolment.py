@@ -208,7 +208,7 @@ def test_a_container_id_with_another_pod_is_another_node(host: Host, control: Co
     host.runtime.chained("ADD", new, prevResult=previous)
     addresses = host.addresses(new)
     assert [node["addresses"] for node in control.nodes() if node["name"] == "new"] == [addresses]
-    wait_until(lambda: not (control.node("old") or {}).get("online"), what="the old node's end")
+    assert control.node("old") is None
     wait_until(lambda: len(host.nodes()) == 2, what="the end of the old node's processes")
 
 
