@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.kit import traffic
 from tests.kit.peer import Peer
 from tests.kit.runtime import Pod
 from tests.kit.wait import wait_until
 
+from .machine import PlainHost
 from .podhost import ARTEFACT, CONFIG, KEY, LISTS, OURS, PLUGINS, PRIMARY, PRIMARY_LIST, RUN, STATE, PodHost
 
 BINARY = f"{PLUGINS}/tailscale-cni"
@@ -54,6 +57,28 @@ def test_install_again_changes_nothing(podhost: PodHost) -> None:
     after = everything(podhost)
     assert [path for path in after if after[path] != before.get(path)] == []
     assert after.keys() == before.keys()
+
+
+@pytest.mark.parametrize("kind", [PlainHost])
+def test_install_refuses_a_key_that_others_can_read(bare: PodHost) -> None:
+    """A key file with too wide a mode is refused with the command that mends it, and nothing is installed."""
+    bare.host.run("chmod", "644", KEY)
+    refused = bare.host.attempt(ARTEFACT, "install", "--auth-key-file", KEY)
+    assert refused.returncode == 1
+    assert f"chmod 600 {KEY}" in refused.stderr.decode()
+    assert bare.lists() == [PRIMARY]
+    assert not bare.host.file(BINARY).exists
+
+
+@pytest.mark.parametrize("kind", [PlainHost])
+def test_install_wants_a_primary_network(bare: PodHost) -> None:
+    """Without a list to follow nothing is installed: ours alone would give pods no network at all."""
+    bare.host.run("rm", PRIMARY)
+    refused = bare.host.attempt(ARTEFACT, "install", "--auth-key-file", KEY)
+    assert refused.returncode == 1
+    assert LISTS in refused.stderr.decode()
+    assert bare.lists() == []
+    assert not bare.host.file(BINARY).exists
 
 
 def test_install_replaces_a_binary_that_is_running(podhost: PodHost) -> None:
@@ -177,6 +202,9 @@ def test_uninstall_gives_the_primary_network_back(podhost: PodHost) -> None:
     assert podhost.host.file(f"{CONFIG}/authkey").exists
     after = podhost.start(Pod.enrolled("after"))
     assert after.netns.links() == {"lo", "eth0"}
+    for sandbox in (web, after):
+        podhost.call("DEL", sandbox)
+    assert podhost.host.netns.links() == {"lo", "eth0", "cni0"}
 
 
 def test_uninstall_can_take_the_configuration_too(podhost: PodHost) -> None:
