@@ -36,11 +36,8 @@ IGNORED_INTERFACES = (
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def start(attachment: Attachment, executable: Path) -> int | None:
-    """Start the node's processes, and return at once: the PID, or None where systemd has it.
-
-    Raises WorkerFailed.
-    """
+def start(attachment: Attachment, executable: Path) -> None:
+    """Start the node's processes, and return at once. Raises WorkerFailed."""
     files.make_directory(attachment.run_dir)
     files.make_directory(attachment.worker_dir)
     argv = [str(executable), "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
@@ -52,10 +49,16 @@ def start(attachment: Attachment, executable: Path) -> int | None:
             systemd.start(
                 attachment.unit, description, argv, loopback=tuple(_loopback(attachment.control_url))
             )
-            return None
-        return _spawn(argv, f"{attachment.worker_dir}/log")
+        else:
+            _record(attachment, _spawn(argv, f"{attachment.worker_dir}/log"))
     except OSError as e:
         raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
+
+
+def _record(attachment: Attachment, pid: int) -> None:
+    """Say which process it is, before it is far enough to say so itself: a DEL that comes now ends it."""
+    started = linux.start_time(pid)
+    files.write(f"{attachment.worker_dir}/supervisor", f"{pid} {started}\n".encode())
 
 
 def end(attachment: Attachment) -> None:
@@ -113,8 +116,7 @@ def become_supervisor(
         inode = os.fstat(netns).st_ino
         os.close(netns)
         os.chdir(attachment.identity_dir)
-        me = os.getpid()
-        files.write(f"{attachment.worker_dir}/supervisor", f"{me} {linux.start_time(me)}\n".encode())
+        _record(attachment, os.getpid())
         argv = [
             str(supervisor),
             *_supervisor_flags(attachment, executable, inode),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +175,7 @@ class Host(Actor):
             for name in ("attachments", "identities", "claims", "claims/uid", "claims/port", "run")
         ]
         kept = [self.state_dir / "cache", self.state_dir / "enroll.json"]
-        found = [path for top in (self.state_dir, self.run_dir) for path in top.rglob("*")]
+        found = [path for top in (self.state_dir, self.run_dir) for path in _tree(top)]
         left = [p for p in found if p not in rooms and not any(p.is_relative_to(k) for k in kept)]
         return sorted(str(path.relative_to(self.root)) for path in left)
 
@@ -209,3 +211,9 @@ class Host(Actor):
 def _lines(table: Path) -> list[str]:
     """A table of /proc/net, without its head."""
     return table.read_text().splitlines()[1:]
+
+
+def _tree(top: Path) -> Iterator[Path]:
+    """Everything below, while others remove it."""
+    for directory, folders, names in os.walk(top):
+        yield from (Path(directory, name) for name in (*folders, *names))
