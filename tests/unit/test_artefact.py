@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,12 +35,10 @@ def built() -> Path:
 
 
 @pytest.fixture
-def state_dir(tmp_path: Path) -> Path:
+def state_dir(scratch: Path) -> Path:
     """A stateDir as install makes it, on a path that others can pass through."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o711)
-    path = tmp_path / "state"
-    path.mkdir(0o711)
+    path = Path(tempfile.mkdtemp(dir=scratch))
+    path.chmod(0o711)
     return path
 
 
