@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"io"
 	"os"
 	"strconv"
@@ -17,7 +16,7 @@ const (
 
 // worker is a running worker process. The methods take a nil one for none.
 type worker struct {
-	pid     int
+	process *os.Process // never another one, even if its number is used again
 	started time.Time
 	stdin   *os.File
 	said    chan string
@@ -49,7 +48,12 @@ func startWorker(uid int, program []string, line string, log *logger) (*worker, 
 		closeAll(ours[:])
 		return nil, err
 	}
-	w := &worker{pid: pid, started: time.Now(), stdin: ours[0], said: make(chan string), status: make(chan int, 1)}
+	process, err := os.FindProcess(pid)
+	if err != nil {
+		closeAll(ours[:])
+		return nil, err
+	}
+	w := &worker{process: process, started: time.Now(), stdin: ours[0], said: make(chan string), status: make(chan int, 1)}
 	if _, err := io.WriteString(w.stdin, line); err != nil {
 		log.printf("the worker does not read: %v", err)
 	}
@@ -57,7 +61,7 @@ func startWorker(uid int, program []string, line string, log *logger) (*worker, 
 	go readWords(ours[1], w.said, gone)
 	go log.copy(ours[2])
 	go func() {
-		w.status <- wait(pid)
+		w.status <- wait(process)
 		close(gone)
 		w.stdin.Close()
 	}()
@@ -65,21 +69,15 @@ func startWorker(uid int, program []string, line string, log *logger) (*worker, 
 }
 
 // wait returns the exit status of a child, 128 + n for signal n.
-func wait(pid int) int {
-	var status syscall.WaitStatus
-	for {
-		_, err := syscall.Wait4(pid, &status, 0, nil)
-		if errors.Is(err, syscall.EINTR) {
-			continue
-		}
-		if err != nil {
-			return 1
-		}
-		if status.Signaled() {
-			return 128 + int(status.Signal())
-		}
-		return status.ExitStatus()
+func wait(process *os.Process) int {
+	state, err := process.Wait()
+	if err != nil {
+		return 1
 	}
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return state.ExitCode()
 }
 
 // readWords hands on the one-word lines of a worker until it is gone, and drops what is longer than a word.
@@ -127,7 +125,7 @@ func (w *worker) end(patience time.Duration) {
 	if w == nil {
 		return
 	}
-	syscall.Kill(w.pid, syscall.SIGTERM)
+	w.process.Signal(syscall.SIGTERM)
 	deadline := time.After(patience)
 	for {
 		select {
@@ -135,7 +133,7 @@ func (w *worker) end(patience time.Duration) {
 		case <-w.status:
 			return
 		case <-deadline:
-			syscall.Kill(w.pid, syscall.SIGKILL)
+			w.process.Kill()
 			<-w.status
 			return
 		}
