@@ -6,6 +6,7 @@ of the tests, and a real tailscale client. It is done in network namespaces of i
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -40,6 +41,9 @@ def show(text: str) -> None:
 
 def main() -> int:
     """Play the story once; 0 when each of its claims was true."""
+    if os.geteuid() != 0:
+        print("The demo makes network namespaces: please run it as root.", file=sys.stderr)
+        return 1
     step("Building the plugin, and the programs around it (cached: only the first time takes minutes)")
     show(f"{tools.artefact()}, {tools.clients()}")
     started = time.monotonic()
@@ -75,7 +79,7 @@ def enrol(host: Host, laptop: Peer) -> list[str]:
         if key in ("type", "capabilities", "controlURL", "authKeyFile")
     }
     step("A host with a CNI network list: bridge, host-local, and one entry of ours")
-    show(str(entry))
+    show(json.dumps(entry, indent=2))
     pod = Pod.enrolled("plex-7b5d9c6f8-xkz2w", namespace="media")
     step(f"The runtime starts pod {pod.namespace}/{pod.name}, annotated")
     show("\n".join(f"{key}: {value!r}" for key, value in pod.annotations.items()))
