@@ -59,7 +59,7 @@ def play(root: Path) -> set[str]:
 
 def enrol(cluster: Cluster, control: ControlPlane, laptop: Peer) -> set[str]:
     """The plugin is installed; a pod comes, is reached, and goes; what it left behind."""
-    step("tailscale-cni install")
+    step(f"tailscale-cni install --control-url={control.url} --auth-key-file=/root/authkey")
     show(install(cluster, control))
     before = traces(cluster, control)
     step(f'kubectl create: pod plex, annotated {ENABLED}: "true"')
@@ -67,6 +67,9 @@ def enrol(cluster: Cluster, control: ControlPlane, laptop: Peer) -> set[str]:
         pod.ready()
         wait_until(lambda: control.node("plex"), what="the node plex")
         show(cluster.kubectl("get", "pods", "--output=wide"))
+        step("kubectl exec plex -- ip -o addr")
+        show(pod.exec("ip", "-o", "addr"))
+        step("tailscale-cni status")
         show(command(cluster, "status"))
         step("The laptop opens http://plex/")
         show(laptop.fetch("http://plex/"))

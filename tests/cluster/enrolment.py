@@ -23,9 +23,8 @@ ROOMS: Final = {"attachments", "identities", "claims", "uid", "port", "enroll.js
 def install(cluster: Cluster, control: ControlPlane) -> str:
     """Install the artefact with the one command that README has; what it said."""
     cluster.machine.write("/root/authkey", f"{control.mint().key}\n", mode=0o600)
-    return cluster.machine.run(
-        tools.artefact(), "install", f"--control-url={control.url}", "--auth-key-file=/root/authkey"
-    )
+    options = [f"--control-url={control.url}", "--auth-key-file=/root/authkey"]
+    return cluster.machine.run("sh", "-c", 'exec "$0" "$@" 2>&1', tools.artefact(), "install", *options)
 
 
 def command(cluster: Cluster, *arguments: str) -> str:

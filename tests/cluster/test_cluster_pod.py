@@ -105,6 +105,8 @@ def test_deleted_pod_leaves_nothing(cluster: Cluster, control: ControlPlane, how
     with Pod(cluster, "short-lived", {ENABLED: "true"}) as pod:
         pod.ready()
         wait_until(lambda: control.node("short-lived"), what="the node short-lived")
+        there = {trace.split()[0] for trace in traces(cluster, control) - before}
+        assert there >= {"process", "interface", "file", "cgroup", "tailnet"}
         pod.delete(*how)
         wait_until(lambda: traces(cluster, control) <= before, 60, what="no trace of the pod")
 
