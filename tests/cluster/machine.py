@@ -11,8 +11,8 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,8 @@ from tests.kit.process import CLEAN, Failed, run
 from tests.kit.wait import wait_until
 
 HOME: Final = {**CLEAN, "HOME": "/root"}
+CONTROLLERS: Final = frozenset(("cpu", "cpuset", "hugetlb", "io", "memory", "pids"))
+"""What kubelet and runc work with."""
 BOOT: Final = Path(__file__).with_name("boot.sh")
 JOIN: Final = Path(__file__).with_name("join.sh")
 
@@ -31,6 +33,7 @@ class Cgroups:
     """A cgroup of ours in every hierarchy of this kernel, version 1 or 2 (cgroups(7))."""
 
     name: str
+    opened: list[tuple[Path, str]] = field(default_factory=list)
 
     def hierarchies(self) -> Iterator[Path]:
         """Where this kernel's are mounted."""
@@ -51,10 +54,13 @@ class Cgroups:
 
     def _open_controllers(self, hierarchy: Path) -> None:
         """Version 2: what the parent does not hand down, kubelet does not find."""
-        offered = hierarchy / "cgroup.controllers"
-        if offered.exists():
-            wanted = " ".join(f"+{name}" for name in offered.read_text().split())
-            (hierarchy / "cgroup.subtree_control").write_text(wanted)
+        if not (hierarchy / "cgroup.controllers").exists():
+            return
+        handed_down = hierarchy / "cgroup.subtree_control"
+        offered = (hierarchy / "cgroup.controllers").read_text().split()
+        for name in sorted(CONTROLLERS.intersection(offered).difference(handed_down.read_text().split())):
+            handed_down.write_text(f"+{name}")
+            self.opened.append((handed_down, name))
 
     def _fill_cpuset(self, hierarchy: Path, ours: Path) -> None:
         """Version 1: a new cpuset is empty, and no process can be in an empty one."""
@@ -79,6 +85,9 @@ class Cgroups:
         for hierarchy in self.hierarchies():
             for directory, _, _ in os.walk(hierarchy / self.name, topdown=False):
                 Path(directory).rmdir()
+        for handed_down, name in self.opened:
+            with suppress(OSError):  # somebody else relies on it by now
+                handed_down.write_text(f"-{name}")
 
     def empty(self) -> bool:
         """Whether nothing lives in them."""
