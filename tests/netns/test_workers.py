@@ -1,0 +1,42 @@
+"""The Go programs' own tests: worker, supervisor and devcontrol, on real TUN devices in network namespaces of their own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import builds
+import pytest
+from builds.go import WORKERS, go_environ
+
+TAGS = (WORKERS / "tags.txt").read_text(encoding="ascii").strip()
+PACKAGES = sorted({path.parent.relative_to(WORKERS) for path in WORKERS.rglob("*_test.go")})
+
+
+@pytest.fixture(scope="session")
+def programs(scratch: Path) -> Path:
+    """The three programs, as they are shipped and as the other suites use them, where any user can execute them."""
+    directory = scratch / "programs"
+    directory.mkdir(mode=0o755)
+    for program in (*builds.workers().iterdir(), builds.devcontrol()):
+        Path(shutil.copy(program, directory)).chmod(0o755)
+    return directory
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("package", PACKAGES, ids=str)
+def test_the_go_programs_pass_their_own_tests(package: Path, programs: Path) -> None:
+    """`go test` of a package, with the features that are linked into the artefact."""
+    done = subprocess.run(
+        ["go", "test", "-count=1", "-trimpath", f"-tags={TAGS}", f"./{package}"],
+        check=False,
+        cwd=WORKERS,
+        env=go_environ(CGO_ENABLED="0", WORKERS_BIN=str(programs)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:]
+    assert done.stdout.startswith("ok"), done.stdout
