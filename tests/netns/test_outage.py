@@ -35,7 +35,7 @@ def test_a_running_node_survives_an_outage(host: Host, control: ControlPlane, pe
 
 
 def test_a_pod_that_requires_the_tailnet_waits_for_it(host: Host, control: ControlPlane) -> None:
-    """With ``required`` ADD fails with "try again", names pod and annotation, and succeeds when the control plane is back."""
+    """With ``required`` ADD fails with "try again", names the pod and why, and succeeds when the control plane is back."""
     host.configure(readyTimeout="300ms")
     pod = host.sandbox(Pod.enrolled("required", required="true"))
     previous = host.runtime.add_primary(pod)
@@ -44,7 +44,7 @@ def test_a_pod_that_requires_the_tailnet_waits_for_it(host: Host, control: Contr
             host.runtime.chained("ADD", pod, prevResult=previous)
         assert error.value.code == 11
         assert "default/required" in error.value.msg
-        assert "tailscale.com/required" in error.value.msg
+        assert "must not start off the tailnet" in error.value.msg
     host.configure(readyTimeout="20s")
     host.runtime.chained("ADD", pod, prevResult=previous)
     assert host.running(pod)
