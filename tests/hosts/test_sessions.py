@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.process import Process
 from tests.kit.runtime import Pod
 from tests.kit.wait import wait_until
 
@@ -16,12 +17,13 @@ from .podhost import RUN, PodHost
 
 
 def test_a_node_is_a_session_of_its_own(plain: PodHost) -> None:
-    """The supervisor leads a session, has no special OOM score, and writes a log that root alone reads."""
+    """The supervisor leads a session, is PID 1's, has no special OOM score, and logs to a file of root's."""
     web = plain.start(Pod.enrolled("web"))
     plain.running(web)
     supervisor = plain.supervisor(web)
     assert supervisor.status["NSsid"].split()[-1] == supervisor.status["NSpid"].split()[-1]
-    assert supervisor.parent == plain.worker(web).parent or supervisor.status["PPid"]
+    parent = Process.of(supervisor.parent)
+    assert parent and parent.status["NSpid"].split()[-1] == "1"
     assert Path(f"/proc/{supervisor.pid}/oom_score_adj").read_text().strip() == "0"
     log = plain.host.file(f"{RUN}/{plain.id(web)}/log")
     assert (log.mode, log.user) == (0o600, "root")
