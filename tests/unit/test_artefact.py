@@ -73,13 +73,15 @@ def test_same_bytes_again(tmp_path: Path) -> None:
         out = tmp_path / name
         out.mkdir()
         before = os.umask(umask)
-        with pytest.MonkeyPatch.context() as environ:
-            environ.setenv("TZ", "Pacific/Kiritimati" if umask == 0o077 else "UTC")
-            environ.setenv("LC_ALL", "C")
-            environ.setenv("SHIV_ROOT", str(out))
-            site = site_packages(out / "site", machine_goarch())
-            pack(site, identify(machine_goarch()), out)
-        os.umask(before)
+        try:
+            with pytest.MonkeyPatch.context() as environ:
+                environ.setenv("TZ", "Pacific/Kiritimati" if umask == 0o077 else "UTC")
+                environ.setenv("LC_ALL", "C")
+                environ.setenv("SHIV_ROOT", str(out))
+                site = site_packages(out / "site", machine_goarch())
+                pack(site, identify(machine_goarch()), out)
+        finally:
+            os.umask(before)
         made.append((out / "tailscale-cni").read_bytes())
     assert made[0] == made[1]
 
