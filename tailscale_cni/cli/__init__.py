@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     if not argv:
         sys.stdout.write(ABOUT)
         return 0
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(*(argv[:1] if argv[0] in COMMANDS else COMMANDS)).parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except errors.Error as e:
@@ -41,11 +41,12 @@ def main(argv: list[str]) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*names: str) -> argparse.ArgumentParser:
+    """For these commands: one that is named need not pay for importing the others."""
     parser = argparse.ArgumentParser(prog="tailscale-cni", description=ABOUT.partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"tailscale-cni {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    for name in names:
         module = import_module(f".{name}", __name__)
         about = (module.__doc__ or "").partition("\n")[0]
         command = commands.add_parser(name, help=about, description=about)

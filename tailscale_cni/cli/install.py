@@ -15,7 +15,7 @@ from .. import artefact, config, conflist, errors
 from ..control.static import StaticKey
 from ..state import files
 from ..state.installation import Installation
-from ..verbs import enrolment, upkeep
+from ..verbs import joining, upkeep
 from . import add_roots, layout
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     primary = conflist.find_primary(root + conf_dir)
     _say(f"primary network: {primary.document['name']} ({primary.path})")
     settings = _settings(arguments, root)
-    enrolment.make_roots(root + arguments.state_dir, root + arguments.run_dir)
+    joining.make_roots(root + arguments.state_dir, root + arguments.run_dir)
     _install_key(arguments, root)
     _install_settings(root + arguments.config_file, settings)
     entry = _entry(arguments)

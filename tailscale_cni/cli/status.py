@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from .. import errors
 from ..config import STATE_DIR
 from ..state.attachments import Attachment, Attachments
-from ..verbs import enrolment
 from ..worker import launch
+from ..worker.localapi import LocalApi
 
 if TYPE_CHECKING:
     import argparse
@@ -45,7 +45,7 @@ class Row:
     def of(cls, attachment: Attachment) -> Row:
         """Ask the node; one that does not answer says so in STATE."""
         try:
-            node = enrolment.local_api(attachment, ANSWER_SECONDS).node(peers=True)
+            node = LocalApi.of(attachment, ANSWER_SECONDS).node(peers=True)
             state, name, addresses = node.state, node.name, tuple(map(str, node.addresses))
             tags, paths, handshake = node.tags, node.paths, node.last_handshake
         except errors.LocalApiFailed:

@@ -16,7 +16,7 @@ from .. import config, conflist, errors
 from ..state import files
 from ..state.attachments import Attachments
 from ..state.installation import Installation
-from ..verbs import enrolment
+from ..verbs import leaving
 from . import add_roots, layout
 from .install import BINARY
 
@@ -66,7 +66,7 @@ def _end_nodes(state_dir: str) -> int:
     left = 0
     for attachment in Attachments(state_dir).all():
         try:
-            enrolment.end(attachment)
+            leaving.end(attachment)
         except (errors.Error, OSError) as e:
             _say(f"{attachment.who}: {e}")
             left += 1

@@ -10,9 +10,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from .. import artefact
+from .. import artefact, errors
 from ..state.attachments import Attachment, Attachments
-from ..verbs import enrolment
+from ..verbs import joining, leaving
+from ..verbs.namespace import recorded_netns
 from ..worker import launch
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
-    with enrolment.recorded_netns(attachment) as found:
+    with recorded_netns(attachment) as found:
         netns = None if found is None else os.dup(found)
     if netns is None:
-        enrolment.reap(attachment)
+        leaving.reap(attachment)
         return GONE
     return launch.become_supervisor(
         attachment,
@@ -51,14 +52,26 @@ def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
         artefact.executable(),
         artefact.supervisor_binary(),
         artefact.worker_binary(),
-        b"start\n" if enrolment.is_registered(attachment) else _start_line(attachment, "key"),
+        _first_line(attachment),
     )
 
 
+def _first_line(attachment: Attachment) -> bytes:
+    """With a key if the node needs one and there is one; the supervisor asks for it again, ever less often, if not."""
+    if not joining.is_registered(attachment):
+        try:
+            return _start_line(attachment, "key")
+        except errors.NoAuthKey as e:
+            sys.stderr.write(f"{e}. {e.advice}\n")
+    return b"start\n"
+
+
 def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
-    node = enrolment.local_api(attachment).node(peers=attachment.routes_per_peer)
+    from ..worker.localapi import LocalApi  # not what 'run' should pay for
+
+    node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
     if node.running:
-        enrolment.synchronise(attachment, node)
+        joining.synchronise(attachment, node)
     return 0
 
 
@@ -68,17 +81,17 @@ def _rekey(attachment: Attachment, arguments: argparse.Namespace) -> int:
 
 
 def _log_out(attachment: Attachment, _: argparse.Namespace) -> int:
-    enrolment.log_out(attachment)
+    leaving.log_out(attachment)
     return 0
 
 
 def _reap(attachment: Attachment, _: argparse.Namespace) -> int:
-    enrolment.reap(attachment)
+    leaving.reap(attachment)
     return 0
 
 
 def _start_line(attachment: Attachment, word: str) -> bytes:
-    return f"{word} {enrolment.mint(attachment).reveal()}\n".encode()
+    return f"{word} {joining.mint(attachment).reveal()}\n".encode()
 
 
 TASKS = {"run": _supervise, "sync": _synchronise, "rekey": _rekey, "logout": _log_out, "reap": _reap}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import enrolment, upkeep
+from . import joining, upkeep
+from .namespace import pod_netns
 from .wish import Wish
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ def run(request: Request) -> None:
     if wish.intent is None:
         upkeep.keep_in_step(wish.config)
         return
-    with enrolment.pod_netns(request.netns) as netns:
-        attachment = enrolment.begin(request, wish.config, wish.intent, netns)
-    enrolment.connect(attachment, wish.config.ready_timeout)
+    with pod_netns(request.netns) as netns:
+        attachment = joining.begin(request, wish.config, wish.intent, netns)
+    joining.connect(attachment, wish.config.ready_timeout)
     upkeep.keep_in_step(wish.config)
     upkeep.revive(wish.config.state_dir, but=attachment.id)

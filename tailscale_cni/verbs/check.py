@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from .. import errors, linux
 from ..state.attachments import Attachments
 from ..worker import launch
-from . import enrolment
+from ..worker.localapi import LocalApi
+from . import namespace
 from .wish import Wish
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _findings(attachment: Attachment) -> list[str]:
     if not attachment.was_running:
         return []
     try:
-        node = enrolment.local_api(attachment).node(peers=attachment.routes_per_peer)
+        node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
     except errors.LocalApiFailed as e:
         return [str(e)]
     return [*_node_findings(attachment, node), *_network_findings(attachment, node)]
@@ -58,8 +59,8 @@ def _node_findings(attachment: Attachment, node: Node) -> list[str]:
 def _network_findings(attachment: Attachment, node: Node) -> list[str]:
     from ..net import pod
 
-    network, tailnet = enrolment.pod_network(attachment), enrolment.tailnet(node)
-    with enrolment.recorded_netns(attachment) as netns:
+    network, tailnet = namespace.pod_network(attachment), namespace.tailnet(node)
+    with namespace.recorded_netns(attachment) as netns:
         if netns is None:
             return ["the pod's network namespace is gone"]
         with linux.in_netns(netns):

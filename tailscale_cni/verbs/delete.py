@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..state.attachments import Attachments
-from . import enrolment, upkeep
+from . import leaving, upkeep
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -19,7 +19,7 @@ def run(request: Request) -> None:
     attachments = store.of_container(request.container_id, request.ifname)
     exact = [attachment for attachment in attachments if attachment.network == request.network]
     for attachment in exact or attachments:
-        enrolment.end(attachment)
+        leaving.end(attachment)
     if not attachments:
         with store.locked(request.container_id):
             pass  # an ADD that was killed before it recorded anything left an empty container

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .. import errors
 from ..config import Config
 from ..state.attachments import Attachments
-from . import enrolment
+from . import leaving
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -28,7 +28,7 @@ def run(request: Request) -> None:
         if attachment.network != request.network or known:
             continue
         try:
-            enrolment.end(attachment)
+            leaving.end(attachment)
         except (errors.Error, OSError) as e:
             failures.append(e)
     if failures:

@@ -12,7 +12,8 @@ from ..state import files
 from ..state.attachments import Attachments
 from ..state.installation import Installation
 from ..worker import launch
-from . import enrolment
+from . import joining, leaving
+from .namespace import recorded_netns
 
 
 def keep_in_step(host: config.Config) -> None:
@@ -62,8 +63,8 @@ def revive(state_dir: str, *, but: str = "") -> None:
     for attachment in Attachments(state_dir).all():
         if attachment.id == but or (attachment.boot_id == boot and launch.running(attachment)):
             continue
-        with contextlib.suppress(errors.Error, OSError), enrolment.recorded_netns(attachment) as netns:
+        with contextlib.suppress(errors.Error, OSError), recorded_netns(attachment) as netns:
             if netns is None:
-                enrolment.end(attachment)
+                leaving.end(attachment)
             elif attachment.launcher == "session":
-                enrolment.restart(attachment, netns)
+                joining.restart(attachment, netns)

@@ -11,10 +11,13 @@ import ipaddress
 import json
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..tailnet import Address, is_tailnet
+
+if TYPE_CHECKING:
+    from ..state.attachments import Attachment
 
 LARGEST_ANSWER = 16 * 2**20
 HOST = "local-tailscaled.sock"
@@ -60,11 +63,16 @@ class _Connection(http.client.HTTPConnection):
 class LocalApi:
     """One node's LocalAPI. Every call is bounded by ``seconds`` and raises LocalApiFailed."""
 
-    def __init__(self, path: str, log: str, seconds: float = 5.0) -> None:
+    def __init__(self, path: str, log: str, seconds: float) -> None:
         """``log`` is where a person finds the node's log."""
         self.path = path
         self.log = log
         self.seconds = seconds
+
+    @classmethod
+    def of(cls, attachment: Attachment, seconds: float = 5.0) -> LocalApi:
+        """An attachment's."""
+        return cls(attachment.socket, attachment.log, seconds)
 
     def node(self, *, peers: bool = False) -> Node:
         """The node as it sees itself; with its peers' addresses and paths if asked."""

@@ -1,0 +1,95 @@
+"""No longer being a node: shared by DEL, GC, ``uninstall``, and what the supervisor runs when a pod is gone.
+
+Nothing that is removed need be there, so every step can be done again after a crash in the middle of it. No lock is held while
+anything waits for the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from .. import errors, linux
+from ..state import files
+from ..state.attachments import LOCK_SECONDS, Attachments
+from ..state.claims import Claims
+from ..worker import cgroup, launch
+from .namespace import pod_network, recorded_netns, worker_uids
+
+if TYPE_CHECKING:
+    from ..state.attachments import Attachment
+
+LOGOUT_SECONDS = 1.5
+
+
+def end(attachment: Attachment) -> None:
+    """Log out, and remove everything that was made for an attachment.
+
+    Nothing of it need be there any more.
+    """
+    if attachment.ephemeral:
+        log_out(attachment)
+    store = Attachments(attachment.state_dir)
+    with store.locked(attachment.container_id):
+        current = store.get(attachment.network, attachment.container_id, attachment.ifname)
+        if current and current.nonce == attachment.nonce:
+            unmake(store, current)
+    _tidy(store, attachment)
+
+
+def _tidy(store: Attachments, last: Attachment) -> None:
+    """After the last node of a host, nothing is left of it either."""
+    with files.locked(store.root, LOCK_SECONDS, "the host's rules", create=False) as there:
+        if not there or any(store.all()):
+            return
+        files.remove(f"{last.state_dir}/run")
+        if last.underlay == "host" and last.uid_base:
+            from ..net import host
+
+            host.remove_uid_rule(*worker_uids(last))
+
+
+def log_out(attachment: Attachment) -> None:
+    """Let the control plane forget the node at once.
+
+    One that is down forgets an ephemeral node by its own time-out.
+    """
+    with contextlib.suppress(errors.LocalApiFailed):
+        if launch.running(attachment):
+            from ..worker.localapi import LocalApi
+
+            LocalApi.of(attachment, LOGOUT_SECONDS).logout()
+
+
+def unmake(store: Attachments, attachment: Attachment) -> None:
+    """In the reverse order of making, the record last. Its container's lock is held."""
+    launch.end(attachment)
+    with recorded_netns(attachment) as netns:
+        if netns is not None:
+            from ..net import pod
+
+            network = pod_network(attachment)
+            with linux.in_netns(netns):
+                pod.remove(network)
+    _discard(store, attachment)
+
+
+def _discard(store: Attachments, attachment: Attachment) -> None:
+    """Remove the files of an attachment whose processes and interface are gone."""
+    files.remove_tree(attachment.worker_dir)
+    files.remove_tree(attachment.identity_dir)
+    Claims(attachment.state_dir, "port").release(attachment.id, attachment.port)
+    Claims(attachment.state_dir, "uid").release(attachment.id, attachment.uid)
+    store.forget(attachment)
+
+
+def reap(attachment: Attachment) -> None:
+    """What the supervisor becomes when the pod's namespace is gone: nobody is left to end but ourselves."""
+    cgroup.leave()
+    store = Attachments(attachment.state_dir)
+    with store.locked(attachment.container_id):
+        current = store.get(attachment.network, attachment.container_id, attachment.ifname)
+        if current and current.nonce == attachment.nonce:
+            _discard(store, current)
+    cgroup.remove(attachment.id)
+    _tidy(store, attachment)
