@@ -96,9 +96,8 @@ def test_a_neighbour_does_not_reach_the_tailnet_address(host: Host, guard: str, 
     with traffic.inbox(web.netns, host.root / "inbox.log") as inbox:
         traffic.send(neighbour.netns, address, "aimed")
         traffic.send(neighbour.netns, target, "honest")
-        first = inbox.stdout.readline().decode().strip()
-    word = "honest" if guard == "on" else "aimed"
-    assert first == f"{_kubernetes_address(neighbour, version)} {word}"
+        word = inbox.stdout.readline().decode().split()[1]  # the address before it may be masqueraded
+    assert word == ("honest" if guard == "on" else "aimed")
 
 
 @pytest.fixture
