@@ -1,7 +1,7 @@
 """The LocalAPI of one node, over its unix socket: status, preferences, logout.
 
-The worker is hostile input: answers are bounded, and addresses are taken only from the tailnet's ranges
-(tailscale.com/net/tsaddr).
+The worker is hostile input: answers are bounded in time and size, and addresses are taken only from the tailnet's
+ranges (tailscale.com/net/tsaddr), one of each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import http.client
 import ipaddress
 import json
 import socket
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,16 +48,38 @@ class Node:
         return self.state == "Running" and bool(self.addresses)
 
 
+class _Socket(socket.socket):
+    """A unix socket that hears no more than one answer, and no longer than it may, however slowly it comes."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.settimeout(seconds)
+        self.deadline = time.monotonic() + seconds
+        self.heard = 0
+
+    def recv_into(self, *arguments: Any) -> int:
+        """What ``makefile`` reads with, and so all of http.client."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left)
+        count = super().recv_into(*arguments)
+        self.heard += count
+        if self.heard > LARGEST_ANSWER:
+            raise OSError(f"its answer is larger than {LARGEST_ANSWER} bytes")
+        return count
+
+
 class _Connection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: str, seconds: float) -> None:
-        super().__init__(HOST, timeout=seconds)
+        super().__init__(HOST)
         self.path = path
+        self.seconds = seconds
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.sock.settimeout(self.timeout)
+        self.sock = _Socket(self.seconds)
         self.sock.connect(self.path)
 
 
@@ -97,12 +120,10 @@ class LocalApi:
             connection.request(method, target)
             response = connection.getresponse()
             body = response.read(LARGEST_ANSWER + 1)
-        except (OSError, http.client.HTTPException) as e:
+        except (OSError, http.client.HTTPException, ValueError) as e:  # ValueError: of a chunk's length
             raise self._failed(errors.show(str(e) or type(e).__name__)) from None
         finally:
             connection.close()
-        if len(body) > LARGEST_ANSWER:
-            raise self._failed(f"its answer is larger than {LARGEST_ANSWER} bytes")
         if response.status >= 300:
             raise self._failed(f"{response.status}: {errors.show(body.decode(errors='replace'))}")
         return body
@@ -118,7 +139,7 @@ def _node(status: dict[str, Any]) -> Node:
     return Node(
         state=_text(status.get("BackendState")),
         name=_text(own.get("DNSName")).rstrip("."),
-        addresses=tailnet_addresses(status.get("TailscaleIPs")),
+        addresses=_one_of_each(tailnet_addresses(status.get("TailscaleIPs"))),
         online=own.get("Online") is True,
         tags=tuple(_text(tag) for tag in _list(own.get("Tags"))),
         node_id=_text(own.get("ID")),
@@ -142,6 +163,14 @@ def tailnet_addresses(value: object) -> tuple[Address, ...]:
         if address is not None and is_tailnet(address):
             found.append(address)
     return tuple(found)
+
+
+def _one_of_each(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+    """The first IPv4 and the first IPv6 address: no node has more of its own, and each costs the host."""
+    first: dict[int, Address] = {}
+    for address in addresses:
+        first.setdefault(address.version, address)
+    return tuple(first.values())
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""The LocalAPI's client, and a worker that means ill: whatever it answers is one error, in time."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from tailscale_cni import errors
+from tailscale_cni.worker import localapi
+
+Answer = Iterable[bytes]
+Serve = Callable[[Answer], localapi.LocalApi]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Makes the client of a node that answers one question with these bytes, a piece at a time."""
+    with ExitStack() as stack:
+
+        def start(answer: Answer) -> localapi.LocalApi:
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            path = str(tmp_path / "local.sock")
+            listener.bind(path)
+            listener.listen()
+            thread = threading.Thread(target=_answer_once, args=(listener, answer))
+            thread.start()
+            stack.callback(thread.join)
+            return localapi.LocalApi(path, "the log", 0.3)
+
+        yield start
+
+
+def _answer_once(listener: socket.socket, answer: Answer) -> None:
+    connection, _ = listener.accept()
+    with connection, suppress(OSError):
+        connection.recv(65536)
+        for piece in answer:
+            connection.sendall(piece)
+
+
+def _status(**status: object) -> Answer:
+    body = json.dumps(status).encode()
+    return [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)]
+
+
+def _slowly() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+    never = threading.Event()
+    for _ in range(100_000):
+        yield b" "
+        never.wait(0.05)
+
+
+def _chunks(length: int, pieces: int) -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%d\r\n" % length
+    for _ in range(pieces):
+        yield b"x" * 2**20
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param([b"SSH-2.0\r\n"], id="another protocol"),
+        pytest.param([b"HTTP/1.1 403 Forbidden\r\n\r\n"], id="no"),
+        pytest.param(_slowly(), id="a byte now and then"),
+        pytest.param(_chunks(-5, 0), id="a chunk of a negative length"),
+        pytest.param(_chunks(-1, 64), id="a chunk without an end"),
+        pytest.param(_chunks(10**9, 64), id="more than it may"),
+    ],
+)
+def test_whatever_a_node_answers_is_one_error_in_time(serve: Serve, answer: Answer) -> None:
+    """No answer, however long or slow or wrong, is another error than LocalApiFailed, or keeps a call for ever."""
+    with pytest.raises(errors.LocalApiFailed):
+        serve(answer).logout()
+
+
+def test_no_more_is_taken_in_than_an_answer_may_have(serve: Serve) -> None:
+    """A chunk that says its length is -1 makes http.client read until the end: the socket says where that is."""
+    with pytest.raises(errors.LocalApiFailed, match=f"larger than {localapi.LARGEST_ANSWER} bytes"):
+        serve(_chunks(-1, 64)).logout()
+
+
+def test_only_what_a_node_can_have_is_an_address_of_it(serve: Serve) -> None:
+    """One IPv4 and one IPv6 address of the tailnet's ranges, whatever else the worker claims."""
+    many = [f"100.64.{n >> 8}.{n & 255}" for n in range(1000)]
+    claimed = ["10.0.0.1", 7, "no address", *many, "fd7a:115c:a1e0::1", "fd7a:115c:a1e0::2"]
+    node = serve(_status(BackendState="Running", TailscaleIPs=claimed)).node()
+    assert [str(address) for address in node.addresses] == ["100.64.0.0", "fd7a:115c:a1e0::1"]
