@@ -211,3 +211,24 @@ def test_removing_a_tree_follows_no_link(tmp_path: Path) -> None:
     files.remove_tree(str(tmp_path / "workers"))
     files.remove_tree(str(tmp_path / "workers"))
     assert (tmp_path / "precious/file").exists()
+
+
+def test_a_tree_of_any_shape_is_removed(tmp_path: Path) -> None:
+    """What a worker nests deeper than a process has stack or descriptors for is removed, and no link of it is followed."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "link").symlink_to(kept)
+    deepest = os.open(tree, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=deepest)
+        outer, deepest = deepest, os.open("d", os.O_RDONLY, dir_fd=deepest)
+        os.close(outer)
+    os.symlink(kept, "link", dir_fd=deepest)
+    os.close(deepest)
+    files.remove_tree(str(tree))
+    files.remove_tree(str(tree))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (kept / "file").exists()
