@@ -90,6 +90,6 @@ def reap(attachment: Attachment) -> None:
     with store.locked(attachment.container_id):
         current = store.get(attachment.network, attachment.container_id, attachment.ifname)
         if current and current.nonce == attachment.nonce:
+            cgroup.remove(attachment.id)
             _discard(store, current)
-    cgroup.remove(attachment.id)
     _tidy(store, attachment)

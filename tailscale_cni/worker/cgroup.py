@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -46,11 +47,13 @@ def leave() -> None:
 def remove(name: str) -> None:
     """Remove the group of processes that have ended; and the parent after the last one.
 
-    A process leaves its group a moment after it can be waited for, so this takes some tries.
+    What a worker has forked to outlive it ends here: its user ID will be another node's. A process leaves its
+    group a moment after it can be waited for, so this takes some tries.
     """
     for root in _hierarchies():
-        deadline = time.monotonic() + PATIENCE
-        while not _removed(f"{root}/{PARENT}/{name}") and time.monotonic() < deadline:
+        group, deadline = f"{root}/{PARENT}/{name}", time.monotonic() + PATIENCE
+        while not _removed(group) and time.monotonic() < deadline:
+            _kill_all(group)
             time.sleep(0.005)
         _removed(f"{root}/{PARENT}")
 
@@ -63,6 +66,13 @@ def _removed(group: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _kill_all(group: str) -> None:
+    with contextlib.suppress(OSError), open(f"{group}/cgroup.procs", encoding="ascii") as f:
+        for pid in {int(line) for line in f} - {os.getpid()}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _hierarchies() -> Iterator[str]:

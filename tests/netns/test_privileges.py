@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.host import Host
-from tests.kit.process import Process
+from tests.kit.process import Daemon, Process
 from tests.kit.runtime import Pod, Sandbox
 from tests.kit.wait import wait_until
 
@@ -153,3 +153,19 @@ def test_a_state_directory_that_others_can_write_is_refused(host: Host) -> None:
     assert done.returncode == 1
     assert str(host.state_dir) in done.stdout.decode()
     assert host.processes() == []
+
+
+def test_what_a_worker_has_forked_ends_with_it(host: Host, web: Sandbox) -> None:
+    """A process that a worker has left behind does not outlive DEL: the next node of that uid would be its prey."""
+    worker = host.worker(web)
+    uid = worker.status["Uid"].split()[0]
+    groups = f"/sys/fs/cgroup/*/tailscale-cni/{host.id(web)}/cgroup.procs"
+    join = f"for group in {groups} {groups.replace('*/', '')}; do [ ! -e $group ] || echo $$ >$group; done"
+    left = f"{join}; exec setpriv --reuid {uid} --regid {uid} --clear-groups sleep 1000"
+    with Daemon(["sh", "-c", left], log=host.root / "left") as daemon:
+        process = Process.of(daemon.pid)
+        assert process
+        wait_until(lambda: process.argv[:1] == ["sleep"], what="a process of the worker's")
+        host.runtime.delete(web)
+        wait_until(lambda: not process.alive, what="its end")
+    assert host.leftovers() == []
