@@ -205,7 +205,8 @@ class Host(Actor):
 
     def _cgroups(self) -> list[Path]:
         ids = {self.id(sandbox) for sandbox in self.sandboxes}
-        return [group for name in ids for group in CGROUPS.glob(f"**/tailscale-cni/{name}")]
+        rooms = (Path(top) for top, _, _ in os.walk(CGROUPS) if top.endswith("/tailscale-cni"))
+        return [group for room in rooms for group in room.glob("*") if group.name in ids]
 
 
 def _lines(table: Path) -> list[str]:
