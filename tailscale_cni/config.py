@@ -130,7 +130,7 @@ def _url(value: Any) -> str:
 
     try:
         parts = urlsplit(_string(value))
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
         _ = parts.port
     except ValueError:
         valid = False
@@ -262,6 +262,8 @@ class Config:
     uid_base: int
     log_file: str
     launcher: str
+    seen: list[int] | None
+    """The file's fingerprint from before it was read: a change that came later is not in here."""
 
     @classmethod
     def load(cls, entry: Mapping[str, Any]) -> Config:
@@ -273,8 +275,9 @@ class Config:
         values = {row.key: row.default for row in (*ROOTS, *SETTINGS)}
         values |= _parse(ROOTS, ENTRY, {row.key: own.pop(row.key) for row in ROOTS if row.key in own})
         file = values["configFile"]
+        seen = fingerprint(file)
         values |= _parse(SETTINGS, file, read(file)) | _parse(SETTINGS, ENTRY, own)
-        return cls(**{_attribute(key): value for key, value in values.items()})
+        return cls(**{_attribute(key): value for key, value in values.items()}, seen=seen)
 
     @classmethod
     def for_cleanup(cls, entry: Mapping[str, Any]) -> Config:
@@ -307,11 +310,18 @@ def _parse(rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]) -> d
                 where=where, key=key, value=errors.show(value), expected=e
             ) from None
         except _Expected as e:
-            reason = f"{errors.show(value)} is not what it takes"
+            reason = f"{errors.show(_without_user(value))} is not what it takes"
             raise errors.InvalidConfiguration(
                 where=where, key=key, reason=reason, expected=f"Expected {e}."
             ) from None
     return values
+
+
+def _without_user(value: Any) -> Any:
+    """A URL with a password in it is refused, and what is refused is shown to pod authors."""
+    head, at, rest = str(value).rpartition("@")
+    scheme, colon, _ = head.partition("://")
+    return f"{scheme}://…@{rest}" if at and colon else value
 
 
 def _unknown(where: str, key: object, known: tuple[str, ...]) -> errors.InvalidConfiguration:
@@ -373,5 +383,5 @@ def fingerprint(path: str) -> list[int] | None:
 
 def door_view(config: Config, *watched: str) -> dict[str, Any]:
     """``stateDir/enroll.json``: what the door must know, for as long as the watched files are what they are."""
-    watch = {path: fingerprint(path) for path in (config.config_file, *watched)}
+    watch = {path: fingerprint(path) for path in watched} | {config.config_file: config.seen}
     return {"version": 1, "enroll": config.enroll, "watch": watch}

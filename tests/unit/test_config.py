@@ -119,10 +119,8 @@ def test_cleanup_needs_no_valid_configuration(tmp_path: Path) -> None:
 
 def test_what_the_door_knows_changes_with_the_file(tmp_path: Path) -> None:
     """A changed, new or removed file is another view, so that the door goes and asks."""
-    host = load(tmp_path)
-    before = config.door_view(host)
-    (tmp_path / "config.yaml").write_text("enroll: all\n")
-    assert config.door_view(host) != before
+    before = config.door_view(load(tmp_path))
+    assert config.door_view(load(tmp_path, "enroll: all\n")) != before
 
 
 def test_what_the_runtime_puts_into_an_entry_is_no_key_of_ours(tmp_path: Path) -> None:
@@ -134,3 +132,19 @@ def test_what_the_runtime_puts_into_an_entry_is_no_key_of_ours(tmp_path: Path) -
         "cni.dev/valid-attachments": [],
     }
     assert load(tmp_path, **extra) == load(tmp_path)
+
+
+def test_the_door_learns_of_a_change_that_came_after_the_file_was_read(tmp_path: Path) -> None:
+    """What the door is told is of the file as it was read: one that was changed during a long ADD is a doubt to it."""
+    host = load(tmp_path, "enroll: annotated\n")
+    (tmp_path / "config.yaml").write_text("enroll: all\n")
+    watch = config.door_view(host)["watch"]
+    assert watch != {host.config_file: config.fingerprint(host.config_file)}
+
+
+@pytest.mark.parametrize("user", ["me", "me:secret", ":secret", ""])
+def test_a_control_planes_url_has_no_user(tmp_path: Path, user: str) -> None:
+    """It would be part of the worker's command line, which everybody can read; the refusal does not show it either."""
+    with pytest.raises(errors.InvalidConfiguration) as refused:
+        load(tmp_path, controlURL=f"https://{user}@headscale.example.com")
+    assert "secret" not in str(refused.value)
