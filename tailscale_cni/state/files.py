@@ -45,6 +45,8 @@ def make_directory(path: str, mode: int = 0o700) -> None:
         raise errors.UnsafeDirectory(path=path, reason=f"it belongs to uid {status.st_uid}")
     if status.st_mode & 0o022:
         raise errors.UnsafeDirectory(path=path, reason="group or others can write to it")
+    if status.st_mode & mode != mode:  # made by hand, or by a call that was killed before it came so far
+        os.chmod(path, status.st_mode & 0o777 | mode)
 
 
 def write(path: str, content: bytes, mode: int = 0o600) -> None:

@@ -232,3 +232,12 @@ def test_a_tree_of_any_shape_is_removed(tmp_path: Path) -> None:
     files.remove_tree(str(tree))
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert (kept / "file").exists()
+
+
+def test_a_directory_lets_through_whom_it_must(tmp_path: Path) -> None:
+    """A stateDir that was made by hand with 0700 would keep every worker from its program; nobody gets less than before."""
+    state = tmp_path / "state"
+    state.mkdir(0o700)
+    files.make_directory(str(state), 0o711)
+    files.make_directory(str(state), 0o700)
+    assert state.stat().st_mode & 0o777 == 0o711
