@@ -37,6 +37,9 @@ def main(argv: list[str]) -> int:
         return 1
     except BrokenPipeError:
         return 1
+    except OSError as e:
+        sys.stderr.write(f"error: {e}\n")
+        return 1
     except KeyboardInterrupt:
         return 130
 
