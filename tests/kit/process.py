@@ -81,6 +81,7 @@ class Daemon(Actor):
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=env or CLEAN,
+                start_new_session=True,  # a signal to the tests' process group is for the tests: they end it in order
             )
 
     @property
