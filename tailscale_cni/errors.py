@@ -129,6 +129,13 @@ class Interrupted(Error):
     hint = "The runtime tries again by itself."
 
 
+class NetworkChanged(Error):
+    """{pod}: the primary network's list has changed, and this call was made by the list of before"""
+
+    code = 11
+    hint = "The runtime tries again by itself, with the list of now."
+
+
 class NotConnected(Error):
     """{pod} must not start off the tailnet, and is not connected after {seconds:.0f} s: {state}"""
 

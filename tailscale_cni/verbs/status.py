@@ -1,8 +1,7 @@
 """STATUS: tell whether a pod could be enrolled on this host.
 
 Local and cheap: containerd asks every 5 s, and a failing answer makes the Kubernetes node NotReady. A control
-plane that is down is
-never one.
+plane that is down is never one.
 """
 
 from __future__ import annotations

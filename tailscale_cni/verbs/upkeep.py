@@ -16,11 +16,12 @@ from . import joining, leaving
 from .namespace import recorded_netns
 
 
-def keep_in_step(host: config.Config) -> None:
-    """Render our list anew if the primary's changed, and note what the door must know.
+def keep_in_step(host: config.Config) -> bool:
+    """Render our list anew if the primary's changed, and note what the door must know; whether ours was another one.
 
     What is watched is looked at before it is read: a change in between is seen the next time.
     """
+    renewed = False
     with contextlib.suppress(errors.Error, OSError):
         path = f"{host.state_dir}/enroll.json"
         for _ in range(3):  # our own rename changes the directory
@@ -28,10 +29,12 @@ def keep_in_step(host: config.Config) -> None:
             watched = _watched(installed)
             view = config.door_view(host, *watched)
             if files.read_json(path) == view:
-                return
+                break
             if not (installed and _refresh(installed)):
                 files.write_json(path, view)
-                return
+                break
+            renewed = True
+    return renewed
 
 
 def _watched(installed: Installation | None) -> list[str]:
