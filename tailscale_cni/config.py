@@ -25,6 +25,7 @@ RUN_DIR = "/run/tailscale-cni"
 CONFIG_FILE = "/etc/tailscale-cni/config.yaml"
 KEY_FILE = "/etc/tailscale-cni/authkey"
 ENTRY = "the conflist entry"
+LONGEST_RUN_DIR = 80
 
 
 class _Expected(Exception):
@@ -55,6 +56,14 @@ def _path(value: Any) -> str:
     ):
         raise _Expected("an absolute path")
     return value
+
+
+def _run_dir(value: Any) -> str:
+    """Short enough for a socket below it: sockaddr_un has 108 bytes, of which the attachment's id and name take 24."""
+    path = _path(value)
+    if len(os.fsencode(path)) > LONGEST_RUN_DIR:
+        raise _Expected(f"an absolute path of at most {LONGEST_RUN_DIR} bytes")
+    return path
 
 
 def _flag(value: Any) -> bool:
@@ -218,7 +227,7 @@ SETTINGS = (
 
 ROOTS = (
     Setting("stateDir", _path, STATE_DIR, "Where state is kept over a reboot."),
-    Setting("runDir", _path, RUN_DIR, "Where sockets are."),
+    Setting("runDir", _run_dir, RUN_DIR, "Where sockets are."),
     Setting("configFile", _path, CONFIG_FILE, "The host's configuration file."),
 )
 

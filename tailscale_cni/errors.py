@@ -252,6 +252,13 @@ class LocalApiFailed(Error):
     hint = "The worker may be restarting. Look at its log ({log})."
 
 
+class AlreadyNode(Error):
+    """{pod} is a node already, through its interface {ifname}"""
+
+    code = 117
+    hint = "A pod has one tailnet interface: chain tailscale-cni into one of its networks only."
+
+
 class UnreadableState(Error):
     """{path} cannot be read as state of this plugin: {reason}"""
 

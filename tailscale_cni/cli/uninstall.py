@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = layout.find("")
     conf_dir = arguments.cni_conf_dir or (installed.conf_dir if installed else found.conf_dir)
     bin_dir = arguments.cni_bin_dir or (installed.bin_dir if installed else found.bin_dir)
+    run_dir = installed.entry.get("runDir", arguments.run_dir) if installed else arguments.run_dir
     if conflist.remove(conf_dir):
         _say(f"{conf_dir}/{conflist.NAME} is removed: new pods get the primary's network")
     left = _end_nodes(arguments.state_dir)
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     files.remove(f"{bin_dir}/{BINARY}")
     if arguments.purge:
         _purge(installed)
-    _remove_state(arguments.state_dir, arguments.run_dir)
+    _remove_state(arguments.state_dir, run_dir)
     _say("everything is removed")
     return 0
 

@@ -218,11 +218,11 @@ class Attachments:
 
     def of_container(self, container_id: str, ifname: str) -> list[Attachment]:
         """All of a container and interface, whatever their network is called by now."""
-        found = [
-            self.get(network, container_id, name)
-            for network, name in self._names(container_id)
-            if name == ifname
-        ]
+        return [one for one in self.in_container(container_id) if one.ifname == ifname]
+
+    def in_container(self, container_id: str) -> list[Attachment]:
+        """All of a container."""
+        found = [self.get(network, container_id, name) for network, name in self._names(container_id)]
         return [attachment for attachment in found if attachment]
 
     def with_id(self, attachment_id: str) -> Attachment | None:

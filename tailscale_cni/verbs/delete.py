@@ -16,13 +16,11 @@ def run(request: Request) -> None:
     """Unmake what ADD recorded, whatever the configuration is by now. Nothing recorded is nothing to do."""
     config = Config.for_cleanup(request.config)
     store = Attachments(config.state_dir)
-    attachments = store.of_container(request.container_id, request.ifname)
+    with store.locked(request.container_id):  # an ADD that is at work has recorded it by then
+        attachments = store.of_container(request.container_id, request.ifname)
     exact = [attachment for attachment in attachments if attachment.network == request.network]
     for attachment in exact or attachments:
         leaving.end(attachment)
-    if not attachments:
-        with store.locked(request.container_id):
-            pass  # an ADD that was killed before it recorded anything left an empty container
     upkeep.keep_in_step(config)
     if attachments:
         upkeep.revive(config.state_dir)

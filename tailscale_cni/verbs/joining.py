@@ -50,10 +50,18 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
             unmake(store, attachment)
             attachment = None
         if attachment is None:
+            _refuse_a_second(store, request)
             attachment = _record(store, request, config, intent, netns)
         if not launch.supervised(attachment):
             _start(store, attachment, netns)
     return attachment
+
+
+def _refuse_a_second(store: Attachments, request: Request) -> None:
+    """A second one would have the first one's interface, and its DEL would take it away. Raises AlreadyNode."""
+    for other in store.in_container(request.container_id):
+        if other.ifname != request.ifname and other.pod_uid == _pod_uid(request):
+            raise errors.AlreadyNode(pod=other.who, ifname=other.ifname)
 
 
 def make_roots(state_dir: str, run_dir: str) -> None:

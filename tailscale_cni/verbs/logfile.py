@@ -17,7 +17,8 @@ def append(entry: Mapping[str, Any], line: str) -> None:
     path = Config.for_cleanup(entry).log_file
     if not path:
         return
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, flags | os.O_NONBLOCK, 0o600)  # a FIFO must not hold a call
     try:
         os.write(fd, f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n".encode())
     finally:

@@ -29,7 +29,9 @@ def run(request: Request) -> None:
         raise errors.NotAvailable(
             reason="/dev/net/tun is not there", advice="Load the kernel's module: modprobe tun."
         )
-    nearest = config.state_dir if os.path.isdir(config.state_dir) else os.path.dirname(config.state_dir)
+    nearest = config.state_dir
+    while not os.path.isdir(nearest):  # ADD makes what is missing
+        nearest = os.path.dirname(nearest)
     if not os.access(nearest, os.W_OK):
         raise errors.NotAvailable(
             reason=f"{nearest} cannot be written to", advice="Look at its file system: 'findmnt -T' shows it."

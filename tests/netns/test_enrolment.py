@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,16 @@ def test_cnitool_enrols_a_pod(host: Host) -> None:
     cnitool("del")
     assert "ts0" not in web.netns.links()
     assert host.leftovers() == []
+
+
+def test_a_pod_has_one_tailnet_interface(host: Host) -> None:
+    """A second interface of a pod that is a node is refused, and neither that nor its DEL disturbs the first one."""
+    pod = host.start(Pod.enrolled("twice"))
+    addresses = host.addresses(pod)
+    second = replace(pod, ifname="eth1")
+    with pytest.raises(CNIError, match="is a node already, through its interface eth0") as caught:
+        host.runtime.add(second)
+    assert caught.value.code == 117
+    host.runtime.delete(second)
+    assert host.addresses(pod) == addresses
+    host.runtime.check(pod)
