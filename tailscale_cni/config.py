@@ -1,9 +1,8 @@
 """The host's configuration: the conflist entry and ``config.yaml`` → one frozen Config.
 
 Both take the same keys; the entry's win. They are read once, checked once, and nothing else reads a path
-constant or the
-environment. ``stateDir``, ``runDir`` and ``configFile`` are keys of the entry alone: they say where
-everything else is.
+constant or the environment. ``stateDir``, ``runDir`` and ``configFile`` are keys of the entry alone: they
+say where everything else is.
 """
 
 from __future__ import annotations

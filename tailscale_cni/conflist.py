@@ -1,10 +1,9 @@
 """The runtime's network lists: find the primary's, derive ours from it, keep it in step.
 
-The primary's file stays untouched: k3s, Calico and Cilium write theirs anew at every start. Ours sorts first,
-is the primary's list
-plus our entry under the same network name, and is rendered again when the primary's changes. libcni's rules
-of what a list is, and
-which one is first, are in github.com/containernetworking/cni/libcni/conf.go and go-cni.
+The primary's file stays untouched: k3s, Calico and Cilium write theirs anew at every start. Ours sorts
+first, is the primary's list plus our entry under the same network name, and is rendered again when the
+primary's changes. libcni's rules of what a list is, and which one is first, are in
+github.com/containernetworking/cni/libcni/conf.go and go-cni.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ class Primary:
 def find_primary(directory: str) -> Primary:
     """The first list in the runtime's order that is nobody's copy of another.
 
-    Raises NoPrimary if there is none, and for a list that cannot be read: whatever sorts behind it was never
-    the cluster's network.
+    Raises NoPrimary if there is none, and for a list that cannot be read: whatever sorts behind it was
+    never the cluster's network.
     """
     for name in _lists(directory):
         path = f"{directory}/{name}"

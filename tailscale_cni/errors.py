@@ -1,8 +1,8 @@
 """Every error that a person can meet: its code, its sentence, its hint.
 
-The class *is* the error. Its docstring is the sentence, with the names of the values that make it concrete in
-braces; ``hint``
-says what to do now; ``code`` is what CNI prints: below 100 the CNI specification's (section "Error"), from 100 on ours.
+The class *is* the error. Its docstring is the sentence, with the names of the values that make it
+concrete in braces; ``hint`` says what to do now; ``code`` is what CNI prints: below 100 the CNI
+specification's (section "Error"), from 100 on ours.
 
 This module imports nothing of ours.
 """

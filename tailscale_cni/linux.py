@@ -1,8 +1,7 @@
 """Raw kernel calls: namespaces, TUN, processes. Standard library only, and nothing of ours but the errors.
 
-``worker run`` is in the path of every start of a node, and imports this instead of pyroute2 (100 ms). Numbers
-are the kernel's,
-from the header named beside each.
+``worker run`` is in the path of every start of a node, and imports this instead of pyroute2 (100 ms).
+Numbers are the kernel's, from the header named beside each.
 """
 
 from __future__ import annotations
@@ -105,9 +104,9 @@ def is_own_netns(fd: int) -> bool:
 def open_tun(name: str, owner: int, mtu: int, wait: float = 0) -> int:
     """Make, or attach to, the persistent TUN interface ``name`` in the calling thread's network namespace.
 
-    It keeps its addresses and routes when nobody holds the descriptor. It belongs to ``owner`` (a uid): an
-    unowned one can be attached
-    by anybody. Raises OSError; EBUSY while another process holds it, after ``wait`` seconds of trying.
+    It keeps its addresses and routes when nobody holds the descriptor. It belongs to ``owner`` (a uid):
+    an unowned one can be attached by anybody. Raises OSError; EBUSY while another process holds it, after
+    ``wait`` seconds of trying.
     """
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:

@@ -1,8 +1,7 @@
 """Install this file as a CNI plugin of this host, chained after the primary one.
 
-Binary first, list last: whenever this is cut short, the cluster has the network that it had. Running it again
-changes nothing but what
-differs.
+Binary first, list last: whenever this is cut short, the cluster has the network that it had. Running it
+again changes nothing but what differs.
 """
 
 from __future__ import annotations

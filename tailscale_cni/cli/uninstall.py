@@ -1,8 +1,7 @@
 """Remove the plugin from this host: the cluster falls back to the network that it had.
 
 Our list first, so that no new pod is enrolled; then the nodes of running pods, which keep their primary
-network; then the rest. The
-configuration and the auth key stay unless --purge.
+network; then the rest. The configuration and the auth key stay unless --purge.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a node is called when nobody said: the workload's name, from the pod's.
 
 Without the API at hand, names are all there is: Kubernetes builds a pod's name from its controller's and
-characters of an alphabet of
-its own, which has no vowels and so meets few words (k8s.io/apimachinery/pkg/util/rand).
+characters of an alphabet of its own, which has no vowels and so meets few words
+(k8s.io/apimachinery/pkg/util/rand).
 """
 
 from __future__ import annotations

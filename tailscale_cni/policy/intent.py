@@ -34,8 +34,7 @@ def decide(
     """What the pod should be; None if it should not be a node.
 
     A pod that says ``enabled: "false"``, or says nothing where only annotated pods are enrolled, is left
-    alone whatever else it says.
-    Raises InvalidAnnotation, UnsupportedAnnotation.
+    alone whatever else it says. Raises InvalidAnnotation, UnsupportedAnnotation.
     """
     who = f"pod {namespace}/{pod}"
     own = {table.ENABLED: annotations[table.ENABLED]} if table.ENABLED in annotations else {}

@@ -1,8 +1,8 @@
 """Attachments: what ADD did, all that DEL, CHECK and GC need of it.
 
 One directory per container, which is also its lock; one file per network and interface in it. Read
-tolerantly: unknown keys are
-kept out, missing ones have defaults, so that the previous version can read what this one wrote.
+tolerantly: unknown keys are kept out, missing ones have defaults, so that the previous version can read
+what this one wrote.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Claims: numbers that only one attachment may hold, worker uids and UDP ports.
 
 A claim is a file that is linked into place and names its holder, so there is no lock, and a crash leaves
-something that names whom
-to ask. The holder's record is on the disk before its first claim.
+something that names whom to ask. The holder's record is on the disk before its first claim.
 """
 
 from __future__ import annotations

@@ -52,8 +52,9 @@ def make_directory(path: str, mode: int = 0o700) -> None:
 def write(path: str, content: bytes, mode: int = 0o600) -> None:
     """Replace a file as a whole: after a crash it is the old one or the new one.
 
-    Its directory must be root's. The temporary file's name does not end as the file's does: a runtime that reads every .conflist never
-    reads half of one, and the rename is what it watches for. Raises InputOutput.
+    Its directory must be root's. The temporary file's name does not end as the file's does: a runtime
+    that reads every .conflist never reads half of one, and the rename is what it watches for. Raises
+    InputOutput.
     """
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}~")
@@ -176,9 +177,8 @@ def locked(
 ) -> Iterator[bool]:
     """Hold a directory's lock, alone or ``shared`` with others who do the same; whether the directory is there.
 
-    The directory may be removed by whoever holds the lock: who waited for it then begins again. ``create``
-    makes it when it is not
-    there. Raises Busy after ``seconds``, naming ``what``.
+    The directory may be removed by whoever holds the lock: who waited for it then begins again.
+    ``create`` makes it when it is not there. Raises Busy after ``seconds``, naming ``what``.
     """
     deadline = time.monotonic() + seconds
     while True:

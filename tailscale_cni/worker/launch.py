@@ -1,8 +1,7 @@
 """Starting and ending the detached processes of one attachment.
 
 Two ways, one command line: the main process of a transient unit where PID 1 is systemd, a session leader
-elsewhere. Both run
-``tailscale-cni worker run``, which becomes the supervisor.
+elsewhere. Both run ``tailscale-cni worker run``, which becomes the supervisor.
 """
 
 from __future__ import annotations
@@ -103,7 +102,8 @@ def become_supervisor(
 ) -> NoReturn:
     """Turn this process into the node's supervisor, with the descriptors that docs/architecture.md lists.
 
-    ``netns`` is a descriptor of the pod's namespace; ``first`` is the start line. Raises NoTun, WorkerFailed.
+    ``netns`` is a descriptor of the pod's namespace; ``first`` is the start line. Raises NoTun,
+    WorkerFailed.
     """
     try:
         if attachment.launcher == "session":
