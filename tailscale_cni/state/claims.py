@@ -41,6 +41,9 @@ class Claims:
         for candidate in [number] if number else self._numbers():
             if self._holder(candidate) == holder:
                 files.remove(f"{self.root}/{candidate}")
+        for name in os.listdir(self.root):
+            if name.startswith((f".{holder}", f"..{holder}.")):  # of a call that was killed while it wrote
+                files.remove(f"{self.root}/{name}")
 
     def _holder(self, number: int) -> str | None:
         try:
