@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	stdlog "log"
-	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"regexp"
@@ -31,6 +31,7 @@ const (
 	netmapCache = "profile-data"
 	probePeriod = 30 * time.Second // between two questions whether the control plane still knows us
 	drainTime   = time.Second
+	holdTime    = time.Second // how long the pod's packets wait, at most, for paths to earlier peers
 	logoutRetry = time.Second
 )
 
@@ -43,6 +44,7 @@ type node struct {
 	server *tsnet.Server
 	lc     *local.Client
 	peers  *peerFile
+	before []netip.Addr // active peers of an earlier life, which are greeted
 	api    *localAPI
 	exit   chan int // the first status that is sent is the process's
 
@@ -138,6 +140,10 @@ func (n *node) start(line startLine) (int, error) {
 		go giveBackMemory(n.tun.packets.Load)
 	}
 	n.peers = newPeerFile(fdPeers)
+	if n.before = n.peers.read(); len(n.before) == 0 {
+		n.releaseTUN()
+	}
+	time.AfterFunc(holdTime, n.releaseTUN)
 	watchInterfaces(n.ignoreInterfaces)
 	if n.lc, err = n.server.LocalClient(); err != nil {
 		return exitCrash, err
@@ -148,6 +154,14 @@ func (n *node) start(line startLine) (int, error) {
 	n.restored.Store(true)
 	n.api, err = serveLocalAPI(fdLocal, n.lc)
 	return exitCrash, err
+}
+
+// releaseTUN lets the pod's packets in. The first one to a peer makes a handshake, and one that is made before there is a path to
+// the peer is lost, and with it five seconds.
+func (n *node) releaseTUN() {
+	if n.tun != nil {
+		n.tun.release()
+	}
 }
 
 // forget makes us a new node: keys and the netmap that belongs to them go, preferences stay.
@@ -242,7 +256,7 @@ func (n *node) logout() {
 func (n *node) follow() {
 	const mask = ipn.NotifyInitialState | ipn.NotifyInitialPrefs | ipn.NotifyInitialNetMap | ipn.NotifyPeerPatches |
 		ipn.NotifyPeerWireGuardState
-	before := n.peers.read()
+	before := n.before
 	for {
 		watcher, err := n.lc.WatchIPNBus(context.Background(), mask)
 		for err == nil {
@@ -251,7 +265,7 @@ func (n *node) follow() {
 				n.take(&notify)
 			}
 			if n.running && before != nil {
-				go greet(context.Background(), n.lc, before, n.log)
+				go greet(context.Background(), n.lc, before, n.log, n.releaseTUN)
 				before = nil
 			}
 		}
@@ -292,9 +306,9 @@ func (n *node) take(m *ipn.Notify) {
 	}
 	n.tellKernel()
 	if len(m.PeerState) > 0 {
-		states := maps.Clone(m.PeerState)
+		n.peers.note(m.PeerState)
 		go func() {
-			if err := n.peers.note(context.Background(), n.lc, states); err != nil {
+			if err := n.peers.save(context.Background(), n.lc); err != nil {
 				n.log.tailscale("peers: %v", err)
 			}
 		}()

@@ -24,6 +24,8 @@ const (
 	peersHeader   = "peers 1"
 	maxPeers      = 64 // pinged at a start, the others wait
 	pingTimeout   = 10 * time.Second
+	pathTimeout   = 200 * time.Millisecond // of one try to find a path
+	settleTime    = 150 * time.Millisecond
 	maxPeersBytes = 1 << 16
 )
 
@@ -57,13 +59,19 @@ func (p *peerFile) read() []netip.Addr {
 	return addrs
 }
 
-// note takes over how the WireGuard sessions changed, and writes the file if other peers are active now.
-func (p *peerFile) note(ctx context.Context, lc *local.Client, states map[tailcfg.StableNodeID]ipn.PeerState) error {
+// note takes over how the WireGuard sessions changed, in the order in which they did.
+func (p *peerFile) note(states map[tailcfg.StableNodeID]ipn.PeerState) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, s := range states {
 		p.active[id] = s.PeerWireGuardState == ipn.PeerWireGuardStateEstablished
 	}
+}
+
+// save writes the file if other peers are active now.
+func (p *peerFile) save(ctx context.Context, lc *local.Client) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	status, err := lc.Status(ctx)
 	if err != nil {
 		return err
@@ -89,19 +97,47 @@ func (p *peerFile) write(text string) error {
 	return p.f.Truncate(int64(len(text)))
 }
 
-// greet makes a handshake with each of the peers. One that does not answer is no error: it may be gone.
-func greet(ctx context.Context, lc *local.Client, peers []netip.Addr, log *logger) {
-	var all sync.WaitGroup
+// greet makes a handshake with each of the peers, and says when there is a path to all of them. One that does not answer is no
+// error: it may be gone.
+func greet(ctx context.Context, lc *local.Client, peers []netip.Addr, log *logger, reachable func()) {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	var all, paths sync.WaitGroup
+	paths.Add(len(peers))
+	go func() { paths.Wait(); reachable() }()
 	for _, ip := range peers {
 		all.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-			defer cancel()
-			if _, err := lc.Ping(ctx, ip, tailcfg.PingTSMP); err != nil {
+			err := findPath(ctx, lc, ip)
+			paths.Done()
+			if err == nil {
+				_, err = lc.Ping(ctx, ip, tailcfg.PingTSMP)
+			}
+			if err != nil {
 				log.tailscale("greeting %v: %v", ip, err)
 			}
 		})
 	}
 	all.Wait()
+}
+
+// findPath returns when there is a way to a peer, and the peer has taken in that we are another process: it ends the session that it
+// had with the earlier one a moment after it answers, and a new session with it. WireGuard tries a handshake that went nowhere again only after five seconds, and
+// right after the start a peer may not be known yet, or have no address yet.
+func findPath(ctx context.Context, lc *local.Client, ip netip.Addr) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, pathTimeout)
+		found, err := lc.Ping(try, ip, tailcfg.PingDisco)
+		cancel()
+		if err == nil && found.Err == "" {
+			time.Sleep(settleTime)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pathTimeout / 4):
+		}
+	}
 }
 
 // digest is what the kernel must be told anew when it changes: our addresses, and the routes through us.

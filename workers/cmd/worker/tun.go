@@ -17,6 +17,8 @@ type device struct {
 	packets atomic.Uint64 // both directions
 	gone    chan struct{} // closed when the interface has been deleted
 	once    sync.Once
+	free    chan struct{} // closed when what the pod sends may be read
+	freed   sync.Once
 }
 
 // openTUN takes over a descriptor of a TUN that is attached and has its final flags. The interface may be in another network
@@ -30,14 +32,18 @@ func openTUN(fd int) (*device, error) {
 	if !ok {
 		return nil, fmt.Errorf("TUN %s: no GRO", name)
 	}
-	return &device{GRODevice: gro, gone: make(chan struct{})}, nil
+	return &device{GRODevice: gro, gone: make(chan struct{}), free: make(chan struct{})}, nil
 }
 
 // MTU is not asked of the kernel: it would look for the interface's name in the wrong network namespace.
 func (d *device) MTU() (int, error) { return tunMTU, nil }
 
-// Read fails for good only when the interface is gone.
+// release lets what the pod sends be read. Until then the kernel keeps it.
+func (d *device) release() { d.freed.Do(func() { close(d.free) }) }
+
+// Read waits for release, and fails for good only when the interface is gone.
 func (d *device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	<-d.free
 	n, err := d.GRODevice.Read(bufs, sizes, offset)
 	d.packets.Add(uint64(n))
 	if err != nil && !errors.Is(err, tun.ErrTooManySegments) {
