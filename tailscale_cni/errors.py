@@ -137,10 +137,10 @@ class NetworkChanged(Error):
 
 
 class NotConnected(Error):
-    """{pod} must not start off the tailnet, and is not connected after {seconds:.0f} s: {state}"""
+    """{pod} must not start off the tailnet, and is not connected after {seconds:g} s: {state}"""
 
     code = 11
-    hint = "The runtime tries again. Look at the control plane, the auth key, and the worker's log ({log})."
+    hint = "It is annotated tailscale.com/required. Look at the control plane, the auth key, and the log ({log})."
 
 
 class NotAvailable(Error):
