@@ -47,7 +47,6 @@ class PodNetwork:
     pod_addresses: tuple[Address, ...]
     interface: str = "ts0"
     mtu: int = 1280
-    pod_interface: str = "eth0"
     host_sources: tuple[Network, ...] = ()
     cluster_cidrs: tuple[Network, ...] = ()
     anti_spoofing: bool = True

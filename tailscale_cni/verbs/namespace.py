@@ -73,7 +73,6 @@ def pod_network(attachment: Attachment) -> PodNetwork:
     return model.PodNetwork(
         interface=attachment.interface,
         mtu=attachment.mtu,
-        pod_interface=attachment.ifname,
         pod_addresses=tuple(ipaddress.ip_address(address) for address in attachment.pod_addresses),
         host_sources=(
             *(ipaddress.ip_network(address) for address in attachment.host_addresses),
