@@ -36,6 +36,10 @@ class Host(Actor):
         root.mkdir(parents=True)
         self.control, self.root = control, root
         self.netns = Netns("host")
+        # A bridge's own address would be tentative for a second, and another one the source of what the host sends.
+        self.netns.run(
+            "sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"
+        )
         self.plug = wire.plug(self.netns)
         self.state_dir, self.run_dir = root / "state", root / "run"
         self.key_file = root / "authkey"
