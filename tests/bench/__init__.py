@@ -1,0 +1,1 @@
+"""What the product costs, beside what a pod would otherwise run: ``make bench``."""

@@ -1,0 +1,62 @@
+"""Where everything is measured: one tailnet on this machine, in namespaces of its own, for the whole run."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.kit.controlplane import ControlPlane
+from tests.kit.host import Host
+from tests.kit.netns import Netns
+from tests.kit.peer import Peer
+from tests.kit.wire import Wire
+
+from .rows import Row
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A wire, a control plane on it, and room for more; what is made here ends with the block that asked for it."""
+
+    wire: Wire
+    control: ControlPlane
+    root: Path
+    quick: bool
+
+    @property
+    def rounds(self) -> int:
+        """How often things are measured, at the least."""
+        return 3 if self.quick else 7
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, *, quick: bool) -> Iterator[Lab]:
+        """A new tailnet with nobody in it."""
+        with tempfile.TemporaryDirectory(prefix="tscni-") as directory:
+            root = Path(directory)
+            root.chmod(0o711)  # workers are no root, and pass through
+            with Wire() as wire, ControlPlane(wire, root / "control") as control:
+                yield cls(wire, control, root, quick)
+
+    @contextlib.contextmanager
+    def host(self, name: str, **config: Any) -> Iterator[Host]:
+        """A machine that runs pods; ``config`` is for our plugin's conflist entry."""
+        with Host(self.wire, self.control, self.root / name, **config) as host:
+            yield host
+
+    @contextlib.contextmanager
+    def peer(self, name: str, *, userspace: bool = False) -> Iterator[Peer]:
+        """A machine with tailscaled, in a namespace of its own on the wire."""
+        with ExitStack() as stack:
+            netns = stack.enter_context(Netns(name))
+            self.wire.plug(netns)
+            yield stack.enter_context(Peer(self.control, netns, self.root / name, name, userspace=userspace))
+
+
+Measure = Callable[[Lab], list[Row]]
+"""Takes samples, and gives lines of the table. Its module's docstring is what docs/performance.md says of them."""

@@ -1,0 +1,100 @@
+"""A figure of the table: samples of ours, of an anchor where there is one, and the bound that they must keep."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+UNITS = {"s": 1.0, "ms": 1e-3, "MB": 1e6, "Gbit/s": 1e9, "": 1.0}
+"""What a sample's number is in: samples are seconds, bytes, bits per second, or counts; a table shows them in a unit."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a median must be: at most, or at least, a number; and the lower quartile, where that is asked for too."""
+
+    limit: float
+    at_least: bool = False
+    quartile: float | None = None
+
+    def kept(self, values: Sequence[float]) -> bool:
+        """Whether the values keep it. A table's figure is rounded; this is not."""
+        middle = statistics.median(values)
+        if not self.at_least:
+            return middle <= self.limit
+        return middle >= self.limit and (self.quartile is None or quartiles(values)[0] >= self.quartile)
+
+    def __str__(self) -> str:
+        text = f"{'≥' if self.at_least else '≤'} {self.limit:g}"
+        return text if self.quartile is None else f"{text}, quartile ≥ {self.quartile:g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    With an ``anchor`` the figure is the median of the rounds' own ratios, so that what the machine does meanwhile
+    meets both sides; without one it is the median of ours.
+    """
+
+    letter: str
+    what: str
+    unit: str
+    ours: tuple[float, ...]
+    anchor: tuple[float, ...] | None
+    bound: Bound | None
+    """None: for information."""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """What the bound is about: a ratio for each round, or ours in the row's unit."""
+        if self.anchor is not None:
+            return tuple(mine / theirs for mine, theirs in zip(self.ours, self.anchor, strict=True))
+        return tuple(value / UNITS[self.unit] for value in self.ours)
+
+    @property
+    def met(self) -> bool:
+        """Whether the bound is kept; a row without one is."""
+        return self.bound is None or self.bound.kept(self.values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, and what follows from it for those who only read."""
+        low, high = quartiles(self.values)
+        figure = {"median": statistics.median(self.values), "quartiles": [low, high], "met": self.met}
+        return {**asdict(self), **figure}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Row:
+        """What ``to_json`` gave."""
+        bound = document["bound"]
+        anchor = document["anchor"]
+        return cls(
+            letter=document["letter"],
+            what=document["what"],
+            unit=document["unit"],
+            ours=tuple(document["ours"]),
+            anchor=None if anchor is None else tuple(anchor),
+            bound=None if bound is None else Bound(**bound),
+        )
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The lower and the upper one."""
+    if len(values) == 1:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def interleave(rounds: int, **contestants: Callable[[], float]) -> dict[str, tuple[float, ...]]:
+    """A sample of each contestant in every round; each second round in the opposite order.
+
+    What one leaves behind (a warm cache, a busy core) is met by the other as often.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds):
+        for name in list(contestants)[:: -1 if turn % 2 else 1]:
+            samples[name].append(contestants[name]())
+    return {name: tuple(values) for name, values in samples.items()}
