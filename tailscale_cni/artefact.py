@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MARK = "complete"
 """The file that is written last."""
 
+LONGEST_FIRST_LINE = 127
+"""Bytes: what Linux before 5.1 reads of a `#!` line, execve(2)."""
+
 UNPACK_PATIENCE = 5.0
 """Seconds that a call waits for another one that unpacks."""
 
@@ -50,6 +53,25 @@ def executable() -> Path:
     if _this is None:
         raise _not_built("the artefact", "dist/tailscale-cni")
     return Path(_this.file)
+
+
+def fitted(file: Path, python: str | None) -> bytes:
+    """An artefact for a host whose Python is known: the kernel starts that one, and no shell looks for one first.
+
+    The same bytes, behind a first line and the texts that `stub.sh` hands to an interpreter; the artefact as it was
+    built where ``python`` is None, or too long for a first line. A name that outlives an upgrade of Python is for the caller to choose.
+    """
+    import zipfile
+
+    data = file.read_bytes()
+    built = data[data.index(b"#!/bin/sh\n") :]
+    with zipfile.ZipFile(file) as archive:
+        door, onward = archive.read("door.py").decode(), archive.read("onward.py").decode()
+    first = f'#!{python} -IScimport sys;exec(open(sys.argv[1],"rb").read(32768).split(b"\\0")[0])'
+    if not python or len(first) > LONGEST_FIRST_LINE:
+        return built
+    # The build sees to it that the texts have no single quote. To Python, the first line is a comment.
+    return f"{first}\nsys.argv.insert(1, r'''{onward}''')\n{door}\0".encode() + built
 
 
 def build_id() -> str:

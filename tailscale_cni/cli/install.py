@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     _install_settings(root + arguments.config_file, settings)
     entry = _entry(arguments)
     host = config.Config.load(entry | {"configFile": root + arguments.config_file})
-    _install_binary(root + bin_dir)
+    _install_binary(root, bin_dir)
     installation = Installation(conf_dir, bin_dir, entry)
     if Installation.load(root + arguments.state_dir) != installation:
         installation.save(root + arguments.state_dir)
@@ -138,10 +138,11 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
     _say(f"configuration: {path}")
 
 
-def _install_binary(bin_dir: str) -> None:
+def _install_binary(root: str, bin_dir: str) -> None:
     """By rename: the old file may be running, and nobody may see half of the new one."""
-    if files.put(f"{bin_dir}/{BINARY}", artefact.executable().read_bytes(), 0o755):
-        _say(f"plugin: {bin_dir}/{BINARY}")
+    python = layout.find_python(root)
+    if files.put(f"{root}{bin_dir}/{BINARY}", artefact.fitted(artefact.executable(), python), 0o755):
+        _say(f"plugin: {bin_dir}/{BINARY}, started by {python or 'the first Python that it finds'}")
 
 
 def _warn(host: config.Config, root: str) -> None:

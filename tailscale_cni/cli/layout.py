@@ -1,4 +1,4 @@
-"""Where this host's runtime looks for network lists and plugins: found, not asked for."""
+"""Where this host's runtime looks for network lists and plugins, and where its Python is: found, not asked for."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ KNOWN = (
     Layout("/etc/cni/net.d", "/opt/cni/bin", "the default"),
 )
 
+PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
+"""Names that stay when the host's Python is upgraded."""
+
 CONF_DIR = re.compile(r'^\s*(?:conf_dir|network_dir)\s*=\s*["\']([^"\']+)["\']', re.MULTILINE)
 BIN_DIR = re.compile(r'^\s*(?:bin_dirs?|plugin_dirs?)\s*=\s*\[?\s*["\']([^"\']+)["\']', re.MULTILINE)
 
@@ -49,3 +52,16 @@ def find(root: str) -> Layout:
         if conf or plugins:
             return Layout(conf[1] if conf else known.conf_dir, plugins[1] if plugins else known.bin_dir, path)
     return known
+
+
+def find_python(root: str) -> str | None:
+    """The host's Python by a name that stays, if the program that it leads to is called 3.10 or newer."""
+    for python in PYTHONS:
+        try:
+            program = os.readlink(root + python) if root else os.path.realpath(python)
+        except OSError:
+            continue
+        version = re.fullmatch(r"(?:.*/)?python3\.(\d+)", program)
+        if version and int(version[1]) >= 10:
+            return python
+    return None

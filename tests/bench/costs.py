@@ -19,7 +19,13 @@ class Cost:
     cpu: float
 
 
-def cost(argv: Sequence[str | Path], *, environ: Mapping[str, str] = CLEAN, stdin: Path = Path(os.devnull), stdout: Path = Path(os.devnull)) -> Cost:
+def cost(
+    argv: Sequence[str | Path],
+    *,
+    environ: Mapping[str, str] = CLEAN,
+    stdin: Path = Path(os.devnull),
+    stdout: Path = Path(os.devnull),
+) -> Cost:
     """Of one call. Raises OSError when it fails: a call that fails is no measurement.
 
     With posix_spawn and wait4: subprocess.Popen costs more than what is measured here, and not always the same.

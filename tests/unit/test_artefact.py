@@ -133,7 +133,21 @@ def test_runs_on_every_python(built: Path, interpreter: Path, state_dir: Path) -
     assert (unpacked(state_dir) / "site-packages" / "tailscale_cni" / "bin" / "worker").is_file()
 
 
-def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path) -> None:
+def test_is_fitted_to_every_python(built: Path, interpreter: Path, state_dir: Path, tmp_path: Path) -> None:
+    """As install writes it, the artefact runs on the Python that it was fitted to, and says the same; again fitted, it is the same."""
+    installed = tmp_path / "tailscale-cni"
+    installed.write_bytes(artefact.fitted(built, str(interpreter)))
+    installed.chmod(0o755)
+    assert installed.read_bytes().startswith(b"#!%s " % os.fsencode(interpreter))
+    assert run(installed, "--version") == run(built, "--version")
+    assert ask_version(installed, state_dir) == ask_version(built, state_dir)
+    assert run(interpreter, installed, "--version") == run(built, "--version")
+    assert artefact.fitted(installed, str(interpreter)) == installed.read_bytes()
+    assert artefact.fitted(installed, None) == built.read_bytes()
+    assert artefact.fitted(installed, "/" + "x" * 120) == built.read_bytes()
+
+
+def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_path: Path) -> None:
     """An old Python hands over to a newer one that the host has, and `python3 FILE` says what is needed."""
     text = built.read_bytes().split(b"-c '", 1)[1]
     door, onward = (part.decode() for part in text.split(b'\' "$0"', 1)[0].split(b"' '"))
@@ -142,6 +156,10 @@ def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path) -> No
         .strip()
         .endswith(artefact.version())
     )
+    installed = tmp_path / "tailscale-cni"
+    installed.write_bytes(artefact.fitted(built, str(old_interpreter)))
+    installed.chmod(0o755)
+    assert run(installed, "--version").strip().endswith(artefact.version())
     asked = subprocess.run([old_interpreter, built], env={}, capture_output=True, text=True, check=False)
     assert asked.returncode == 1
     assert asked.stderr.startswith("tailscale-cni needs Python 3.10 or newer")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailscale_cni import config, verbs
+from tailscale_cni.artefact import fitted
 from tailscale_cni.cni import dispatch, document
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -111,10 +113,12 @@ def artefact() -> Path:
     return zipapp()
 
 
-@pytest.fixture(scope="module")
-def stub(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artefact with its archive cut off: what this answers, it answers without it."""
-    data = artefact.read_bytes()
+@pytest.fixture(scope="module", params=["built", "fitted"])
+def stub(artefact: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The artefact with its archive cut off: what this answers, it answers without it. As built, and as installed."""
+    python = os.path.realpath(sys.executable) if request.param == "fitted" else None
+    data = fitted(artefact, python)
+    assert data.startswith(b"#!/bin/sh\n") == (python is None)
     path = tmp_path_factory.mktemp("stub") / "tailscale-cni"
     path.write_bytes(data[: data.index(b"PK\x03\x04")])
     path.chmod(0o755)
