@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 UNITS = {"s": 1.0, "ms": 1e-3, "MB": 1e6, "Gbit/s": 1e9, "": 1.0}
 """What a sample's number is in: samples are seconds, bytes, bits per second, or counts; a table shows them in a unit."""
 
@@ -88,12 +89,12 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def interleave(rounds: int, **contestants: Callable[[], float]) -> dict[str, tuple[float, ...]]:
+def interleave(rounds: int, **contestants: Callable[[], T]) -> dict[str, tuple[T, ...]]:
     """A sample of each contestant in every round; each second round in the opposite order.
 
     What one leaves behind (a warm cache, a busy core) is met by the other as often.
     """
-    samples: dict[str, list[float]] = {name: [] for name in contestants}
+    samples: dict[str, list[T]] = {name: [] for name in contestants}
     for turn in range(rounds):
         for name in list(contestants)[:: -1 if turn % 2 else 1]:
             samples[name].append(contestants[name]())

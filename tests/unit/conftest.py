@@ -2,34 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from functools import cache
-from pathlib import Path
-
 import pytest
 
-PLACES = (
-    "/usr/bin",
-    "/usr/local/bin",
-    "/opt/python*/bin",
-    "/root/.pyenv/versions/*/bin",
-    "/home/*/.pyenv/versions/*/bin",
-)
-
-
-@cache
-def interpreters() -> dict[tuple[int, int], Path]:
-    """One CPython per version, oldest first, of those that are installed."""
-    folders = [*os.get_exec_path(), *(str(path) for place in PLACES for path in Path("/").glob(place[1:]))]
-    found: dict[tuple[int, int], Path] = {}
-    for path in (path for folder in folders for path in sorted(Path(folder).glob("python3*"))):
-        if path.name.removeprefix("python3").strip(".0123456789") == "" and os.access(path, os.X_OK):
-            ask = [str(path), "-IS", "-c", "import sys; print(*sys.version_info[:2], sys.executable)"]
-            said = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.split(maxsplit=2)
-            if len(said) == 3:
-                found.setdefault((int(said[0]), int(said[1])), Path(said[2].strip()))
-    return dict(sorted(found.items()))
+from tests.kit.interpreters import SUPPORTED, interpreters
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -37,6 +12,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, wanted in (("interpreter", True), ("old_interpreter", False)):
         if name in metafunc.fixturenames:
             chosen = {
-                version: path for version, path in interpreters().items() if (version >= (3, 10)) is wanted
+                version: path for version, path in interpreters().items() if (version >= SUPPORTED) is wanted
             }
             metafunc.parametrize(name, chosen.values(), ids=[f"{major}.{minor}" for major, minor in chosen])

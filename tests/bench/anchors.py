@@ -1,0 +1,60 @@
+"""What a pod would run otherwise: tailscaled, as a sidecar or the operator starts it, and ``tailscale up``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.kit import tools
+from tests.kit.controlplane import ControlPlane
+from tests.kit.netns import Netns
+from tests.kit.process import Daemon, run, with_bind
+from tests.kit.wait import wait_until
+
+
+class Sidecar:
+    """tailscaled with a kernel interface or, ``userspace``, without one, in a namespace that is on the wire.
+
+    The least that makes it a node: no netfilter, no logs, a key from a file. ``start`` and ``up`` are what is measured.
+    """
+
+    def __init__(self, control: ControlPlane, netns: Netns, root: Path, *, userspace: bool = False) -> None:
+        root.mkdir()
+        (root / "resolv.conf").touch()
+        self.root, self.netns = root, netns
+        key = root / "authkey"
+        key.touch(0o600)
+        key.write_text(control.mint(tags=["tag:peer"]).key)
+        self._socket = root / "sock"
+        daemon = [tools.clients() / "tailscaled", f"--tun={'userspace-networking' if userspace else 'tailscale0'}", "--port=0"]
+        daemon += ["--no-logs-no-support", f"--statedir={root}", f"--socket={self._socket}"]
+        self._daemon_argv = netns.within(*with_bind(root / "resolv.conf", Path("/etc/resolv.conf")), *daemon)
+        self._client = [tools.clients() / "tailscale", f"--socket={self._socket}"]
+        self._up = [f"--login-server={control.url}", f"--auth-key=file:{key}", f"--hostname={root.name}"]
+        self._daemon: Daemon | None = None
+
+    def start(self) -> None:
+        """From nothing to a node with its address."""
+        env = {"TS_DEBUG_FIREWALL_MODE": "nftables", "TS_DISABLE_PORTMAPPER": "1", "HOME": str(self.root)}
+        env |= {"PATH": os.defpath + ":/usr/sbin:/sbin"}
+        self._daemon = Daemon(self._daemon_argv, log=self.root / "log", env=env)
+        wait_until(self._socket.exists, what="tailscaled's socket")
+        run([*self._client, "up", *self._up, "--netfilter-mode=off", "--timeout=60s"], timeout=90)
+
+    def close(self) -> None:
+        """Log out, and end."""
+        if self._daemon:
+            run([*self._client, "logout"])
+            self._daemon.close()
+
+
+@contextlib.contextmanager
+def sidecar(control: ControlPlane, netns: Netns, root: Path, *, userspace: bool = False) -> Iterator[Sidecar]:
+    """One that is not started yet, and logs out at the end."""
+    made = Sidecar(control, netns, root, userspace=userspace)
+    try:
+        yield made
+    finally:
+        made.close()

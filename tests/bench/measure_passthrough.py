@@ -1,0 +1,114 @@
+"""A pod that is not enrolled pays for one start of Python, and next to nothing else.
+
+The floor is `python3 -I -S -c pass`: a plugin in Python starts that, whatever it does. What comes on top is reading the call,
+the note of the host's configuration, and prevResult; what comes off is Python's own tidying at its end, which the door leaves out, so that
+the figure can be below 1. It is measured as `install` writes it: the kernel starts the interpreter (a shell that looks for one
+costs 0.11 more), and the door's bytecode is beside its text (compiling the text costs 0.15 to 0.2 more, and is what happens after an upgrade
+of Python until `install` is run again). Beside it, for orientation: a meta plugin of the CNI project,
+a static Go program, which reads and echoes the same prevResult.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+
+from tests.kit import tools
+from tests.kit.interpreters import SUPPORTED, interpreters
+from tests.kit.process import CLEAN, Argv, run
+from tests.kit.runtime import ANNOTATIONS
+
+from .costs import Cost, cost
+from .lab import Lab
+from .rows import Bound, Row, interleave
+
+CONTAINER = "0123456789abcdef" * 4
+ENVIRON = {
+    **CLEAN,
+    "CNI_CONTAINERID": CONTAINER,
+    "CNI_NETNS": "/run/netns/cni-0d2f5a5e",
+    "CNI_IFNAME": "eth0",
+    "CNI_PATH": "/opt/cni/bin",
+    "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID={CONTAINER};K8S_POD_UID=1-2",
+}
+PREV_RESULT = {
+    "cniVersion": "1.0.0",
+    "interfaces": [
+        {"name": "cni0", "mac": "02:00:00:00:00:02"},
+        {"name": "veth1", "mac": "02:00:00:00:00:01"},
+        {"name": "eth0", "mac": "02:00:00:00:00:03", "sandbox": "/run/netns/cni-0d2f5a5e"},
+    ],
+    "ips": [{"interface": 2, "address": "10.42.0.7/24", "gateway": "10.42.0.1"}],
+    "routes": [{"dst": "0.0.0.0/0"}],
+    "dns": {},
+}
+CALLS = 15
+"""In one sample."""
+
+AT_MOST = Bound(1.15)
+
+
+def measure(lab: Lab) -> list[Row]:
+    """Row a, for each verb and each Python; in QUICK for the newest Python alone."""
+    pythons = [(version, python) for version, python in interpreters().items() if version >= SUPPORTED]
+    rows = []
+    for (major, minor), python in pythons[-1:] if lab.quick else pythons:
+        plugin = install(python, lab.root / f"plugin-{minor}")
+        for verb in ("ADD", "DEL", "CHECK"):
+            what = f"{verb}, not enrolled, CPython {major}.{minor}, over the bare interpreter"
+            rows += compare(
+                lab, what, Call(lab.root, verb), [plugin], [python, "-I", "-S", "-c", "pass"], AT_MOST
+            )
+    what = "ADD, not enrolled, over portmap, a Go plugin"
+    portmap = tools.reference_plugins() / "portmap"
+    return rows + compare(lab, what, Call(lab.root, "ADD"), [plugin], [portmap], None)
+
+
+def install(python: Path, plugin: Path) -> Path:
+    """The artefact as this Python's ``install`` writes it."""
+    script = "import sys, pathlib; sys.path.insert(0, sys.argv[1] + '/site-packages'); from tailscale_cni.artefact import fitted\n"
+    script += "pathlib.Path(sys.argv[2]).write_bytes(fitted(pathlib.Path(sys.argv[1]), sys.argv[3]))"
+    run([python, "-IS", "-c", script, tools.artefact(), plugin, python])
+    plugin.chmod(0o755)
+    return plugin
+
+
+class Call:
+    """One CNI call for a pod that nobody has annotated, again and again."""
+
+    def __init__(self, root: Path, verb: str) -> None:
+        config = {
+            "cniVersion": "1.0.0",
+            "name": "cbr0",
+            "capabilities": {"portMappings": True, ANNOTATIONS: True},
+        }
+        config |= {
+            "runtimeConfig": {ANNOTATIONS: {"kubernetes.io/config.source": "api"}},
+            "prevResult": PREV_RESULT,
+        }
+        roots = {
+            "stateDir": str(root / "state"),
+            "runDir": str(root / "run"),
+            "configFile": str(root / "config.yaml"),
+        }
+        self.verb = verb
+        self.stdin = root / "call.json"
+        self.stdin.write_text(json.dumps({**config, "type": "tailscale-cni", **roots}))
+
+    def cost(self, *argv: str | Path) -> Cost:
+        """The median of some calls, wall and CPU each: one alone is shorter than what a scheduler does in between."""
+        costs = [
+            cost(argv, environ={**ENVIRON, "CNI_COMMAND": self.verb}, stdin=self.stdin) for _ in range(CALLS)
+        ]
+        return Cost(median(c.wall for c in costs), median(c.cpu for c in costs))
+
+
+def compare(lab: Lab, what: str, call: Call, ours: Argv, anchor: Argv, bound: Bound | None) -> list[Row]:
+    """Two lines, wall and CPU."""
+    costs = interleave(lab.rounds, ours=lambda: call.cost(*ours), anchor=lambda: call.cost(*anchor))
+    rows = []
+    for name, one in (("wall", lambda c: c.wall), ("CPU", lambda c: c.cpu)):
+        mine, theirs = (tuple(map(one, costs[who])) for who in ("ours", "anchor"))
+        rows.append(Row("a", f"{what}, {name}", "ms", mine, theirs, bound))
+    return rows
