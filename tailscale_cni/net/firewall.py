@@ -6,8 +6,7 @@ there is room on both sides.
 
 nftables takes a batch of netlink messages as one transaction (linux: net/netfilter/nfnetlink.c). pyroute2 can
 do that for one command at a time only, and its messages cost 2 ms of CPU per rule, so these few are written
-here, with the standard library. The kernel has answered when ``sendto`` returns; there is nothing to wait
-for. Each rule carries, as nft's comment, what it is for; that is also how it is found again.
+here, with the standard library. Each rule carries, as nft's comment, what it is for; that is also how it is found again.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 from .. import errors
 from ..tailnet import RANGES
+from .exchange import ACK, APPEND, CREATE, DUMP, HEADER, aligned, exchange, frame
 from .model import host_network
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ ARRIVING = "arriving"
 CLAIMING = "claiming-the-tailnet"
 PASSING = "passing-through"
 
-NETLINK_NETFILTER, SO_SNDBUFFORCE = 12, 32  # linux/netlink.h, asm-generic/socket.h
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE, NLM_F_APPEND = 0x1, 0x4, 0x300, 0x400, 0x800
-NLMSG_ERROR, NLMSG_DONE, NLMSG_HEADER, NLA_HEADER, NLA_F_NESTED = 2, 3, 16, 4, 0x8000
+NETLINK_NETFILTER, NLA_HEADER, NLA_F_NESTED = 12, 4, 0x8000  # linux/netlink.h
 BATCH_BEGIN, BATCH_END, NFNL_SUBSYS_NFTABLES, NFGENMSG = 0x10, 0x11, 10, 4  # linux/netfilter/nfnetlink.h
 NEW_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, GET_RULE = 0, 2, 3, 6, 7  # linux/netfilter/nf_tables.h
 NFPROTO_INET, NF_INET_PRE_ROUTING, NF_INET_FORWARD = 1, 0, 2  # linux/netfilter.h
@@ -45,7 +43,6 @@ REG_VERDICT, REG_1, CMP_EQ, NETWORK_HEADER = 0, 1, 0, 1  # linux/netfilter/nf_ta
 META_IIFNAME, META_OIFNAME, META_NFPROTO = 6, 7, 15
 RULE_USERDATA, USERDATA_COMMENT = 7, 0
 IFNAMSIZ = 16
-RECEIVE_BUFFER = 1 << 17  # more than the kernel puts into one answer
 
 HOOKS = {
     ARRIVING: (NF_INET_PRE_ROUTING, -250),  # after raw (-300), before conntrack (-200) and every DNAT
@@ -129,7 +126,7 @@ def missing(pod: PodNetwork, addresses: tuple[Address, ...]) -> list[str]:
 
 def purposes() -> list[str]:
     """What the rules are for that are in the table, in their order. Raises NoFirewall, NetworkFailed."""
-    request = _nft_message(GET_RULE, NLM_F_DUMP, (TABLE,))
+    request = _nft_message(GET_RULE, DUMP, (TABLE,))
     # A question to a subsystem that is not there is answered with EINVAL, a transaction with EOPNOTSUPP.
     rules = _exchange("read the anti-spoofing rules", request, NO_NF_TABLES | {errno.EINVAL})
     return [_purpose(rule) for rule in rules]
@@ -137,34 +134,34 @@ def purposes() -> list[str]:
 
 def _purpose(rule: bytes) -> str:
     """The comment of a rule that the kernel listed, or nothing: then it is not one of ours."""
-    offset = NLMSG_HEADER + NFGENMSG
+    offset = HEADER + NFGENMSG
     while offset < len(rule):
         length, number = struct.unpack_from("=HH", rule, offset)
         if number == RULE_USERDATA and rule[offset + NLA_HEADER] == USERDATA_COMMENT:
             return rule[offset + NLA_HEADER + 2 : offset + length].rstrip(b"\0").decode(errors="replace")
-        offset += _aligned(length)
+        offset += aligned(length)
     return ""
 
 
 def _removal() -> list[bytes]:
     """Delete the table: make it first, so that there is one to delete (``nft`` scripts do the same)."""
     return [
-        _nft_message(NEW_TABLE, NLM_F_CREATE, (TABLE,)),
-        _nft_message(DELETE_TABLE, NLM_F_ACK, (TABLE,)),
+        _nft_message(NEW_TABLE, CREATE, (TABLE,)),
+        _nft_message(DELETE_TABLE, ACK, (TABLE,)),
     ]
 
 
 def _table(wanted: list[Filter]) -> list[bytes]:
     """The messages that make the table, its chains, its rules."""
-    messages = [_nft_message(NEW_TABLE, NLM_F_CREATE, (TABLE,))]
+    messages = [_nft_message(NEW_TABLE, CREATE, (TABLE,))]
     for chain in (ARRIVING, CLAIMING, PASSING):
         hooked: tuple[Value, ...] = (HOOKS[chain], NF_ACCEPT, None, "filter") if chain in HOOKS else ()
-        messages.append(_nft_message(NEW_CHAIN, NLM_F_CREATE, (TABLE, None, chain, *hooked)))
+        messages.append(_nft_message(NEW_CHAIN, CREATE, (TABLE, None, chain, *hooked)))
     for filter_ in wanted:
         comment = filter_.purpose.encode() + b"\0"
         userdata = bytes([USERDATA_COMMENT, len(comment)]) + comment
         rule = (TABLE, filter_.chain, None, list(_expressions(filter_)), None, None, userdata)
-        messages.append(_nft_message(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, rule))
+        messages.append(_nft_message(NEW_RULE, CREATE | APPEND, rule))
     return messages
 
 
@@ -214,12 +211,7 @@ def _attribute(number: int, value: Value) -> bytes:
     else:
         payload = value.encode() + b"\0" if isinstance(value, str) else value or b""
     length = NLA_HEADER + len(payload)
-    return struct.pack("=HH", length, number) + payload.ljust(_aligned(length) - NLA_HEADER, b"\0")
-
-
-def _aligned(length: int) -> int:
-    """Where the next of them begins."""
-    return length + 3 & ~3
+    return struct.pack("=HH", length, number) + payload.ljust(aligned(length) - NLA_HEADER, b"\0")
 
 
 def _nft_message(command: int, flags: int, attributes: tuple[Value, ...]) -> bytes:
@@ -230,7 +222,7 @@ def _nft_message(command: int, flags: int, attributes: tuple[Value, ...]) -> byt
 def _message(kind: int, flags: int, family: int, subsystem: int, attributes: bytes = b"") -> bytes:
     """A netlink message with netfilter's header (linux/netfilter/nfnetlink.h, struct nfgenmsg)."""
     body = struct.pack("!BBH", family, 0, subsystem) + attributes
-    return struct.pack("=IHHII", NLMSG_HEADER + len(body), kind, flags | NLM_F_REQUEST, 0, 0) + body
+    return frame(kind, flags, body)
 
 
 def _transaction(what: str, messages: list[bytes]) -> None:
@@ -241,33 +233,9 @@ def _transaction(what: str, messages: list[bytes]) -> None:
 
 
 def _exchange(what: str, request: bytes, absent: frozenset[int] = NO_NF_TABLES) -> list[bytes]:
-    """Send, and return the messages that the kernel answers, acknowledgements too.
-
-    Raises NetworkFailed for the first refusal, NoFirewall if its number is one of ``absent``.
-    """
+    """Ask nf_tables. Raises NetworkFailed for the first refusal, NoFirewall if its number is one of ``absent``."""
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
-            netlink.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 2 * len(request))
-            netlink.sendto(request, (0, 0))
-            return list(_answers(netlink))
+        return exchange(NETLINK_NETFILTER, request)
     except OSError as e:
         refused = errors.NoFirewall if e.errno in absent else errors.NetworkFailed
         raise refused(what=what, reason=os.strerror(e.errno or 0)) from None
-
-
-def _answers(netlink: socket.socket) -> Iterator[bytes]:
-    """The messages that wait on the socket. A refusal is raised as the OSError that it is."""
-    while True:
-        try:
-            datagram = netlink.recv(RECEIVE_BUFFER, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        offset = 0
-        while offset < len(datagram):
-            length, kind = struct.unpack_from("=IH", datagram, offset)
-            if kind == NLMSG_ERROR and (code := struct.unpack_from("=i", datagram, offset + NLMSG_HEADER)[0]):
-                raise OSError(-code, os.strerror(-code))
-            if kind == NLMSG_DONE:
-                return
-            yield datagram[offset : offset + length]
-            offset += _aligned(length)

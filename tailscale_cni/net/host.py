@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..tailnet import is_tailnet
 from .model import HOST_PRIORITY, MAIN_TABLE, Rule
-from .netlink import FAMILIES, routing
+from .netlink import FAMILIES, add_rule, addresses, delete_rule
 
 if TYPE_CHECKING:
     from ..tailnet import Address
@@ -17,16 +17,14 @@ def ensure_uid_rule(first_uid: int, last_uid: int) -> None:
 
     Said by every ADD, by several at once: what is there already is no error. Raises NetworkFailed.
     """
-    with routing() as net:
-        for rule in _uid_rules(first_uid, last_uid):
-            net.add_rule(rule)
+    for rule in _uid_rules(first_uid, last_uid):
+        add_rule(rule)
 
 
 def remove_uid_rule(first_uid: int, last_uid: int) -> None:
     """Undo ``ensure_uid_rule``; it is no error if there is nothing to undo. Raises NetworkFailed."""
-    with routing() as net:
-        for rule in _uid_rules(first_uid, last_uid):
-            net.delete_rule(rule)
+    for rule in _uid_rules(first_uid, last_uid):
+        delete_rule(rule)
 
 
 def host_tailnet_addresses() -> tuple[Address, ...]:
@@ -34,8 +32,7 @@ def host_tailnet_addresses() -> tuple[Address, ...]:
 
     Raises NetworkFailed.
     """
-    with routing() as net:
-        found = [address for address in net.addresses() if is_tailnet(address)]
+    found = [address for address in addresses() if is_tailnet(address)]
     return tuple(sorted(found, key=lambda address: (address.version, address.packed)))
 
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .. import errors
-from . import firewall, model
-from .netlink import routing
+from .. import errors, linux
+from . import firewall, model, netlink
 
 if TYPE_CHECKING:
     from .model import PodNetwork, Tailnet
-    from .netlink import Link, Routing
 
 SYSCTLS = "/proc/sys/net"
 
@@ -41,14 +39,15 @@ def prepare(pod: PodNetwork) -> None:
     Raises NoFirewall where the kernel has no nf_tables and ``anti_spoofing`` is wanted, NetworkFailed for
     everything else.
     """
-    with routing() as net:
-        link = _link(net, pod)
-        _set_sysctls(pod)
-        if pod.anti_spoofing:
-            firewall.protect(pod, tuple(net.addresses(link.index)))
-        for rule in model.rules(pod, _families(pod)):
-            net.add_rule(rule)
-        net.bring_up(pod.interface, link, pod.mtu)
+    link = _link(pod)
+    _set_sysctls(pod)
+    if pod.anti_spoofing:
+        firewall.protect(pod, tuple(netlink.addresses(link.ifindex)))
+    for rule in model.rules(pod, _families(pod)):
+        netlink.add_rule(rule)
+    if not (link.up and link.mtu == pod.mtu):
+        with netlink.attempt(f"bring {pod.interface} up with an MTU of {pod.mtu}"):
+            linux.bring_up(pod.interface, pod.mtu)
 
 
 def apply(pod: PodNetwork, tailnet: Tailnet) -> bool:
@@ -58,16 +57,15 @@ def apply(pod: PodNetwork, tailnet: Tailnet) -> bool:
     """
     families = _families(pod)
     addresses = tuple(address for address in tailnet.addresses if address.version in families)
-    with routing() as net:
-        link = _link(net, pod)
-        found = net.addresses(link.index)
-        for address in found - set(addresses):
-            net.delete_address(address, link.index)
-        protected = pod.anti_spoofing and firewall.protect(pod, addresses)
-        for address in addresses:
-            if address not in found:
-                net.add_address(address, link.index)
-        rerouted = net.replace_routes(model.routes(pod, tailnet, families), link.index)
+    link = _link(pod)
+    found = netlink.addresses(link.ifindex)
+    for address in found - set(addresses):
+        netlink.delete_address(address, link.ifindex)
+    protected = pod.anti_spoofing and firewall.protect(pod, addresses)
+    for address in addresses:
+        if address not in found:
+            netlink.add_address(address, link.ifindex)
+    rerouted = netlink.replace_routes(model.routes(pod, tailnet, families), link.ifindex)
     return found != set(addresses) or protected or rerouted
 
 
@@ -75,16 +73,15 @@ def verify(pod: PodNetwork, tailnet: Tailnet) -> list[str]:
     """What is not as ``prepare`` and ``apply`` made it, one sentence each; what others added is no matter."""
     families = _families(pod)
     addresses = tuple(address for address in tailnet.addresses if address.version in families)
-    with routing() as net:
-        link = net.link(pod.interface)
-        if link is None:
-            return [f"{pod.interface} is not there"]
-        findings = [] if link.up else [f"{pod.interface} is down"]
-        if link.mtu != pod.mtu:
-            findings.append(f"{pod.interface} has an MTU of {link.mtu}, not {pod.mtu}")
-        found = net.addresses(link.index)
-        findings += [f"{pod.interface} does not have the address {a}" for a in addresses if a not in found]
-        rules, routes = net.rules(), net.routes(link.index)
+    link = linux.link(pod.interface)
+    if link is None:
+        return [f"{pod.interface} is not there"]
+    findings = [] if link.up else [f"{pod.interface} is down"]
+    if link.mtu != pod.mtu:
+        findings.append(f"{pod.interface} has an MTU of {link.mtu}, not {pod.mtu}")
+    found = netlink.addresses(link.ifindex)
+    findings += [f"{pod.interface} does not have the address {a}" for a in addresses if a not in found]
+    rules, routes = netlink.rules(), netlink.routes(link.ifindex)
     findings += [f"the rule '{r}' is missing" for r in model.rules(pod, families) if r not in rules]
     findings += [f"the route {r} is missing" for r in model.routes(pod, tailnet, families) if r not in routes]
     if pod.anti_spoofing:
@@ -97,16 +94,15 @@ def remove(pod: PodNetwork) -> None:
 
     The interface goes first, and with it its addresses and routes: none is ever there without its protection.
     """
-    with routing() as net:
-        net.delete_link(pod.interface)
-        net.replace_routes((), index=0)
-        for rule in model.rules(pod, (4, 6)):
-            net.delete_rule(rule)
+    netlink.delete_link(pod.interface)
+    netlink.replace_routes((), index=0)
+    for rule in model.rules(pod, (4, 6)):
+        netlink.delete_rule(rule)
     firewall.unprotect()
 
 
-def _link(net: Routing, pod: PodNetwork) -> Link:
-    if link := net.link(pod.interface):
+def _link(pod: PodNetwork) -> linux.Link:
+    if link := linux.link(pod.interface):
         return link
     raise errors.NetworkFailed(what=f"look for {pod.interface}", reason="it is not there")
 

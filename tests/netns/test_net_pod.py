@@ -58,6 +58,9 @@ NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ip
 VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
 
 
+LOCAL_ROUTES = ("ip", "-6", "route", "show", "table", "local")
+
+
 class World(Actor):
     """A pod with a TUN, and its neighbour at the other end of the pod's cable, which is its gateway, too."""
 
@@ -100,9 +103,12 @@ class World(Actor):
             return function(*arguments)
 
     def enrol(self, network: model.PodNetwork = NETWORK, tailnet: model.Tailnet = TAILNET) -> None:
-        """Make the pod what an enrolled one is."""
+        """Make the pod what an enrolled one is. The kernel puts an IPv6 address to use a moment after it took it."""
         self.call(pod.prepare, network)
         self.call(pod.apply, network, tailnet)
+        for address in tailnet.addresses:
+            if address.version == 6 and str(address) in self.pod.run("ip", "-6", "addr"):
+                wait_until(lambda address=address: str(address) in self.pod.run(*LOCAL_ROUTES))  # type: ignore[misc]
 
     def state(self) -> str:
         """All that the kernel says of the pod's network, in the words of tools that know nothing of ours."""
