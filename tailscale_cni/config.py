@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import errors
+from .tailnet import is_label, is_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from .tailnet import Network
 
@@ -24,11 +28,25 @@ RUN_DIR = "/run/tailscale-cni"
 CONFIG_FILE = "/etc/tailscale-cni/config.yaml"
 KEY_FILE = "/etc/tailscale-cni/authkey"
 ENTRY = "the conflist entry"
+DEFAULT = "default"
 LONGEST_RUN_DIR = 80
+LONGEST_LITERAL = 40
+"""Characters that a hostname's template may bring itself: the rest of the 63 is for what tells pods apart."""
 
 
 class _Expected(Exception):
-    """What a value should have been."""
+    """What a value should have been, and which part of it was not."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.path: list[str] = []
+        self.value: Any = None
+
+    def within(self, key: Any, value: Any) -> _Expected:
+        """The same, of a part of a map."""
+        self.value = self.value if self.path else value
+        self.path.insert(0, str(key))
+        return self
 
 
 class Setting(NamedTuple):
@@ -90,17 +108,29 @@ def _one_of(*words: str) -> Callable[[Any], str]:
     return parse
 
 
-def _seconds(value: Any) -> float:
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
-    number = text.rstrip("hms")
-    try:
-        seconds = float(number) * units[text[len(number) :] or "s"]
-    except (KeyError, ValueError):
-        seconds = -1.0
-    if not 0 <= seconds <= 86400:
-        raise _Expected("a duration up to 24h, as in 500ms, 10s, 10m")
-    return seconds
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def _duration(shortest: float, longest: float) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
+        number = text.rstrip("dhms")
+        try:
+            seconds = float(number) * UNITS[text[len(number) :] or "s"]
+        except (KeyError, ValueError):
+            seconds = -1.0
+        if not shortest <= seconds <= longest:
+            raise _Expected(f"a duration from {in_units(shortest)} to {in_units(longest)}, as in 10s, 10m")
+        return seconds
+
+    return parse
+
+
+def in_units(seconds: float) -> str:
+    """A duration as people write it: ``600.0`` → ``10m``."""
+    fitting = (unit for unit, length in UNITS.items() if seconds and seconds % length == 0)
+    unit = next(fitting, "ms" if seconds % 1 else "s")
+    return f"{seconds / UNITS[unit]:g}{unit}"
 
 
 def _list(row: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
@@ -120,10 +150,98 @@ def _network(value: Any) -> Network:
 
 
 def _tag(value: Any) -> str:
-    name = _string(value).removeprefix("tag:")
-    if name == value or not name[:1].isalpha() or not name.isascii() or not name.replace("-", "").isalnum():
+    if not is_tag(_string(value)):
         raise _Expected("tags as in tag:k8s-pod")
-    return f"tag:{name}"
+    return str(value)
+
+
+def _label(value: Any) -> str:
+    if not isinstance(value, str) or not is_label(value):
+        raise _Expected("a DNS label: 1 to 63 of a-z, 0-9 and -, not at an end")
+    return value
+
+
+def _template(value: Any) -> str:
+    """Of a hostname: every part of it once at most, and one of those that tell pods apart."""
+    literals, names = _string(value), ("workload", "namespace", "pod", "cluster")
+    for name in names:
+        literals = literals.replace(f"{{{name}}}", "", 1)
+    tells_apart = "{workload}" in value or "{pod}" in value
+    if not tells_apart or not re.fullmatch("[a-z0-9-]*", literals) or len(literals) > LONGEST_LITERAL:
+        raise _Expected(
+            "a DNS label with {workload} or {pod} in it, and {namespace} or {cluster} if you like, each once"
+        )
+    return str(value)
+
+
+def _ephemeral(value: Any) -> bool:
+    if not _flag(value):
+        raise _Unsupported("true: nodes that outlive their pods are not in this version")
+    return True
+
+
+def _map(value: Any, of: str, key: Callable[[Any], str], row: Callable[[Any], Any]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _Expected(f"a map of {of}")
+    result = {}
+    for name, item in value.items():
+        try:
+            result[key(name)] = row(item)
+        except _Expected as e:
+            raise e.within(name, item) from None
+    return result
+
+
+def _namespaces(value: Any) -> Mapping[str, Mapping[str, str]]:
+    """Which annotations there are, and what they take, is policy's to know."""
+    return _map(value, "namespaces", _label, lambda row: _map(row, "annotations", _string, _annotation))
+
+
+def _annotation(value: Any) -> str:
+    """YAML takes an unquoted true for a flag; Kubernetes would not have it, but there is one thing that it can mean."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        raise _Expected("annotations as strings, in quotes")
+    return value
+
+
+class Permission(NamedTuple):
+    """What the pods of some namespaces may ask for: patterns. None: what a less specific row says."""
+
+    tags: tuple[str, ...] | None = None
+    features: tuple[str, ...] | None = None
+
+
+ALWAYS = ("enabled", "required")
+"""What a pod may ask for unless its namespace is given ``none``."""
+
+WORDS = {"all": Permission(("*",), ("*",)), "none": Permission((), ())}
+
+
+def _permissions(value: Any) -> Mapping[str, Permission]:
+    return _map(value, "namespaces", lambda name: _pattern(name, r"[a-z0-9*?-]+", "namespaces"), _permission)
+
+
+def _permission(value: Any) -> Permission:
+    if isinstance(value, str) and value in WORDS:
+        return WORDS[value]
+    keys = Permission._fields
+    if not isinstance(value, Mapping) or not set(value) <= set(keys):
+        raise _Expected("'all', 'none', or a map of tags and features, both lists")
+    given = {key: _list(_string)(patterns) for key, patterns in value.items()}
+    tags, features = (given.get(key) for key in keys)
+    for tag in tags or ():
+        _pattern(tag, r"\*|tag:[A-Za-z0-9*?-]+", "tags")
+    for feature in features or ():
+        _pattern(feature, r"[a-z*?-]+", "features")
+    return Permission(tags, None if features is None else tuple(dict.fromkeys((*ALWAYS, *features))))
+
+
+def _pattern(value: Any, form: str, what: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(form, value):
+        raise _Expected(f"names of {what}, with * and ? for any characters")
+    return value
 
 
 def _ports(value: Any) -> tuple[int, int]:
@@ -172,7 +290,44 @@ SETTINGS = (
         ("kube-system",),
         "Namespaces that 'enroll: all' leaves out.",
     ),
-    Setting("tags", _list(_tag), ("tag:k8s-pod",), "The tags that a node gets."),
+    Setting(
+        "namespaces",
+        _namespaces,
+        MappingProxyType({}),
+        "By namespace: annotations that its pods have where they do not say otherwise.",
+    ),
+    Setting(
+        "permissions",
+        _permissions,
+        MappingProxyType({}),
+        "By namespace, or a pattern of it: which tags and features its pods may ask for.",
+    ),
+    Setting("tags", _list(_tag), ("tag:k8s-pod",), "The tags that a node gets if nobody asks for others."),
+    Setting(
+        "autoNamespaceTag",
+        _flag,
+        False,
+        "Give every node the tag `tag:ns-` and its namespace, too.",
+    ),
+    Setting(
+        "hostnameTemplate",
+        _template,
+        "{workload}",
+        "A node's name: `{workload}`, `{pod}`, `{namespace}`, `{cluster}`.",
+    ),
+    Setting("clusterName", _label, "", "What `{cluster}` stands for in a node's name."),
+    Setting(
+        "ephemeral",
+        _ephemeral,
+        True,
+        "Whether nodes are forgotten when their pods end.",
+    ),
+    Setting(
+        "authKeyTTL",
+        _duration(1, 90 * UNITS["d"]),
+        600.0,
+        "How long an auth key lives that a control plane makes for a pod.",
+    ),
     Setting(
         "underlay",
         _one_of("host", "pod"),
@@ -181,7 +336,7 @@ SETTINGS = (
     ),
     Setting(
         "readyTimeout",
-        _seconds,
+        _duration(0, UNITS["d"]),
         10.0,
         "How long ADD waits for the tailnet address before it lets the pod start.",
     ),
@@ -260,7 +415,14 @@ class Config:
     auth_key_file: str
     enroll: str
     exclude_namespaces: tuple[str, ...]
+    namespaces: Mapping[str, Mapping[str, str]]
+    permissions: Mapping[str, Permission]
     tags: tuple[str, ...]
+    auto_namespace_tag: bool
+    hostname_template: str
+    cluster_name: str
+    ephemeral: bool
+    auth_key_ttl: float
     underlay: str
     ready_timeout: float
     anti_spoofing: bool
@@ -270,6 +432,8 @@ class Config:
     uid_base: int
     log_file: str
     launcher: str
+    origin: Mapping[str, str]
+    """Where each key's value is from: ``DEFAULT``, the file's path, or ``ENTRY``."""
     seen: list[int] | None
     """The file's fingerprint from before it was read: a change that came later is not in here."""
 
@@ -280,12 +444,19 @@ class Config:
         Raises InvalidConfiguration, which names the key and where it stands.
         """
         own = {key: value for key, value in entry.items() if key not in PROTOCOL_KEYS and "/" not in key}
-        values = {row.key: row.default for row in (*ROOTS, *SETTINGS)}
-        values |= _parse(ROOTS, ENTRY, {row.key: own.pop(row.key) for row in ROOTS if row.key in own})
-        file = values["configFile"]
+        roots = _parse(ROOTS, ENTRY, {row.key: own.pop(row.key) for row in ROOTS if row.key in own})
+        defaults = {row.key: row.default for row in (*ROOTS, *SETTINGS)}
+        file = (defaults | roots)["configFile"]
         seen = fingerprint(file)
-        values |= _parse(SETTINGS, file, read(file)) | _parse(SETTINGS, ENTRY, own)
-        return cls(**{_attribute(key): value for key, value in values.items()}, seen=seen)
+        layers = (
+            (DEFAULT, defaults),
+            (file, _parse(SETTINGS, file, read(file))),
+            (ENTRY, roots | _parse(SETTINGS, ENTRY, own)),
+        )
+        values = {key: value for _, layer in layers for key, value in layer.items()}
+        origin = {key: where for where, layer in layers for key in layer}
+        _check_template(values, origin)
+        return cls(**{attribute(key): value for key, value in values.items()}, origin=origin, seen=seen)
 
     @classmethod
     def for_cleanup(cls, entry: Mapping[str, Any]) -> Config:
@@ -299,9 +470,9 @@ class Config:
             )
 
 
-def _attribute(key: str) -> str:
+def attribute(key: str) -> str:
     """``clusterCIDRs`` → ``cluster_cidrs``."""
-    flat = key.replace("CIDRs", "Cidrs").replace("URL", "Url")
+    flat = key.replace("CIDRs", "Cidrs").replace("URL", "Url").replace("TTL", "Ttl")
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in flat)
 
 
@@ -310,7 +481,7 @@ def _parse(rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]) -> d
     values = {}
     for key, value in given.items():
         if key not in table:
-            raise _unknown(where, key, tuple(table))
+            raise unknown(where, key, tuple(table))
         try:
             values[key] = table[key].parse(value)
         except _Unsupported as e:
@@ -318,11 +489,40 @@ def _parse(rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]) -> d
                 where=where, key=key, value=errors.show(value), expected=e
             ) from None
         except _Expected as e:
-            reason = f"{errors.show(_without_user(value))} is not what it takes"
+            part = errors.show(".".join([key, *e.path])).strip("'")
+            reason = f"{errors.show(_without_user(e.value if e.path else value))} is not what it takes"
             raise errors.InvalidConfiguration(
-                where=where, key=key, reason=reason, expected=f"Expected {e}."
+                where=where, key=part, reason=reason, expected=f"Expected {e}."
             ) from None
     return values
+
+
+def _check_template(values: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+    """The one thing that two keys must agree on."""
+    if "{cluster}" in values["hostnameTemplate"] and not values["clusterName"]:
+        raise errors.InvalidConfiguration(
+            where=origin["hostnameTemplate"],
+            key="hostnameTemplate",
+            reason="it has {cluster}, and the cluster has no name",
+            expected="Set clusterName.",
+        )
+
+
+def plain(value: Any) -> Any:
+    """A value as it could stand in the file: what JSON and YAML have, and durations as people write them."""
+    match value:
+        case Permission():
+            word = next((word for word, row in WORDS.items() if row == value), None)
+            return word or {key: plain(given) for key, given in value._asdict().items() if given is not None}
+        case Mapping():
+            return {key: plain(item) for key, item in value.items()}
+        case float():
+            return in_units(value)
+        case (int() as first, int() as last):
+            return f"{first}-{last}"
+        case tuple():
+            return [plain(item) for item in value]
+    return value if isinstance(value, bool | int | str) else str(value)
 
 
 def _without_user(value: Any) -> Any:
@@ -332,16 +532,16 @@ def _without_user(value: Any) -> Any:
     return f"{scheme}://…@{rest}" if at and colon else value
 
 
-def _unknown(where: str, key: object, known: tuple[str, ...]) -> errors.InvalidConfiguration:
+def unknown(where: str, key: object, known: tuple[str, ...], within: str = "") -> errors.InvalidConfiguration:
+    """The error for a key that does not exist, which names the nearest one that does."""
     from difflib import get_close_matches
 
     nearest = get_close_matches(str(key), known, 1)
-    expected = f"Did you mean {nearest[0]}?" if nearest else f"The keys are {', '.join(known)}."
     return errors.InvalidConfiguration(
-        where=where,
+        where=f"{where}: {within}" if within else where,
         key=errors.show(key),
         reason="there is no such key",
-        expected=expected,
+        expected=f"Did you mean {nearest[0]}?" if nearest else f"There are {', '.join(known)}.",
     )
 
 
@@ -356,11 +556,9 @@ def read(path: str) -> Mapping[str, Any]:
         raise errors.InputOutput(
             what=f"the configuration {path} cannot be read", reason=e, path=path
         ) from None
-    import yaml  # 15 ms: only where there is a file
-
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as e:
+        document = _yaml(text)
+    except (RecursionError, ValueError) as e:
         reason = errors.show(" ".join(str(e).split()))
         raise errors.InvalidConfiguration(
             where=path, key="the file", reason=reason, expected="It must be YAML."
@@ -377,6 +575,27 @@ def read(path: str) -> Mapping[str, Any]:
     return document
 
 
+def _yaml(text: str) -> Any:
+    """A YAML document. A key that is there twice is an error: YAML itself takes the last, and drops the other silently.
+
+    Raises ValueError, RecursionError.
+    """
+    import yaml  # 15 ms: only where there is a file
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise ValueError(f"the key {twice} is there twice{node.start_mark}")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader)  # noqa: S506 - it is a safe one
+    except yaml.YAMLError as e:
+        raise ValueError(str(e)) from None
+
+
 def fingerprint(path: str) -> list[int] | None:
     """What changes when a file changes, cheap to read: [mtime in ns, size, inode].
 
@@ -390,6 +609,12 @@ def fingerprint(path: str) -> list[int] | None:
 
 
 def door_view(config: Config, *watched: str) -> dict[str, Any]:
-    """``stateDir/enroll.json``: what the door must know, for as long as the watched files are what they are."""
+    """``stateDir/enroll.json``: what the door must know, for as long as the watched files are what they are.
+
+    ``annotated`` is its one word for "a pod that says nothing is no node"; where a namespace may say otherwise,
+    it must go and ask.
+    """
     watch = {path: fingerprint(path) for path in watched} | {config.config_file: config.seen}
-    return {"version": 1, "enroll": config.enroll, "watch": watch}
+    said = (layer.get("tailscale.com/enabled", "false") for layer in config.namespaces.values())
+    by_namespace = config.enroll == "annotated" and any(word != "false" for word in said)
+    return {"version": 1, "enroll": "namespaces" if by_namespace else config.enroll, "watch": watch}

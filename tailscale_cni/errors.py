@@ -264,3 +264,20 @@ class UnreadableState(Error):
 
     code = 115
     hint = "Remove it; it is written anew."
+
+
+class NotPermitted(Error):
+    """{pod}: annotation {annotation}={value} is not permitted: pods of namespace {namespace} may not ask for {refused}"""
+
+    code = 120
+    hint = "Ask for less; or an admin of the host allows it with '{line}' in {where}. docs/annotations.md says more."
+
+
+class KeyHasItsTags(Error):
+    """{pod}: the node should have the tags {tags}, and the static auth key gives it {given}"""
+
+    code = 121
+    hint = (
+        "A static key's tags were chosen when it was made: 'tags' in the host's configuration says which they are. "
+        "Ask for none (tailscale.com/tags, autoNamespaceTag), or let the control plane make a key per pod."
+    )

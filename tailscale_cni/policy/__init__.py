@@ -1,5 +1,7 @@
 """What a pod should be: pure functions from configuration and annotations to a PodIntent."""
 
+from .host import check
+from .hostname import Owner
 from .intent import PodIntent, decide
 
-__all__ = ["PodIntent", "decide"]
+__all__ = ["Owner", "PodIntent", "check", "decide"]

@@ -1,4 +1,4 @@
-"""The annotation table: one row per annotation that a pod may carry, parsed once to a typed value.
+"""The annotation table: one row per annotation that a pod or a namespace may carry, parsed once to a typed value.
 
 Where Tailscale's operator has the annotation, the name and the meaning are its own.
 """
@@ -8,81 +8,146 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
+from ..tailnet import is_label, is_tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PREFIX = "tailscale.com/"
 ENABLED = f"{PREFIX}enabled"
+MOST_TAGS = 32
 
 
 class Unparsable(ValueError):
-    """A value that its row's parser does not take; the message says what was expected."""
+    """A value that its row's parser does not take."""
+
+
+class NotYet(ValueError):
+    """A value, or an annotation, that a later version takes."""
 
 
 class Annotation(NamedTuple):
     """A row of the table.
 
     ``parse`` is None where the feature is not in this version: the annotation is refused, never ignored.
+    ``default`` is the host's setting that holds where nobody says anything; without one, it is off.
+    ``permission`` is the list in the host's ``permissions`` that has to have it.
     """
 
     name: str
+    takes: str
     parse: Callable[[str], Any] | None
+    default: str
+    permission: str
     help: str
+
+    @property
+    def key(self) -> str:
+        """As kubectl shows it."""
+        return PREFIX + self.name
 
 
 def flag(value: str) -> bool:
     """``"true"`` or ``"false"``, as Kubernetes writes them."""
     if value not in ("true", "false"):
-        raise Unparsable('"true" or "false"')
+        raise Unparsable
     return value == "true"
 
 
+def ephemeral(value: str) -> bool:
+    """A flag that is true: nodes that outlive their pods are not in this version."""
+    if not flag(value):
+        raise NotYet
+    return True
+
+
 def dns_label(value: str) -> str:
-    """A DNS label, RFC 1123: what a node can be called."""
-    valid = 0 < len(value) <= 63 and value.isascii() and value.lower() == value
-    if not valid or not value.replace("-", "").isalnum() or value.startswith("-") or value.endswith("-"):
-        raise Unparsable("a DNS label: 1 to 63 of a-z, 0-9 and -, not at an end")
+    """What a node can be called."""
+    if not is_label(value):
+        raise Unparsable
     return value
 
 
+def tags(value: str) -> tuple[str, ...]:
+    """Each once, in their order. None at all would make the node a user's."""
+    names = [name.strip(" ") for name in value.split(",", MOST_TAGS)]
+    if len(names) > MOST_TAGS or not all(map(is_tag, names)):
+        raise Unparsable
+    return tuple(dict.fromkeys(names))
+
+
+FLAG = '"true" or "false"'
+LABEL = "a DNS label: 1 to 63 of a-z, 0-9 and -, not at an end"
+TAGS = f"1 to {MOST_TAGS} tags, as in tag:web,tag:public"
+PORTS = "ports of the pod, as in 443:8080"
+
 TABLE = (
-    Annotation("enabled", flag, "Whether the pod becomes a node."),
-    Annotation("hostname", dns_label, "The node's name; from the workload's name by default."),
-    Annotation("required", flag, "Fail the pod's start rather than start it off the tailnet."),
-    Annotation("tags", None, "The node's tags, as in tag:a,tag:b."),
-    Annotation("ephemeral", None, "Whether the node is forgotten when its pod ends."),
-    Annotation("exit-node", None, "Offer the pod as an exit node."),
-    Annotation("use-exit-node", None, "Send the pod's traffic through an exit node."),
-    Annotation("advertise-routes", None, "Subnet routes that the node offers."),
-    Annotation("accept-routes", None, "Use the subnet routes of other nodes."),
-    Annotation("ssh", None, "Tailscale SSH to the node."),
-    Annotation("ssh-container", None, "The container that Tailscale SSH enters."),
-    Annotation("funnel", None, "Ports of the pod that are open to the internet."),
-    Annotation("serve", None, "Ports of the pod that are served on the tailnet."),
-    Annotation("taildrop", None, "A directory of the container that receives files."),
-    Annotation("dns", None, "Resolve tailnet names inside the pod."),
+    Annotation("enabled", FLAG, flag, "enroll", "features", "Whether the pod becomes a node."),
+    Annotation("tags", TAGS, tags, "tags", "tags", "The node's tags, instead of the host's."),
+    Annotation("hostname", LABEL, dns_label, "hostnameTemplate", "features", "The node's name."),
+    Annotation(
+        "ephemeral",
+        FLAG,
+        ephemeral,
+        "ephemeral",
+        "features",
+        "Whether the node is forgotten when its pod ends.",
+    ),
+    Annotation(
+        "required", FLAG, flag, "", "features", "Fail the pod's start rather than start it off the tailnet."
+    ),
+    Annotation("exit-node", FLAG, None, "", "features", "Offer the pod as an exit node."),
+    Annotation(
+        "use-exit-node", "a node", None, "", "features", "Send the pod's traffic through an exit node."
+    ),
+    Annotation("advertise-routes", "networks", None, "", "features", "Subnet routes that the node offers."),
+    Annotation("accept-routes", FLAG, None, "", "features", "Use the subnet routes of other nodes."),
+    Annotation("ssh", FLAG, None, "", "features", "Tailscale SSH to the node."),
+    Annotation(
+        "ssh-container", "a container", None, "", "features", "The container that Tailscale SSH enters."
+    ),
+    Annotation("funnel", PORTS, None, "", "features", "Ports of the pod that are open to the internet."),
+    Annotation("serve", PORTS, None, "", "features", "Ports of the pod that are served on the tailnet."),
+    Annotation(
+        "taildrop",
+        "an absolute path",
+        None,
+        "",
+        "features",
+        "A directory of the container that receives files.",
+    ),
+    Annotation("dns", FLAG, None, "", "features", "Resolve tailnet names inside the pod."),
 )
 
-ROWS = {PREFIX + row.name: row for row in TABLE}
+ROWS = {row.key: row for row in TABLE}
 
 
-def parse(pod: str, annotations: Mapping[str, str]) -> dict[str, Any]:
-    """The pod's wishes by short name, typed. Annotations that are not in the table belong to somebody else.
+class Wish(NamedTuple):
+    """What an annotation asks for: typed, and as it was written by whom."""
 
-    Raises InvalidAnnotation and UnsupportedAnnotation, which name the pod, the annotation and the value.
+    row: Annotation
+    value: Any
+    text: str
+    who: str
+
+
+def parse(who: str, annotations: Mapping[str, str]) -> dict[str, Wish]:
+    """Wishes by short name. Annotations that are not in the table belong to somebody else.
+
+    Raises InvalidAnnotation and UnsupportedAnnotation, which name ``who``, the annotation and the value.
     """
-    wishes = {}
-    for key, value in annotations.items():
-        row = ROWS.get(key)
-        if row is None:
-            continue
+    rows = ((ROWS[key], text) for key, text in annotations.items() if key in ROWS)
+    return {row.name: _wish(who, row, text) for row, text in rows}
+
+
+def _wish(who: str, row: Annotation, text: str) -> Wish:
+    try:
         if row.parse is None:
-            raise errors.UnsupportedAnnotation(pod=pod, annotation=key, value=errors.show(value))
-        try:
-            wishes[row.name] = row.parse(value)
-        except Unparsable as e:
-            raise errors.InvalidAnnotation(
-                pod=pod, annotation=key, value=errors.show(value), expected=e
-            ) from None
-    return wishes
+            raise NotYet
+        return Wish(row, row.parse(text), text, who)
+    except NotYet:
+        raise errors.UnsupportedAnnotation(pod=who, annotation=row.key, value=errors.show(text)) from None
+    except Unparsable:
+        raise errors.InvalidAnnotation(
+            pod=who, annotation=row.key, value=errors.show(text), expected=row.takes
+        ) from None

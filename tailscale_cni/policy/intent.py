@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from . import annotations as table
 from . import hostname
+from .permissions import demand, namespace_tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ..config import Config
+    from .annotations import Wish
+    from .hostname import Owner
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -23,28 +31,59 @@ class PodIntent:
 
 
 def decide(
+    host: Config,
     *,
-    namespace: str | None,
-    pod: str | None,
+    namespace: str,
+    pod: str,
     annotations: Mapping[str, str],
-    enroll: str,
-    exclude_namespaces: tuple[str, ...],
-    tags: tuple[str, ...],
+    namespace_annotations: Mapping[str, str] = NOTHING,
+    owner: Owner | None = None,
 ) -> PodIntent | None:
     """What the pod should be; None if it should not be a node.
 
-    A pod that says ``enabled: "false"``, or says nothing where only annotated pods are enrolled, is left
-    alone whatever else it says. Raises InvalidAnnotation, UnsupportedAnnotation.
+    Later wins: the host's defaults, what the host's configuration says of the namespace, the namespace's annotations
+    as the API has them, the pod's own. A pod that says ``enabled: "false"``, or says nothing where only annotated pods are
+    enrolled, is left alone whatever else it says. Raises InvalidAnnotation, UnsupportedAnnotation, NotPermitted.
     """
-    who = f"pod {namespace}/{pod}"
-    own = {table.ENABLED: annotations[table.ENABLED]} if table.ENABLED in annotations else {}
-    by_default = enroll == "all" and namespace not in exclude_namespaces
-    if not table.parse(who, own).get("enabled", by_default):
+    layers = {
+        f"namespace {namespace}, by {host.origin['namespaces']}": host.namespaces.get(namespace, NOTHING),
+        f"namespace {namespace}": namespace_annotations,
+        f"pod {namespace}/{pod}": annotations,
+    }
+    if not _is_enrolled(host, namespace, layers):
         return None
-    wishes = table.parse(who, annotations)
+    given, *others = (table.parse(who, layer) for who, layer in layers.items())
+    asked = {name: wish for layer in others for name, wish in layer.items()}
+    default_tags = given["tags"].value if "tags" in given else host.tags
+    demand(host, namespace, asked, default_tags)
+    return _intent(host, namespace, pod, given | asked, owner)
+
+
+def _is_enrolled(host: Config, namespace: str, layers: Mapping[str, Mapping[str, str]]) -> bool:
+    said = [(who, layer[table.ENABLED]) for who, layer in layers.items() if table.ENABLED in layer]
+    if said:
+        who, text = said[-1]
+        return bool(table.parse(who, {table.ENABLED: text})["enabled"].value)
+    return host.enroll == "all" and namespace not in host.exclude_namespaces
+
+
+def _intent(
+    host: Config, namespace: str, pod: str, wishes: Mapping[str, Wish], owner: Owner | None
+) -> PodIntent:
+    values = {name: wish.value for name, wish in wishes.items()}
+    tags = values.get("tags", host.tags)
+    if host.auto_namespace_tag and namespace:
+        tags = (*tags, namespace_tag(namespace))
+    by_default = hostname.render(
+        host.hostname_template,
+        hostname.workload(pod, owner),
+        namespace=namespace,
+        pod=pod,
+        cluster=host.cluster_name,
+    )
     return PodIntent(
-        hostname=wishes.get("hostname") or hostname.from_pod(pod or "pod"),
-        tags=tags,
-        ephemeral=True,
-        required=wishes.get("required", False),
+        hostname=values.get("hostname", by_default),
+        tags=tuple(dict.fromkeys(tags)),
+        ephemeral=values.get("ephemeral", host.ephemeral),
+        required=values.get("required", False),
     )

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import errors, policy
 from ..config import Config
 from ..policy.annotations import ENABLED
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..cni.request import Request
     from ..policy import PodIntent
+
+SOURCE = "kubernetes.io/config.source"
+"""The annotation that says where kubelet has a pod from: kubelet writes it over whatever an author wrote."""
 
 
 @dataclass(frozen=True)
@@ -24,23 +29,37 @@ class Wish:
 
     @classmethod
     def of(cls, request: Request) -> Wish:
-        """Of a call. Raises InvalidConfiguration, InvalidAnnotation, UnsupportedAnnotation.
+        """Of a call. Raises InvalidConfiguration, InvalidAnnotation, UnsupportedAnnotation, NotPermitted, KeyHasItsTags.
 
         A broken configuration file fails the pods that ask to be nodes, and no other: a typing error must not stop a cluster.
         """
         annotations = request.annotations or {}
         try:
-            config = Config.load(request.config)
+            config = load(request.config)
         except errors.Error:
             if annotations.get(ENABLED, "false") != "false":
                 raise
             return cls(Config.load({**request.config, "configFile": os.devnull}), None)
+        namespace, pod = (request.pod.namespace, request.pod.name) if request.pod else ("", "")
         intent = policy.decide(
-            namespace=request.pod.namespace if request.pod else None,
-            pod=request.pod.name if request.pod else None,
-            annotations=annotations,
-            enroll=config.enroll,
-            exclude_namespaces=config.exclude_namespaces,
-            tags=config.tags,
+            config, namespace=namespace, pod=pod, annotations=annotations, owner=_node(annotations)
         )
+        if intent and set(intent.tags) != set(config.tags):
+            raise errors.KeyHasItsTags(
+                pod=f"pod {namespace}/{pod}", tags=", ".join(intent.tags), given=", ".join(config.tags)
+            )
         return cls(config, intent)
+
+
+def load(entry: Mapping[str, Any]) -> Config:
+    """A host's configuration, all of it looked at. Raises InvalidConfiguration."""
+    config = Config.load(entry)
+    policy.check(config)
+    return config
+
+
+def _node(annotations: Mapping[str, str]) -> policy.Owner | None:
+    """The owner of a static pod, whose name ends with its Node's: by default that is the host's."""
+    if annotations.get(SOURCE, "api") == "api":
+        return None
+    return policy.Owner("Node", os.uname().nodename)

@@ -6,6 +6,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from tailscale_cni import config, errors
 from tailscale_cni.config import Config
@@ -66,6 +67,35 @@ def test_values_are_typed(tmp_path: Path) -> None:
         ("authKeyFile", "/a/../b", "an absolute path"),
         ("antiSpoofing", "yes", "true or false"),
         ("stateDir", "/a\nb", "an absolute path"),
+        ("authKeyTTL", "500ms", "a duration from 1s to 90d"),
+        ("authKeyTTL", "91d", "a duration from 1s to 90d"),
+        ("readyTimeout", "25h", "a duration from 0s to 1d"),
+        ("readyTimeout", "1e999s", "a duration"),
+        ("readyTimeout", "nan", "a duration"),
+        ("clusterName", "My Home", "a DNS label"),
+        ("hostnameTemplate", "node", "{workload} or {pod}"),
+        ("hostnameTemplate", "{namespace}", "{workload} or {pod}"),
+        ("hostnameTemplate", "{workload}-{node}", "{workload} or {pod}"),
+        ("hostnameTemplate", "{workload}-{workload}", "each once"),
+        ("hostnameTemplate", "{workload!r}", "{workload} or {pod}"),
+        ("hostnameTemplate", "{workload}.x", "a DNS label"),
+        ("hostnameTemplate", f"{{workload}}{'x' * 41}", "a DNS label"),
+        ("autoNamespaceTag", "true", "true or false"),
+        ("ephemeral", "true", "true or false"),
+        ("namespaces", ["media"], "a map of namespaces"),
+        ("namespaces", {"Media": {}}, "a DNS label"),
+        ("namespaces", {"m*": {}}, "a DNS label"),
+        ("namespaces", {"media": None}, "a map of annotations"),
+        ("namespaces", {"media": {"tailscale.com/tags": ["tag:a"]}}, "strings"),
+        ("namespaces", {"media": {1: "x"}}, "a string"),
+        ("permissions", "all", "a map of namespaces"),
+        ("permissions", {"*": "some"}, "'all', 'none'"),
+        ("permissions", {"*": {"tag": ["tag:a"]}}, "a map of tags and features"),
+        ("permissions", {"*": {"tags": "tag:a"}}, "a list"),
+        ("permissions", {"*": {"tags": ["a"]}}, "names of tags"),
+        ("permissions", {"*": {"tags": ["tag:[ab]"]}}, "names of tags"),
+        ("permissions", {"*": {"features": ["tailscale.com/ssh"]}}, "names of features"),
+        ("permissions", {"a/b": "all"}, "names of namespaces"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_it_should_be(
@@ -77,6 +107,139 @@ def test_a_wrong_value_is_named_with_what_it_should_be(
     assert key in str(caught.value)
     assert "the conflist entry" in str(caught.value)
     assert expected in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part", "shown"),
+    [
+        ("namespaces", {"a": {}, "media": {"x": 1}}, "namespaces.media.x", "1"),
+        ("permissions", {"a": "all", "media": {"tags": ["tag:a", "b"]}}, "permissions.media", "'b'"),
+        ("permissions", {"med\n*": "all"}, r"permissions.med\n*", "'all'"),
+    ],
+)
+def test_the_part_of_a_map_is_named(tmp_path: Path, key: str, value: Any, part: str, shown: str) -> None:
+    """A person need not look for it in a long file."""
+    with pytest.raises(errors.InvalidConfiguration) as caught:
+        load(tmp_path, **{key: value})
+    assert f" {part}: " in str(caught.value)
+    assert shown in str(caught.value).replace('"', "")
+    assert str(caught.value).isprintable()
+
+
+def test_a_key_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    """YAML would take the last one and drop the other: what is pasted at the end must not undo what was there."""
+    for text in (
+        "enroll: all\ntags: [tag:a]\nenroll: annotated\n",
+        "permissions:\n  a: all\n  b: all\n  a: none\n",
+    ):
+        with pytest.raises(errors.InvalidConfiguration, match="is there twice"):
+            load(tmp_path, text)
+
+
+EXAMPLES: dict[str, Any] = {
+    "controlURL": "https://headscale.example.com",
+    "authKeyFile": "/a",
+    "enroll": "all",
+    "excludeNamespaces": ["a"],
+    "namespaces": {"media": {"tailscale.com/enabled": "true"}},
+    "permissions": {"*": "all", "media": {"tags": ["tag:a"]}, "guests": "none"},
+    "tags": ["tag:a", "tag:b"],
+    "autoNamespaceTag": True,
+    "hostnameTemplate": "{namespace}-{workload}",
+    "clusterName": "home",
+    "ephemeral": True,
+    "authKeyTTL": "1d",
+    "underlay": "pod",
+    "readyTimeout": "500ms",
+    "antiSpoofing": False,
+    "clusterCIDRs": ["10.42.0.0/16"],
+    "ports": "3000-4000",
+    "portMapping": True,
+    "uidBase": 100000,
+    "logFile": "/log",
+    "launcher": "session",
+}
+
+
+@pytest.mark.parametrize("row", config.SETTINGS, ids=lambda row: row.key)
+def test_every_key_stands_in_the_file_or_in_the_entry(tmp_path: Path, row: config.Setting) -> None:
+    """It means the same in both, is known to be from there, and can be written down as it was."""
+    key, value = row.key, EXAMPLES[row.key]
+    in_file, in_entry = load(tmp_path, yaml.safe_dump({key: value})), load(tmp_path, "", **{key: value})
+    found = [getattr(host, config.attribute(key)) for host in (in_file, in_entry)]
+    assert found[0] == found[1]
+    assert config.plain(found[0]) == value
+    assert in_file.origin[key] == in_file.config_file
+    assert in_entry.origin[key] == config.ENTRY
+    assert load(tmp_path, "").origin[key] == config.DEFAULT
+
+
+@pytest.mark.parametrize("row", [*config.ROOTS, *config.SETTINGS], ids=lambda row: row.key)
+def test_every_default_is_a_value_that_could_be_set(row: config.Setting) -> None:
+    """What people are shown as the default, they can write down; empty stands for none."""
+    if row.default not in ("", ()):
+        assert row.parse(config.plain(row.default)) == row.default
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "shown"),
+    [
+        ("1s", 1, "1s"),
+        ("90s", 90, "90s"),
+        ("10m", 600, "10m"),
+        ("0.5h", 1800, "30m"),
+        (7200, 7200, "2h"),
+        ("90d", 7776000, "90d"),
+        ("1500ms", 1.5, "1500ms"),
+    ],
+)
+def test_durations_have_units(tmp_path: Path, text: str | int, seconds: float, shown: str) -> None:
+    """They are read as people write them, and shown so."""
+    host = load(tmp_path, authKeyTTL=text)
+    assert host.auth_key_ttl == seconds
+    assert config.in_units(host.auth_key_ttl) == shown
+
+
+def test_a_cluster_in_a_name_wants_a_name(tmp_path: Path) -> None:
+    """Two keys that must agree are said together."""
+    with pytest.raises(errors.InvalidConfiguration, match=r"hostnameTemplate: it has \{cluster\}") as caught:
+        load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n")
+    assert caught.value.advice == "Set clusterName."
+    assert load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n", clusterName="home")
+
+
+def test_nodes_that_outlive_their_pods_are_of_a_later_version(tmp_path: Path) -> None:
+    """What is not there yet is refused, never ignored."""
+    with pytest.raises(errors.UnsupportedField, match="ephemeral: the value False is not supported"):
+        load(tmp_path, "ephemeral: false\n")
+
+
+def test_an_unquoted_flag_is_the_annotation(tmp_path: Path) -> None:
+    """YAML's true is Kubernetes' "true"."""
+    text = "namespaces: {media: {tailscale.com/enabled: true, tailscale.com/hostname: 'no'}}\n"
+    assert load(tmp_path, text).namespaces == {
+        "media": {"tailscale.com/enabled": "true", "tailscale.com/hostname": "no"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("enroll", "word", "view"),
+    [
+        ("annotated", "true", "namespaces"),
+        ("annotated", "odd", "namespaces"),
+        ("annotated", "false", "annotated"),
+        ("annotated", None, "annotated"),
+        ("all", "true", "all"),
+        ("all", "false", "all"),
+    ],
+)
+def test_the_door_learns_that_a_namespace_enrols(
+    tmp_path: Path, enroll: str, word: str | None, view: str
+) -> None:
+    """``annotated`` is what lets a pod that says nothing pass through: not where its namespace may speak for it."""
+    layer = {"tailscale.com/enabled": word} if word else {"tailscale.com/tags": "tag:a"}
+    text = yaml.safe_dump({"enroll": enroll, "namespaces": {"quiet": {}, "media": layer}})
+    assert config.door_view(load(tmp_path, text))["enroll"] == view
 
 
 def test_a_word_that_is_not_supported_has_its_own_code(tmp_path: Path) -> None:

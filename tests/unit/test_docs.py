@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
+
+from tailscale_cni.verbs import wish
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,3 +28,17 @@ def generated() -> dict[str, str]:
 def test_a_generated_page_is_equal_to_the_code(path: str) -> None:
     """Run `make docs` where this fails."""
     assert (ROOT / path).read_text(encoding="utf-8") == generated()[path]
+
+
+def examples() -> list[str]:
+    """The YAML that the pages show as a host's configuration."""
+    pages = (ROOT / "docs" / name for name in ("annotations.md", "configuration.md"))
+    return [text for page in pages for text in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)]
+
+
+@pytest.mark.parametrize("text", examples())
+def test_what_the_pages_show_is_a_configuration(text: str, tmp_path: Path) -> None:
+    """Who copies an example has a host that works."""
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert str(file) in wish.load({"configFile": str(file)}).origin.values()

@@ -316,6 +316,19 @@ def test_knows_the_host_by_what_was_noted(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
+    ("layer", "passes"),
+    [("{}", True), ("{tailscale.com/tags: 'tag:a'}", True), ("{tailscale.com/enabled: 'false'}", True)]
+    + [(f"{{tailscale.com/enabled: {word}}}", False) for word in ("true", "'true'", "'odd'")],
+)
+def test_goes_on_where_a_namespace_may_speak_for_its_pods(host: Host, layer: str, *, passes: bool) -> None:
+    """A pod that says nothing may be a node by its namespace: whose it is, the real path knows. DEL asks the disk alone."""
+    host.configure(f"enroll: annotated\nnamespaces: {{quiet: {{}}, media: {layer}}}\n")
+    assert (host.at_the_door() is not None) == passes
+    assert (host.at_the_door({"CNI_COMMAND": "CHECK"}) is not None) == passes
+    assert host.at_the_door({"CNI_COMMAND": "DEL"}) == b""
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",

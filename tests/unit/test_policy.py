@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
+from hypothesis import settings as rules
 from hypothesis import strategies as st
 
-from tailscale_cni import errors, policy
+from tailscale_cni import config, errors, policy
+from tailscale_cni.policy import Owner, hostname, permissions
 from tailscale_cni.policy import annotations as table
-from tailscale_cni.policy import hostname
+from tailscale_cni.tailnet import is_label
+
+PROPERTY = rules(deadline=None)  # the machine may have other things to do
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def host(**settings: Any) -> config.Config:
+    """A host that is configured so."""
+    checked = config.Config.load({"configFile": "/nonexistent", **settings})
+    policy.check(checked)
+    return checked
+
+
+def ours(wishes: Mapping[str, str]) -> dict[str, str]:
+    """Annotations of ours; ``_`` stands for ``-``."""
+    return {f"tailscale.com/{key.replace('_', '-')}": value for key, value in wishes.items()}
 
 
 def decide(
-    pod: str = "web", namespace: str = "default", enroll: str = "annotated", **wishes: str
+    pod: str = "web",
+    namespace: str = "default",
+    by_api: Mapping[str, str] = NOTHING,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    **wishes: str,
 ) -> policy.PodIntent | None:
-    """The intent for a pod with these annotations of ours; ``_`` stands for ``-``."""
+    """The intent for a pod that wishes this, in a namespace that the API says that of, on such a host."""
     return policy.decide(
+        host(**settings),
         namespace=namespace,
         pod=pod,
-        annotations={f"tailscale.com/{key.replace('_', '-')}": value for key, value in wishes.items()},
-        enroll=enroll,
-        exclude_namespaces=("kube-system",),
-        tags=("tag:k8s-pod",),
+        annotations=ours(wishes),
+        namespace_annotations=ours(by_api),
     )
+
+
+def enrolled(pod: str = "web", **more: Any) -> policy.PodIntent:
+    """The same, for a pod that is enabled."""
+    intent = decide(pod, **{"enabled": "true", **more})
+    assert intent
+    return intent
 
 
 @pytest.mark.parametrize(
@@ -41,9 +72,35 @@ def decide(
         ("all", "kube-system", {"enabled": "true"}, True),
     ],
 )
-def test_who_is_enrolled(enroll: str, namespace: str, wishes: dict[str, str], *, enrolled: bool) -> None:
+def test_who_is_enrolled(enroll: str, namespace: str, wishes: dict[str, Any], *, enrolled: bool) -> None:
     """The pod's own word first, then the host's default."""
-    assert (decide(namespace=namespace, enroll=enroll, **wishes) is not None) == enrolled
+    intent = decide(namespace=namespace, settings={"enroll": enroll}, **wishes)
+    assert (intent is not None) == enrolled
+
+
+@pytest.mark.parametrize(
+    ("by_host", "by_api", "by_pod", "is_node"),
+    [
+        (None, None, None, False),
+        ("true", None, None, True),
+        ("true", "false", None, False),
+        ("true", None, "false", False),
+        ("false", "true", None, True),
+        (None, "true", "false", False),
+        ("true", "false", "true", True),
+    ],
+)
+@pytest.mark.parametrize("enroll", ["annotated", "all"])
+def test_a_namespace_is_enrolled(
+    *, enroll: str, by_host: str | None, by_api: str | None, by_pod: str | None, is_node: bool
+) -> None:
+    """Host, namespace, pod: the later word wins, in or out."""
+    layers = ({"enabled": word} if word else {} for word in (by_host, by_api, by_pod))
+    in_configuration, in_api, in_pod = layers
+    settings = {"enroll": enroll, "namespaces": {"default": ours(in_configuration)}}
+    intent = decide(by_api=in_api, settings=settings, **in_pod)
+    nobody_said = not (by_host or by_api or by_pod)
+    assert (intent is not None) == (enroll == "all" if nobody_said else is_node)
 
 
 def test_a_pod_that_is_left_alone_may_say_what_it_likes() -> None:
@@ -74,25 +131,296 @@ def test_a_hostname_is_a_dns_label(value: str) -> None:
 
 def test_the_pods_hostname_wins() -> None:
     """A pod is called what it asks to be called."""
-    intent = decide(enabled="true", hostname="plex")
-    assert intent
-    assert intent.hostname == "plex"
+    assert enrolled(hostname="plex").hostname == "plex"
+
+
+TRUSTED: dict[str, Any] = {"permissions": {"*": "all"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "tags"),
+    [
+        ("tag:a", ("tag:a",)),
+        ("tag:b,tag:a", ("tag:b", "tag:a")),
+        ("tag:b, tag:a ,tag:b", ("tag:b", "tag:a")),
+        (f"tag:{'a' * 96}", (f"tag:{'a' * 96}",)),
+    ],
+)
+def test_tags_are_a_list(value: str, tags: tuple[str, ...]) -> None:
+    """Each once, in the order of the first; they are instead of the host's."""
+    assert enrolled(settings=TRUSTED, tags=value).tags == tags
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        ",",
+        "tag:a,",
+        "a",
+        "tag:",
+        "tag:1",
+        "tag:a b",
+        "tag:ä",
+        "tag:a\n",
+        "tag:a;tag:b",
+        "TAG:a",
+        "tag:\u202ea",
+        f"tag:{'a' * 97}",
+        ",".join(f"tag:a{n}" for n in range(33)),
+        "tag:a," * 50000,
+    ],
+)
+def test_what_is_no_list_of_tags_is_refused(value: str) -> None:
+    """An error says what was expected, and shows no more of the value than a person reads."""
+    with pytest.raises(errors.InvalidAnnotation, match="as in tag:web,tag:public") as caught:
+        decide(enabled="true", settings=TRUSTED, tags=value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("row", [row for row in table.TABLE if row.parse is None], ids=lambda row: row.name)
 def test_a_feature_that_is_not_there_is_refused(row: table.Annotation) -> None:
-    """An annotation of a later version is never ignored."""
+    """An annotation of a later version is never ignored, and no permission makes it work."""
     with pytest.raises(errors.UnsupportedAnnotation) as caught:
-        decide(enabled="true", **{row.name.replace("-", "_"): "x"})
+        decide(enabled="true", settings=TRUSTED, **dict[str, Any]([(row.name, "x")]))
     assert "not supported by this version" in str(caught.value)
+
+
+def test_nodes_are_ephemeral() -> None:
+    """A pod may say so; that it wants another node is refused as long as there are no others, never ignored."""
+    assert enrolled(ephemeral="true").ephemeral
+    with pytest.raises(
+        errors.UnsupportedAnnotation, match=r"tailscale.com/ephemeral='false' is not supported"
+    ):
+        decide(enabled="true", ephemeral="false")
 
 
 def test_annotations_of_others_are_no_business_of_ours() -> None:
     """A key that only looks like ours is left alone."""
-    wishes: dict[str, Any] = table.parse(
-        "pod a/b", {"tailscale.com/unheard-of": "x", "example.com/enabled": "maybe"}
-    )
-    assert wishes == {}
+    others = {"tailscale.com/unheard-of": "x", "example.com/enabled": "maybe", "tailscale.com/": "x"}
+    assert table.parse("pod a/b", others) == {}
+
+
+def test_every_row_names_settings_and_permissions_that_exist() -> None:
+    """The table's words are those of the configuration."""
+    keys = {row.key for row in config.SETTINGS}
+    for row in table.TABLE:
+        assert row.default in keys | {""}
+        assert row.permission in config.Permission._fields
+
+
+NAMESPACES: dict[str, Any] = {
+    "namespaces": {
+        "media": {"tailscale.com/enabled": "true", "tailscale.com/tags": "tag:media"},
+        "db": {"tailscale.com/required": "true"},
+    }
+}
+
+
+def test_a_namespace_has_defaults() -> None:
+    """What the host's configuration says of a namespace holds for its pods, and for no others."""
+    intent = decide(namespace="media", settings=NAMESPACES)
+    assert intent
+    assert intent.tags == ("tag:media",)
+    assert decide(namespace="default", settings=NAMESPACES) is None
+    assert enrolled(namespace="db", settings=NAMESPACES).required
+    assert not enrolled(namespace="db", settings=NAMESPACES, required="false").required
+
+
+def test_a_pod_overrides_its_namespace() -> None:
+    """The later layer wins, one annotation at a time."""
+    settings = NAMESPACES | {"permissions": {"media": {"tags": ["tag:own", "tag:api"]}}}
+    intent = enrolled(namespace="media", settings=settings, tags="tag:own", by_api={"tags": "tag:api"})
+    assert intent.tags == ("tag:own",)
+    intent = enrolled(namespace="media", settings=settings, by_api={"tags": "tag:api"})
+    assert intent.tags == ("tag:api",)
+
+
+def test_an_error_names_the_layer() -> None:
+    """A namespace's mistake is not the pod's."""
+    with pytest.raises(
+        errors.InvalidAnnotation, match=r"^namespace default: annotation tailscale.com/hostname"
+    ):
+        decide(enabled="true", by_api={"hostname": "A"})
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"hostname": "plex"},
+        {"ephemeral": "true"},
+        {"required": "true"},
+        {"tags": "tag:k8s-pod"},
+        {"tags": "tag:ns-media"},
+        {"tags": "tag:ns-media,tag:k8s-pod"},
+    ],
+)
+def test_what_needs_no_permission(wishes: dict[str, Any]) -> None:
+    """The tags that a pod would have anyway, its namespace's own, a name, and how it starts and ends."""
+    assert enrolled(namespace="media", **wishes)
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [
+        ("tag:db", "tag:db"),
+        ("tag:k8s-pod,tag:db,tag:x", "tag:db, tag:x"),
+        ("tag:ns-other", "tag:ns-other"),
+        ("tag:K8s-pod", "tag:K8s-pod"),
+    ],
+)
+def test_other_tags_need_one(value: str, refused: str) -> None:
+    """The error names pod, annotation, value, what of it is refused, and the line that allows it, and that line does."""
+    with pytest.raises(errors.NotPermitted) as caught:
+        decide(enabled="true", namespace="media", tags=value)
+    said = str(caught.value)
+    assert "pod media/web: annotation tailscale.com/tags=" in said
+    assert repr(value) in said
+    assert said.endswith(f"may not ask for {refused}")
+    assert "in /nonexistent" in caught.value.advice
+    settings = yaml.safe_load(caught.value.advice.split("'")[1])
+    assert set(settings) == {"permissions"}
+    assert enrolled(namespace="media", settings=settings, tags=value).tags == tuple(value.split(","))
+    with pytest.raises(errors.NotPermitted):
+        decide(enabled="true", namespace="other", settings=settings, tags="tag:db")
+
+
+def test_the_line_to_paste_keeps_what_is_there() -> None:
+    """Where a namespace has a row already, the line is the whole row, with what was missing."""
+    rows = {"media": {"tags": ["tag:a"], "features": ["hostname"]}, "*": "none"}
+    with pytest.raises(errors.NotPermitted) as caught:
+        decide(enabled="true", namespace="media", settings={"permissions": rows}, tags="tag:b")
+    line = caught.value.advice.split("'")[1]
+    assert line.endswith(" (below permissions)")
+    pasted = yaml.safe_load(f"{{{line.removesuffix(' (below permissions)')}}}")
+    assert set(pasted) == {"media"}
+    assert pasted["media"]["tags"] == ["tag:a", "tag:b"]
+    settings = {"permissions": rows | pasted}
+    assert enrolled(namespace="media", settings=settings, tags="tag:b,tag:a", hostname="x")
+
+
+def test_all_trusted_is_one_line() -> None:
+    """A homelab's owner allows everything at once."""
+    settings = yaml.safe_load('permissions: {"*": all}')
+    assert enrolled(settings=settings, tags="tag:x", hostname="y", ephemeral="true", required="true")
+
+
+def test_none_is_none() -> None:
+    """A namespace may be kept off the tailnet; its pods start if they do not ask, or say no."""
+    settings = {"permissions": {"guests": "none"}}
+    with pytest.raises(errors.NotPermitted, match="namespace guests may not ask for enabled"):
+        decide(enabled="true", namespace="guests", settings=settings)
+    assert decide(enabled="false", namespace="guests", settings=settings) is None
+    assert decide(namespace="guests", settings=settings) is None
+    assert decide(namespace="guests", settings=settings | {"enroll": "all"})
+    assert enrolled(settings=settings)
+
+
+def test_a_list_of_features_is_the_whole_list() -> None:
+    """What it leaves out is not permitted, but for whether a pod is a node, and whether it must be."""
+    settings: dict[str, Any] = {"permissions": {"*": {"features": []}}}
+    assert enrolled(settings=settings, required="true")
+    with pytest.raises(errors.NotPermitted, match="may not ask for hostname"):
+        decide(enabled="true", settings=settings, hostname="plex")
+
+
+@pytest.mark.parametrize(
+    ("namespace", "tags"),
+    [
+        ("media", ("tag:exact",)),
+        ("media-2", ("tag:long",)),
+        ("mail", ("tag:short",)),
+        ("other", ("tag:any",)),
+        ("media-quiet", ("tag:long",)),
+    ],
+)
+def test_the_most_specific_row_decides(namespace: str, tags: tuple[str, ...]) -> None:
+    """A name before patterns, a longer pattern before a shorter, whatever their order; a row that is silent leaves it to the next."""
+    rows = {
+        "*": {"tags": ["tag:any"]},
+        "m*": {"tags": ["tag:short"], "features": ["hostname"]},
+        "media-quiet": {"features": []},
+        "media-*": {"tags": ["tag:long"]},
+        "media": {"tags": ["tag:exact"]},
+    }
+    for order in (rows, dict(reversed(rows.items()))):
+        assert permissions.granted(host(permissions=order).permissions, namespace).tags == tags
+
+
+def test_what_the_api_says_of_a_namespace_needs_permission() -> None:
+    """Whoever may annotate a namespace is not the host's admin, who is."""
+    with pytest.raises(
+        errors.NotPermitted, match=r"^namespace media: annotation tailscale.com/tags='tag:db'"
+    ):
+        decide(enabled="true", namespace="media", by_api={"tags": "tag:db"})
+    settings = {"namespaces": {"media": {"tailscale.com/tags": "tag:db"}}}
+    assert enrolled(namespace="media", settings=settings).tags == ("tag:db",)
+    assert enrolled(namespace="media", settings=settings, tags="tag:db").tags == ("tag:db",)
+
+
+WORD = st.text("ab-*?", min_size=1, max_size=4)
+ROW = st.sampled_from(["all", "none"]) | st.fixed_dictionaries(
+    {},
+    optional={
+        "tags": st.lists(st.sampled_from(["*", "tag:a", "tag:b*", "tag:?"]), max_size=2),
+        "features": st.lists(st.sampled_from(["*", "hostname", "host*", "ephemeral"]), max_size=2),
+    },
+)
+WISHES = st.fixed_dictionaries(
+    {},
+    optional={
+        "tags": st.sampled_from(["tag:a", "tag:b,tag:a", "tag:bc", "tag:k8s-pod", "tag:ns-a", "tag:ns-b"]),
+        "hostname": st.sampled_from(["x", "y"]),
+        "ephemeral": st.just("true"),
+        "required": st.sampled_from(["true", "false"]),
+    },
+)
+
+
+@PROPERTY
+@given(st.dictionaries(WORD, ROW, max_size=4), st.sampled_from(["a", "b", "ab-a"]), WISHES, WISHES)
+def test_layers_never_widen_permissions(
+    rows: dict[str, Any], namespace: str, by_api: dict[str, str], by_pod: dict[str, str]
+) -> None:
+    """What is granted to wishes of a namespace and a pod together is granted to each alone, or is the pod's own."""
+    settings = {"permissions": rows}
+
+    def is_granted(**wishes: Any) -> bool:
+        try:
+            return decide(namespace=namespace, settings=settings, enabled="true", **wishes) is not None
+        except errors.NotPermitted:
+            return False
+
+    left = {key: value for key, value in by_api.items() if key not in by_pod}
+    assert is_granted(by_api=by_api, **by_pod) == (is_granted(**left) and is_granted(**by_pod))
+
+
+@PROPERTY
+@given(st.dictionaries(st.sampled_from(sorted(table.ROWS)), st.text()))
+def test_parsing_raises_nothing_but_our_errors(annotations: dict[str, str]) -> None:
+    """Whatever an author writes, it is a node, no node, or an error that names the pod."""
+    said = ""
+    try:
+        policy.decide(host(), namespace="a", pod="b", annotations=annotations)
+    except errors.Error as e:
+        said = str(e) + e.advice
+    assert said.isprintable()
+    assert said.startswith("pod a/b: annotation tailscale.com/") or not said
+
+
+@pytest.mark.parametrize(
+    ("wishes", "tags"),
+    [
+        ({}, ("tag:k8s-pod", "tag:ns-media")),
+        ({"tags": "tag:a"}, ("tag:a", "tag:ns-media")),
+        ({"tags": "tag:ns-media,tag:a"}, ("tag:ns-media", "tag:a")),
+    ],
+)
+def test_a_namespace_has_a_tag_of_its_own(wishes: dict[str, Any], tags: tuple[str, ...]) -> None:
+    """With autoNamespaceTag every node has it, once, whatever other tags it has."""
+    settings = TRUSTED | {"autoNamespaceTag": True}
+    assert enrolled(namespace="media", settings=settings, **wishes).tags == tags
 
 
 @pytest.mark.parametrize(
@@ -100,20 +428,167 @@ def test_annotations_of_others_are_no_business_of_ours() -> None:
     [
         ("plex-deployment-7b5d9c6f8-x2c4z", "plex"),
         ("plex-7b5d9c6f8-x2c4z", "plex"),
+        ("plex-7b5d9c6f8-24578", "plex"),
+        ("web-v2-5d4f8c7d9b-x2c4z", "web-v2"),
         ("postgres-0", "postgres-0"),
+        ("postgres-12", "postgres-12"),
+        ("postgres-statefulset-0", "postgres-0"),
         ("node-exporter-x2c4z", "node-exporter"),
+        ("node-exporter-daemonset-x2c4z", "node-exporter"),
+        ("web-replicaset-x2c4z", "web"),
+        ("migrate-x2c4z", "migrate"),
+        ("migrate-job-x2c4z", "migrate"),
+        ("train-3-x2c4z", "train-3"),
+        ("backup-28391820-x7k2p", "backup"),
+        ("backup-cronjob-28391820-x7k2p", "backup"),
+        ("backup-1632150000-x7k2p", "backup"),
+        ("backup-28391820-3-x7k2p", "backup-3"),
+        ("migrate-20240101-x7k2p", "migrate-20240101"),
         ("bare", "bare"),
+        ("bare-2024", "bare-2024"),
         ("web-tests", "web-tests"),
         ("a.b", "a-b"),
         ("deployment", "deployment"),
+        ("x2c4z", "x2c4z"),
     ],
 )
 def test_a_node_is_called_like_its_workload(pod: str, name: str) -> None:
-    """Without what Kubernetes appended to it."""
-    assert hostname.from_pod(pod) == name
+    """Without what Kubernetes appended to it, but for the number of a pod that has one."""
+    assert enrolled(pod).hostname == name
 
 
-@given(st.text(max_size=300))
-def test_whatever_a_pod_is_called_its_hostname_is_a_label(pod: str) -> None:
-    """Also for names that no pod can have."""
-    assert table.dns_label(hostname.from_pod(pod))
+@pytest.mark.parametrize("length", range(30, 70))
+def test_a_long_deployments_name_is_cut_as_kubernetes_cuts(length: int) -> None:
+    """A generated name is cut to 58 characters before the random part, in the middle of the hash or before it."""
+    name = "n" * length
+    pod = f"{name}-7b5d9c6f8-"[:58] + "x2c4z"
+    assert enrolled(pod).hostname == name[:58]
+
+
+@pytest.mark.parametrize(
+    ("pod", "kind", "owner", "name"),
+    [
+        ("plex-7b5d9c6f8-x2c4z", "ReplicaSet", "plex-7b5d9c6f8", "plex"),
+        ("plex-deployment-7b5d9c6f8-x2c4z", "ReplicaSet", "plex-deployment-7b5d9c6f8", "plex"),
+        ("web-x2c4z", "ReplicaSet", "web", "web"),
+        ("web-1-x2c4z", "ReplicaSet", "web-1", "web-1"),
+        ("web-x2c4z-24578", "DaemonSet", "web-x2c4z", "web-x2c4z"),
+        ("web-x2c4z", "StatefulSet", "web", "web"),
+        ("web-x2c4z-0", "StatefulSet", "web-x2c4z", "web-x2c4z-0"),
+        ("web-24578", "StatefulSet", "web", "web-24578"),
+        ("pg-statefulset-3", "StatefulSet", "pg-statefulset", "pg-3"),
+        ("backup-28391820-x7k2p", "Job", "backup-28391820", "backup"),
+        ("backup-28391820-3-x7k2p", "Job", "backup-28391820", "backup-3"),
+        ("train-3-x7k2p", "Job", "train-3", "train-3"),
+        ("train-3-7-x7k2p", "Job", "train-3", "train-3-7"),
+        (f"{'n' * 55}-7-x7k2p", "Job", "n" * 60, f"{'n' * 60}-7"),
+        ("etcd-node1", "Node", "node1", "etcd"),
+        ("etcd-node1.example.com", "Node", "Node1.example.com", "etcd"),
+        ("etcd-node1", "Node", "node2", "etcd-node1"),
+        ("kafka-pool-2", "StrimziPodSet", "kafka-pool", "kafka-pool-2"),
+        ("virt-launcher-vm-x2c4z", "VirtualMachineInstance", "vm", "vm"),
+    ],
+)
+def test_an_owner_knows_better(pod: str, kind: str, owner: str, name: str) -> None:
+    """Where owner references are at hand, the workload's name is the owner's, and not guessed."""
+    settings = host(enroll="all")
+    intent = policy.decide(settings, namespace="a", pod=pod, annotations={}, owner=Owner(kind, owner))
+    assert intent
+    assert intent.hostname == name
+
+
+@pytest.mark.parametrize(
+    ("template", "pod", "name"),
+    [
+        ("{workload}", "postgres-0", "postgres-0"),
+        ("{namespace}-{workload}", "postgres-0", "media-postgres-0"),
+        ("{workload}-{cluster}", "postgres-0", "postgres-0-home"),
+        ("k8s-{cluster}-{workload}", "plex-7b5d9c6f8-x2c4z", "k8s-home-plex"),
+        ("{pod}", "plex-7b5d9c6f8-x2c4z", "plex-7b5d9c6f8-x2c4z"),
+        ("{pod}-{namespace}", "postgres-0", "postgres-0-media"),
+    ],
+)
+def test_a_template_names_nodes(template: str, pod: str, name: str) -> None:
+    """Namespace, cluster and the pod's whole name are there for those who want them."""
+    settings = {"hostnameTemplate": template, "clusterName": "home"}
+    assert enrolled(pod, namespace="media", settings=settings).hostname == name
+
+
+TEMPLATES = st.sampled_from(
+    [
+        "{workload}",
+        "{pod}",
+        "{cluster}-{namespace}-{pod}",
+        "{namespace}-{workload}-x",
+        "-{workload}{pod}-",
+        f"{'l' * 40}{{workload}}{{pod}}",
+    ]
+)
+NAME = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?", fullmatch=True)
+
+
+@PROPERTY
+@given(TEMPLATES, st.text(max_size=300), st.text(max_size=100), st.text(max_size=100))
+def test_whatever_names_there_are_a_hostname_is_a_label(
+    template: str, pod: str, namespace: str, cluster: str
+) -> None:
+    """Also for names that nothing in Kubernetes can have."""
+    workload = hostname.workload(pod)
+    assert is_label(hostname.render(template, workload, namespace=namespace, pod=pod, cluster=cluster))
+
+
+@PROPERTY
+@given(NAME, st.sampled_from(["ReplicaSet", "Job", "Node", "StatefulSet", "Other"]), NAME)
+def test_whatever_owner_there_is_a_hostname_is_a_label(pod: str, kind: str, owner: str) -> None:
+    """Whether the owner's name is a part of the pod's or not."""
+    workload = hostname.workload(pod, Owner(kind, owner))
+    assert is_label(hostname.render("{workload}", workload, namespace="a", pod=pod, cluster=""))
+
+
+@PROPERTY
+@given(TEMPLATES, NAME, st.lists(st.integers(0, 9999), min_size=2, max_size=2, unique=True))
+def test_two_ordinals_are_two_names(template: str, name: str, ordinals: list[int]) -> None:
+    """However long a stateful set's name is, and whatever stands around it."""
+    pods = [f"{name}-{ordinal}" for ordinal in ordinals]
+    names = {
+        hostname.render(template, hostname.workload(pod), namespace="n" * 63, pod=pod, cluster="c" * 63)
+        for pod in pods
+    }
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "expected"),
+    [
+        ({"namespaces": {"a": {"tailscale.com/tag": "tag:a"}}}, "namespaces.a", "tailscale.com/tags"),
+        ({"namespaces": {"a": {"enabled": "true"}}}, "namespaces.a", "tailscale.com/enabled"),
+        (
+            {"namespaces": {"a": {"tailscale.com/enabled": "yes"}}},
+            "namespaces.a.tailscale.com/enabled",
+            "true",
+        ),
+        ({"namespaces": {"a": {"tailscale.com/ssh": "true"}}}, "not supported by this version", ""),
+        ({"namespaces": {"a": {"tailscale.com/ephemeral": "false"}}}, "not supported by this version", ""),
+        ({"permissions": {"a": {"features": ["funel"]}}}, "permissions.a.features: 'funel'", "funnel"),
+        ({"permissions": {"a": {"features": ["tags"]}}}, "permissions.a.features: 'tags'", ""),
+    ],
+)
+def test_what_no_pod_could_have_is_no_configuration(
+    settings: dict[str, Any], key: str, expected: str
+) -> None:
+    """Annotations and features in a host's configuration are those of the table; the error names the nearest."""
+    with pytest.raises(errors.InvalidConfiguration) as caught:
+        host(**settings)
+    assert key in str(caught.value)
+    assert expected in caught.value.advice
+
+
+def test_the_line_to_paste_is_one_line_of_yaml() -> None:
+    """Whatever a namespace is called: YAML takes some names for other things."""
+    for namespace in ("null", "on", "123", "1e3", "a"):
+        with pytest.raises(errors.NotPermitted) as caught:
+            decide(enabled="true", namespace=namespace, tags="tag:x")
+        line = caught.value.advice.split("'")[1]
+        assert yaml.safe_load(line) == json.loads(
+            json.dumps({"permissions": {namespace: {"tags": ["tag:x"]}}})
+        )
