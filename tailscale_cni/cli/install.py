@@ -14,7 +14,7 @@ from .. import artefact, config, conflist, errors
 from ..control.static import StaticKey
 from ..state import files
 from ..state.installation import Installation
-from ..verbs import joining, upkeep
+from ..verbs import joining, upkeep, wish
 from . import add_roots, layout
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     _install_key(arguments, root)
     _install_settings(root + arguments.config_file, settings)
     entry = _entry(arguments)
-    host = config.Config.load(entry | {"configFile": root + arguments.config_file})
+    host = wish.load(entry | {"configFile": root + arguments.config_file})
     _install_binary(root, bin_dir)
     installation = Installation(conf_dir, bin_dir, entry)
     if Installation.load(root + arguments.state_dir) != installation:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from tailscale_cni import cli
+from tailscale_cni import cli, config, conflist
 from tailscale_cni.cli import layout
+from tailscale_cni.state.installation import Installation
 
 
 def test_what_the_disk_refuses_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,3 +43,97 @@ def test_a_hosts_python_is_told_by_its_link(tmp_path: Path, program: str, found:
     if program:
         (tmp_path / "usr/bin/python3").symlink_to(program)
     assert layout.find_python(str(tmp_path)) == found
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The state directory of a host that was installed with keys in its entry, its file, and a secret."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o711)
+    key = tmp_path / "key"
+    key.write_text("tskey-auth-secret", encoding="utf-8")
+    settings = {"enroll": "all", "tags": ["tag:file"], "permissions": {"*": "all"}, "authKeyFile": str(key)}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    entry = conflist.entry(
+        stateDir=str(state), configFile=str(tmp_path / "config.yaml"), tags=["tag:entry"], readyTimeout="90s"
+    )
+    Installation("/etc/cni/net.d", "/opt/cni/bin", entry).save(str(state))
+    return state
+
+
+def test_config_show_says_what_is_in_force_and_where_it_is_from(
+    installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row per key: the entry's word before the file's, the file's before the default; no secret."""
+    assert cli.main(["config", "show", "--state-dir", str(installed)]) == 0
+    shown = capsys.readouterr().out
+    rows = {line.split()[0]: line.split(None, 1)[1] for line in shown.splitlines()}
+    file = str(installed.parent / "config.yaml")
+    assert list(rows) == ["KEY", *(row.key for row in (*config.ROOTS, *config.SETTINGS))]
+    assert rows["tags"].split() == ['["tag:entry"]', *config.ENTRY.split()]
+    assert rows["readyTimeout"].split() == ["90s", *config.ENTRY.split()]
+    assert rows["enroll"].split() == ["all", file]
+    assert rows["permissions"].removesuffix(file).strip() == '{"*": "all"}'
+    assert rows["authKeyTTL"].split() == ["10m", "default"]
+    assert rows["stateDir"].split() == [str(installed), *config.ENTRY.split()]
+    assert "secret" not in shown
+
+
+@pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_config_show_has_forms_for_programs(
+    installed: Path, capsys: pytest.CaptureFixture[str], form: str, read: Any
+) -> None:
+    """What it prints is a file that means the same."""
+    assert cli.main(["config", "show", "--state-dir", str(installed), "-o", form]) == 0
+    document = read(capsys.readouterr().out)
+    assert (document["apiVersion"], document["kind"]) == ("tailscale-cni/v1", "Configuration")
+    shown = document["settings"]
+    assert shown["tags"] == {"value": ["tag:entry"], "from": config.ENTRY}
+    values = {row.key: shown[row.key]["value"] for row in config.SETTINGS if shown[row.key]["value"] != ""}
+    again = installed.parent / "again.yaml"
+    again.write_text(yaml.safe_dump(values), encoding="utf-8")
+    wanted = config.Config.load(Installation.load(str(installed)).entry)  # type: ignore[union-attr]
+    found = config.Config.load({"configFile": str(again)})
+    keys = [config.attribute(row.key) for row in config.SETTINGS]
+    assert [getattr(found, key) for key in keys] == [getattr(wanted, key) for key in keys]
+
+
+def test_config_show_before_there_is_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says that nothing is installed, on standard error, and what would be in force."""
+    assert cli.main(["config", "show", "--state-dir", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "not installed" in said.err
+    assert "readyTimeout" in said.out
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("enrol: all\n", "Did you mean enroll?"),
+        ("tags: [", "It must be YAML."),
+        ("namespaces: {a: {tailscale.com/hostnam: x}}\n", "Did you mean tailscale.com/hostname?"),
+    ],
+)
+def test_a_broken_configuration_is_a_sentence(
+    installed: Path, capsys: pytest.CaptureFixture[str], text: str, error: str
+) -> None:
+    """``config show``, and ``config check`` of the file, name it, say what is wrong and end with 1."""
+    file = installed.parent / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    for command in (["show", "--state-dir", str(installed)], ["check", str(file)]):
+        assert cli.main(["config", *command]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert str(file) in said.err
+        assert error in said.err
+
+
+def test_config_check_knows_a_good_file(
+    installed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is; one that is not there is no good file."""
+    monkeypatch.chdir(installed.parent)
+    assert cli.main(["config", "check", "config.yaml"]) == 0
+    assert "config.yaml is a configuration" in capsys.readouterr().out
+    assert cli.main(["config", "check", "missing.yaml"]) == 1
+    assert "there is no such file" in capsys.readouterr().err

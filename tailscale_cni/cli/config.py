@@ -1,0 +1,88 @@
+"""Show the configuration that is in force on this host, or check a file.
+
+Nothing of it is a secret: secrets are in files, and these are named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .. import config, errors
+from ..state.installation import Installation
+from ..verbs import wish
+from .status import API_VERSION, table
+
+if TYPE_CHECKING:
+    import argparse
+
+HEADERS = ("KEY", "VALUE", "FROM")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its two commands, and their options."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    about = "print every key's value, and where it is from"
+    show = commands.add_parser("show", help=about, description=about)
+    show.add_argument(
+        "--state-dir",
+        default=config.STATE_DIR,
+        metavar="DIR",
+        help="of the installation (default: %(default)s)",
+    )
+    show.add_argument(
+        "-o", "--output", choices=("table", "json", "yaml"), default="table", help="(default: %(default)s)"
+    )
+    show.set_defaults(run=run_show)
+    about = "look at a configuration file before it is in place"
+    check = commands.add_parser("check", help=about, description=about)
+    check.add_argument("file", metavar="FILE")
+    check.set_defaults(run=run_check)
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Print a row per key: what the next CNI call on this host will use."""
+    installed = Installation.load(arguments.state_dir)
+    if installed is None:
+        sys.stderr.write("tailscale-cni is not installed on this host: this is what it would use\n")
+    host = wish.load(installed.entry if installed else {})
+    rows = {
+        row.key: {
+            "value": config.plain(getattr(host, config.attribute(row.key))),
+            "from": host.origin[row.key],
+        }
+        for row in (*config.ROOTS, *config.SETTINGS)
+    }
+    sys.stdout.write(_text(rows, arguments.output))
+    return 0
+
+
+def _text(rows: dict[str, dict[str, Any]], form: str) -> str:
+    document = {"apiVersion": API_VERSION, "kind": "Configuration", "settings": rows}
+    if form == "json":
+        return json.dumps(document, indent=2) + "\n"
+    if form == "yaml":
+        import yaml
+
+        return str(yaml.safe_dump(document, sort_keys=False))
+    cells = [(key, _flow(row["value"]), str(row["from"])) for key, row in rows.items()]
+    return table([HEADERS, *cells])
+
+
+def _flow(value: Any) -> str:
+    """On one line, as it could be pasted into the file; nothing is never empty, so that columns can be cut."""
+    return value or "-" if isinstance(value, str) else json.dumps(value)
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Say that a file is a configuration. Raises what is wrong with it."""
+    path = os.path.abspath(arguments.file)
+    if not os.path.isfile(path):
+        raise errors.InputOutput(
+            what=f"the configuration {path} cannot be read", reason="there is no such file", path=path
+        )
+    wish.load({"configFile": path})
+    sys.stdout.write(f"{path} is a configuration\n")
+    return 0
