@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from tailscale_cni import config, errors  # noqa: E402
 from tailscale_cni.policy import annotations as table  # noqa: E402
+from tailscale_cni.policy.permissions import BUILT_IN  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,18 +58,21 @@ TABLE = re.compile(r"(<!-- table: (\w+) .*?-->\n).*?(<!-- end -->)", re.DOTALL)
 
 def _annotations() -> str:
     head = (
-        "| annotation | value | where nobody says anything | what it does | in this version |\n"
-        "|---|---|---|---|---|\n"
+        "| annotation | value | where nobody says anything | permission | what it does | in this version |\n"
+        "|---|---|---|---|---|---|\n"
     )
     rows = (
-        (f"`{row.key}`", row.takes, _or_off(row.default), row.help, "yes" if row.parse else "not yet")
+        (
+            f"`{row.key}`",
+            row.takes,
+            f"the host's `{row.default}`" if row.default else "off",
+            "built in" if row.name in (BUILT_IN.features or ()) else f"`{row.permission}`",
+            row.help,
+            "yes" if row.parse else "not yet",
+        )
         for row in table.TABLE
     )
     return head + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
-
-
-def _or_off(setting: str) -> str:
-    return f"the host's `{setting}`" if setting else "off"
 
 
 def _settings(rows: tuple[config.Setting, ...]) -> str:

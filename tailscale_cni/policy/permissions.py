@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from .annotations import Wish
 
-BUILT_IN = Permission(tags=(), features=(*ALWAYS, "hostname", "ephemeral"))
+BUILT_IN = Permission((), (*ALWAYS, "hostname", "ephemeral"))
 """Besides these, a pod may have the tags that it would get without asking, and its namespace's own."""
 
 

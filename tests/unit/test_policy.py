@@ -340,6 +340,7 @@ def test_the_most_specific_row_decides(namespace: str, tags: tuple[str, ...]) ->
     rows = {
         "*": {"tags": ["tag:any"]},
         "m*": {"tags": ["tag:short"], "features": ["hostname"]},
+        "media*": {"tags": ["tag:star"]},
         "media-quiet": {"features": []},
         "media-*": {"tags": ["tag:long"]},
         "media": {"tags": ["tag:exact"]},
@@ -357,6 +358,9 @@ def test_what_the_api_says_of_a_namespace_needs_permission() -> None:
     settings = {"namespaces": {"media": {"tailscale.com/tags": "tag:db"}}}
     assert enrolled(namespace="media", settings=settings).tags == ("tag:db",)
     assert enrolled(namespace="media", settings=settings, tags="tag:db").tags == ("tag:db",)
+    none = {"permissions": {"media": {"features": []}}}
+    settings = {"namespaces": {"media": ours({"hostname": "by-admin"})}, **none}
+    assert enrolled(namespace="media", settings=settings).hostname == "by-admin"
 
 
 WORD = st.text("ab-*?", min_size=1, max_size=4)
@@ -450,6 +454,8 @@ def test_a_namespace_has_a_tag_of_its_own(wishes: dict[str, Any], tags: tuple[st
         ("a.b", "a-b"),
         ("deployment", "deployment"),
         ("x2c4z", "x2c4z"),
+        ("webx2c4z", "webx2c4z"),
+        (f"{'n' * 60}-{'n' * 9}-0", f"{'n' * 60}-0"),
     ],
 )
 def test_a_node_is_called_like_its_workload(pod: str, name: str) -> None:
