@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import errors, linux
+from ..config import Config
 from ..state.attachments import Attachments
 from ..worker import launch
 from ..worker.localapi import LocalApi
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> None:
-    """Verify the attachment.
+    """Verify the attachment: what it is, and not whether the pod could have it by the configuration of now.
 
     While the address is pending there is nothing to verify: CRI-O calls this straight after ADD.
 
     Raises UnknownContainer for a pod that should be a node and was never added; CheckFailed, which names all
     that is wrong.
     """
-    wish = Wish.of(request)
-    attachment = Attachments(wish.config.state_dir).get(request.network, request.container_id, request.ifname)
+    store = Attachments(Config.for_cleanup(request.config).state_dir)
+    attachment = store.get(request.network, request.container_id, request.ifname)
     if attachment is None:
-        if wish.intent is not None:
+        if Wish.of(request).intent is not None:
             raise errors.UnknownContainer(container_id=request.container_id)
         return
     findings = _findings(attachment)

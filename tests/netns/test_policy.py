@@ -14,9 +14,11 @@ from tests.kit.runtime import CNIError, Pod
 
 
 def configure(host: Host, **settings: Any) -> None:
-    """Everything in config.yaml, as ``install`` leaves a host: then the door answers for pods that are not enrolled."""
-    moved = {key: host.config[key] for key in ("controlURL", "authKeyFile", "launcher")}
-    (host.root / "config.yaml").write_text(yaml.safe_dump(moved | settings), encoding="utf-8")
+    """Change config.yaml; all is in it, as ``install`` leaves a host: then the door answers for pods that are not enrolled."""
+    file = host.root / "config.yaml"
+    moved = {key: host.config[key] for key in ("controlURL", "authKeyFile", "launcher") if key in host.config}
+    there = yaml.safe_load(file.read_text()) if file.exists() else {}
+    file.write_text(yaml.safe_dump(there | moved | settings), encoding="utf-8")
     host.configure(**dict.fromkeys(moved))
 
 
@@ -41,8 +43,7 @@ def test_the_door_goes_on_when_a_namespace_is_enrolled_later(host: Host) -> None
     host.addresses(host.start(Pod.enrolled("first")))
     host.start(Pod("before", namespace="media"))
     assert len(host.nodes()) == 2
-    text = (host.root / "config.yaml").read_text()
-    (host.root / "config.yaml").write_text(text + "namespaces: {media: {tailscale.com/enabled: true}}\n")
+    configure(host, namespaces={"media": {"tailscale.com/enabled": True}})
     host.addresses(host.start(Pod("after", namespace="media")))
     assert len(host.nodes()) == 4
 
@@ -126,19 +127,29 @@ def test_a_wish_that_is_refused_is_named(
 
 def test_the_line_that_an_error_names_lets_the_pod_start(host: Host, control: ControlPlane) -> None:
     """A pod that asked for too much starts when an admin has put into the configuration what the error said."""
-    configure(host, permissions={"*": {"features": []}})
+    rows: dict[str, Any] = {"*": {"features": []}}
+    configure(host, permissions=rows)
     pod = host.sandbox(Pod.enrolled("anything", namespace="media", hostname="chosen"))
     previous = host.runtime.add_primary(pod)
     with pytest.raises(CNIError, match="may not ask for hostname") as error:
         host.runtime.chained("ADD", pod, prevResult=previous)
     line = error.value.details.split("'")[1].removesuffix(" (below permissions)")
-    row: dict[str, Any] = yaml.safe_load(f"{{{line}}}")
-    settings = yaml.safe_load((host.root / "config.yaml").read_text())
-    settings["permissions"] |= row
-    (host.root / "config.yaml").write_text(yaml.safe_dump(settings))
+    configure(host, permissions=rows | yaml.safe_load(f"{{{line}}}"))
     host.runtime.chained("ADD", pod, prevResult=previous)
     host.addresses(pod)
     assert control.node("chosen")
+
+
+@pytest.mark.parametrize("settings", [{"permissions": {"*": "none"}}, {"unheard-of": True}])
+def test_check_does_not_ask_what_is_permitted_now(host: Host, settings: dict[str, Any]) -> None:
+    """A node that is there is sound, whatever the configuration has become; the next pod meets it."""
+    configure(host)
+    pod = host.start(Pod.enrolled("there"))
+    host.addresses(pod)
+    configure(host, **settings)
+    host.runtime.check(pod)
+    with pytest.raises(CNIError):
+        host.start(Pod.enrolled("next"))
 
 
 def test_a_hostname_has_a_template(host: Host, control: ControlPlane) -> None:

@@ -355,12 +355,14 @@ def test_what_the_api_says_of_a_namespace_needs_permission() -> None:
         errors.NotPermitted, match=r"^namespace media: annotation tailscale.com/tags='tag:db'"
     ):
         decide(enabled="true", namespace="media", by_api={"tags": "tag:db"})
-    settings = {"namespaces": {"media": {"tailscale.com/tags": "tag:db"}}}
+    settings: dict[str, Any] = {"namespaces": {"media": {"tailscale.com/tags": "tag:db"}}}
     assert enrolled(namespace="media", settings=settings).tags == ("tag:db",)
     assert enrolled(namespace="media", settings=settings, tags="tag:db").tags == ("tag:db",)
-    none = {"permissions": {"media": {"features": []}}}
-    settings = {"namespaces": {"media": ours({"hostname": "by-admin"})}, **none}
-    assert enrolled(namespace="media", settings=settings).hostname == "by-admin"
+    layer = {"media": ours({"hostname": "by-admin"})}
+    settings = {"namespaces": layer, "permissions": {"media": "none"}, "enroll": "all"}
+    by_admin = decide(namespace="media", settings=settings)
+    assert by_admin
+    assert by_admin.hostname == "by-admin"
 
 
 WORD = st.text("ab-*?", min_size=1, max_size=4)
