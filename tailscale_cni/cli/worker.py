@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from .. import artefact, errors
+from .. import errors
 from ..state.attachments import Attachment, Attachments
 from ..verbs import joining, leaving
 from ..verbs.namespace import recorded_netns
@@ -46,24 +46,17 @@ def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
     if netns is None:
         leaving.reap(attachment)
         return GONE
-    return launch.become_supervisor(
-        attachment,
-        netns,
-        artefact.executable(),
-        artefact.supervisor_binary(),
-        artefact.worker_binary(),
-        _first_line(attachment),
-    )
+    tun = launch.open_tun(attachment, netns)
+    return launch.become_supervisor(attachment, netns, tun, joining.programs(), _first_line(attachment))
 
 
 def _first_line(attachment: Attachment) -> bytes:
-    """With a key if the node needs one and there is one; the supervisor asks for it again, ever less often, if not."""
-    if not joining.is_registered(attachment):
-        try:
-            return _start_line(attachment, "key")
-        except errors.NoAuthKey as e:
-            sys.stderr.write(f"{e}. {e.advice}\n")
-    return b"start\n"
+    """Without the key that it needs if there is none: the supervisor asks for it again, ever less often."""
+    try:
+        return joining.start_line(attachment)
+    except errors.NoAuthKey as e:
+        sys.stderr.write(f"{e}. {e.advice}\n")
+        return b"start\n"
 
 
 def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
@@ -76,7 +69,8 @@ def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
 
 
 def _rekey(attachment: Attachment, arguments: argparse.Namespace) -> int:
-    sys.stdout.buffer.write(_start_line(attachment, "new-key" if arguments.deleted else "key"))
+    word = "new-key" if arguments.deleted else "key"
+    sys.stdout.buffer.write(f"{word} {joining.mint(attachment).reveal()}\n".encode())
     return 0
 
 
@@ -88,10 +82,6 @@ def _log_out(attachment: Attachment, _: argparse.Namespace) -> int:
 def _reap(attachment: Attachment, _: argparse.Namespace) -> int:
     leaving.reap(attachment)
     return 0
-
-
-def _start_line(attachment: Attachment, word: str) -> bytes:
-    return f"{word} {joining.mint(attachment).reveal()}\n".encode()
 
 
 TASKS = {"run": _supervise, "sync": _synchronise, "rekey": _rekey, "logout": _log_out, "reap": _reap}

@@ -117,6 +117,11 @@ class Attachment:
         return f"{self.worker_dir}/local.sock"
 
     @property
+    def configured(self) -> str:
+        """When it was last configured, for the supervisor: CLOCK_MONOTONIC, in nanoseconds, from before the node was asked."""
+        return f"{self.worker_dir}/configured"
+
+    @property
     def log(self) -> str:
         """Where the node's log is, as a person finds it."""
         return f"journalctl -u {self.unit}" if self.launcher == "systemd" else f"{self.worker_dir}/log"

@@ -1,6 +1,6 @@
 """Claims: numbers that only one attachment may hold, worker uids and UDP ports.
 
-A claim is a file that is linked into place and names its holder, so there is no lock, and a crash leaves
+A claim is a symbolic link that names its holder, made in one step, so there is no lock, and a crash leaves
 something that names whom to ask. The holder's record is on the disk before its first claim.
 """
 
@@ -41,29 +41,17 @@ class Claims:
         for candidate in [number] if number else self._numbers():
             if self._holder(candidate) == holder:
                 files.remove(f"{self.root}/{candidate}")
-        for name in os.listdir(self.root):
-            if name.startswith((f".{holder}", f"..{holder}.")):  # of a call that was killed while it wrote
-                files.remove(f"{self.root}/{name}")
 
     def _holder(self, number: int) -> str | None:
-        try:
-            with open(f"{self.root}/{number}", encoding="ascii") as f:
-                return f.read().strip()
-        except FileNotFoundError:
-            return None
+        return files.read_link(f"{self.root}/{number}", "") or None
 
     def _numbers(self) -> set[int]:
         return {int(name) for name in os.listdir(self.root) if name.isdecimal()}
 
     def _make(self, number: int, holder: str) -> bool:
-        """Linked into place with its content: a crash never leaves a claim of nobody."""
-        temporary = f"{self.root}/.{holder}"
-        files.write(temporary, holder.encode())
         try:
-            os.link(temporary, f"{self.root}/{number}")
+            os.symlink(holder, f"{self.root}/{number}")
         except FileExistsError:
             return False
-        else:
-            return True
-        finally:
-            files.remove(temporary)
+        files.sync_directory(self.root)
+        return True

@@ -50,12 +50,21 @@ def make_directory(path: str, mode: int = 0o700) -> None:
 
 
 def write(path: str, content: bytes, mode: int = 0o600) -> None:
-    """Replace a file as a whole: after a crash it is the old one or the new one.
+    """Replace a file as a whole: after a crash, and after a power cut, it is the old one or the new one.
 
     Its directory must be root's. The temporary file's name does not end as the file's does: a runtime
     that reads every .conflist never reads half of one, and the rename is what it watches for. Raises
     InputOutput.
     """
+    _replace(path, content, mode, durable=True)
+
+
+def write_volatile(path: str, content: bytes, mode: int = 0o600) -> None:
+    """``write``, of what is of no use after a reboot, and in a directory that does not outlive one."""
+    _replace(path, content, mode, durable=False)
+
+
+def _replace(path: str, content: bytes, mode: int, *, durable: bool) -> None:
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}~")
     try:
@@ -64,9 +73,11 @@ def write(path: str, content: bytes, mode: int = 0o600) -> None:
             os.fchmod(fd, mode)  # open's mode is cut by the umask
             f.write(content)
             f.flush()
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         os.rename(temporary, path)
-        sync_directory(directory)
+        if durable:
+            sync_directory(directory)
     except OSError as e:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

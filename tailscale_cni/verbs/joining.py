@@ -163,34 +163,42 @@ def restart(attachment: Attachment, netns: int) -> None:
 
 def _start(store: Attachments, attachment: Attachment, netns: int) -> None:
     """Everything that a node needs before it has an address. The processes register while Python configures."""
-    if not is_registered(attachment):
-        mint(attachment)  # a key that is missing is told here, where a person sees it
+    line = start_line(attachment)  # a key that is missing is told here, where a person sees it
     _make_identity(attachment)
-    _launch(attachment, netns)
-    from ..net import host, pod  # 100 ms, while the node registers
+    _launch(attachment, netns, line)
+    from ..net import host, pod  # while the node registers
 
     if attachment.underlay == "host":
         with files.locked(store.root, LOCK_SECONDS, "the host's rules", create=False, shared=True):
             host.ensure_uid_rule(*worker_uids(attachment))
-    attachment = dataclasses.replace(
-        attachment, host_addresses=tuple(map(str, host.host_tailnet_addresses()))
-    )
-    store.save(attachment)
+    host_addresses = tuple(map(str, host.host_tailnet_addresses()))
+    if host_addresses != attachment.host_addresses:
+        attachment = dataclasses.replace(attachment, host_addresses=host_addresses)
+        store.save(attachment)
     network = pod_network(attachment)
     with linux.in_netns(netns):
         pod.prepare(network)
 
 
-def _launch(attachment: Attachment, netns: int) -> None:
+def _launch(attachment: Attachment, netns: int, line: bytes) -> None:
     """Make the interface and start the processes, unless an ADD that was killed did: then they hold the interface."""
     try:
-        with linux.in_netns(netns):
-            os.close(launch.open_tun(attachment))
+        tun = launch.open_tun(attachment, netns)
     except errors.NoTun:
         if launch.supervised(attachment):
             return
         raise
-    launch.start(attachment, artefact.executable())
+    launch.start(attachment, netns, tun, programs(), line)
+
+
+def programs() -> launch.Programs:
+    """What this build has unpacked. Raises InputOutput if it cannot be."""
+    return launch.Programs(artefact.executable(), artefact.supervisor_binary(), artefact.worker_binary())
+
+
+def start_line(attachment: Attachment) -> bytes:
+    """What a node's worker is told first: its key, if it needs one. Raises NoAuthKey."""
+    return b"start\n" if is_registered(attachment) else f"key {mint(attachment).reveal()}\n".encode()
 
 
 def is_registered(attachment: Attachment) -> bool:
@@ -269,3 +277,4 @@ def synchronise(attachment: Attachment, node: Node) -> None:
         addresses = tuple(str(address) for address in node.addresses)
         if (addresses, True) != (current.addresses, current.was_running):
             store.save(dataclasses.replace(current, addresses=addresses, was_running=True))
+    launch.note_configured(attachment, node.asked)

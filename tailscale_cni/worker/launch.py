@@ -1,7 +1,7 @@
 """Starting and ending the detached processes of one attachment.
 
-Two ways, one command line: the main process of a transient unit where PID 1 is systemd, a session leader
-elsewhere. Both run ``tailscale-cni worker run``, which becomes the supervisor.
+Two ways: the main process of a transient unit where PID 1 is systemd, which runs ``tailscale-cni worker run``; a child of
+ADD elsewhere, a session leader. Both become the supervisor.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .. import errors, linux
 from ..state import files
 from . import cgroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ..state.attachments import Attachment
@@ -35,21 +35,43 @@ IGNORED_INTERFACES = (
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def start(attachment: Attachment, executable: Path) -> None:
-    """Start the node's processes, and return at once. Raises WorkerFailed."""
-    files.make_directory(attachment.run_dir)
-    files.make_directory(attachment.worker_dir)
-    argv = [str(executable), "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
-    try:
-        if attachment.launcher == "systemd":
-            from . import systemd
+class Programs(NamedTuple):
+    """The files that a node is made of."""
 
-            description = f"Tailscale node of {attachment.who}"
-            systemd.start(
-                attachment.unit, description, argv, loopback=tuple(_loopback(attachment.control_url))
+    artefact: Path
+    supervisor: Path
+    worker: Path
+
+
+def start(attachment: Attachment, netns: int, tun: int, programs: Programs, first: bytes) -> None:
+    """Start the node's processes, and return at once. They take over ``tun``; the others are as for ``become_supervisor``.
+
+    Raises WorkerFailed.
+    """
+    try:
+        files.make_directory(attachment.run_dir)
+        files.make_directory(attachment.worker_dir)
+        if attachment.launcher == "session":
+            child = _fork(
+                f"{attachment.worker_dir}/log",
+                lambda: become_supervisor(attachment, netns, tun, programs, first),
             )
-        else:
-            _record(attachment, _spawn(argv, f"{attachment.worker_dir}/log"))
+            _record(attachment, child)
+    except OSError as e:
+        raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
+    finally:
+        os.close(tun)
+    if attachment.launcher == "systemd":
+        _start_unit(attachment, programs.artefact)
+
+
+def _start_unit(attachment: Attachment, executable: Path) -> None:
+    from . import systemd
+
+    argv = [str(executable), "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
+    loopback = tuple(_loopback(attachment.control_url))
+    try:
+        systemd.start(attachment.unit, f"Tailscale node of {attachment.who}", argv, loopback=loopback)
     except OSError as e:
         raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
 
@@ -57,7 +79,13 @@ def start(attachment: Attachment, executable: Path) -> None:
 def _record(attachment: Attachment, pid: int) -> None:
     """Say which process it is, before it is far enough to say so itself: a DEL that comes now ends it."""
     started = linux.start_time(pid)
-    files.write(f"{attachment.worker_dir}/supervisor", f"{pid} {started}\n".encode())
+    files.write_volatile(f"{attachment.worker_dir}/supervisor", f"{pid} {started}\n".encode())
+
+
+def note_configured(attachment: Attachment, asked: int) -> None:
+    """Tell the supervisor that what the worker said before that moment has been done: ``Node.asked``. It does not read half of it."""
+    with contextlib.suppress(OSError):
+        files.write_volatile(attachment.configured, f"{asked}\n".encode())
 
 
 def end(attachment: Attachment) -> None:
@@ -98,19 +126,19 @@ def supervised(attachment: Attachment) -> bool:
 
 
 def become_supervisor(
-    attachment: Attachment, netns: int, executable: Path, supervisor: Path, worker: Path, first: bytes
+    attachment: Attachment, netns: int, tun: int, programs: Programs, first: bytes
 ) -> NoReturn:
     """Turn this process into the node's supervisor, with the descriptors that docs/architecture.md lists.
 
-    ``netns`` is a descriptor of the pod's namespace; ``first`` is the start line. Raises NoTun,
-    WorkerFailed.
+    ``netns`` is a descriptor of the pod's namespace, ``tun`` of the node's interface in it; ``first`` is the start line.
+    Raises WorkerFailed.
     """
     try:
         if attachment.launcher == "session":
             cgroup.join(attachment.id)
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
                 f.write("0")
-        descriptors = [_tun(attachment, netns), _listener(attachment), _peers(attachment), _line(first)]
+        descriptors = [tun, _listener(attachment), _peers(attachment), _line(first)]
         if attachment.underlay == "pod":
             linux.enter_netns(netns)
         inode = os.fstat(netns).st_ino
@@ -118,14 +146,14 @@ def become_supervisor(
         os.chdir(attachment.identity_dir)
         _record(attachment, os.getpid())
         argv = [
-            str(supervisor),
-            *_supervisor_flags(attachment, executable, inode),
+            str(programs.supervisor),
+            *_supervisor_flags(attachment, programs.artefact, inode),
             "--",
-            str(worker),
+            str(programs.worker),
             *_worker_flags(attachment),
         ]
         _place(descriptors)
-        os.execve(supervisor, argv, ENVIRONMENT)  # noqa: S606 - no shell: that is the point
+        os.execve(programs.supervisor, argv, ENVIRONMENT)  # noqa: S606 - no shell: that is the point
     except OSError as e:
         raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
 
@@ -133,6 +161,7 @@ def become_supervisor(
 def _supervisor_flags(attachment: Attachment, executable: Path, inode: int) -> list[str]:
     flags = ["--id", attachment.id, "--self", str(executable), "--state-dir", attachment.state_dir]
     flags += ["--netns", attachment.netns, "--netns-inode", str(inode), "--uid", str(attachment.uid)]
+    flags += ["--configured", attachment.configured]
     flags += ["--ephemeral"] if attachment.ephemeral else []
     flags += ["--log", f"{attachment.worker_dir}/log"] if attachment.launcher == "session" else []
     return flags
@@ -154,15 +183,11 @@ def _worker_flags(attachment: Attachment) -> list[str]:
     return flags
 
 
-def _tun(attachment: Attachment, netns: int) -> int:
-    with linux.in_netns(netns):
-        return open_tun(attachment)
-
-
-def open_tun(attachment: Attachment) -> int:
-    """Make or attach to the node's TUN, from within the pod's namespace. Raises NoTun."""
+def open_tun(attachment: Attachment, netns: int) -> int:
+    """Make or attach to the node's TUN, in the pod's namespace. Raises NoTun."""
     try:
-        return linux.open_tun(attachment.interface, attachment.uid, attachment.mtu, ATTACH_SECONDS)
+        with linux.in_netns(netns):
+            return linux.open_tun(attachment.interface, attachment.uid, attachment.mtu, ATTACH_SECONDS)
     except OSError as e:
         raise errors.NoTun(pod=attachment.who, reason=e.strerror) from None
 
@@ -199,16 +224,27 @@ def _place(descriptors: list[int]) -> None:
         os.dup2(fd, number, inheritable=True)
 
 
-def _spawn(argv: list[str], log: str) -> int:
-    """A detached session leader that inherits no descriptor: who waits for ours must not wait for it."""
-    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, log, append, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()]
-    return os.posix_spawn(argv[0], argv, ENVIRONMENT, file_actions=actions, setsid=True)
+def _fork(log: str, become: Callable[[], NoReturn]) -> int:
+    """A detached session leader with no descriptor of the runtime's: who waits for ours must not wait for it. Its ID.
+
+    A child that goes on where we are is there at once; another Python would take as long as all the rest.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
+        for standard in (1, 2):
+            os.dup2(os.open(log, append, 0o600), standard)
+        for fd in list(_inheritable()):
+            os.close(fd)
+        become()
+    except BaseException as e:  # noqa: BLE001 - it must not go on as a second ADD
+        os.write(2, f"{type(e).__name__}: {e}\n".encode())
+    finally:
+        os._exit(1)  # nor unwind what is ADD's
 
 
 def _inheritable() -> Iterator[int]:

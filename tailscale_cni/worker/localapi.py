@@ -37,6 +37,8 @@ class Node:
     online: bool
     tags: tuple[str, ...]
     node_id: str
+    asked: int = 0
+    """When it was asked: it says all that had happened by then. CLOCK_MONOTONIC, in nanoseconds."""
     peers: tuple[Address, ...] = ()
     paths: tuple[str, ...] = ()
     """Per peer that is active: ``direct`` or ``relay``."""
@@ -99,7 +101,8 @@ class LocalApi:
 
     def node(self, *, peers: bool = False) -> Node:
         """The node as it sees itself; with its peers' addresses and paths if asked."""
-        return _node(self._json("GET", f"/localapi/v0/status?peers={str(peers).lower()}"))
+        asked = time.monotonic_ns()
+        return _node(self._json("GET", f"/localapi/v0/status?peers={str(peers).lower()}"), asked)
 
     def logout(self) -> None:
         """Log out: the control plane forgets an ephemeral node at once."""
@@ -132,7 +135,7 @@ class LocalApi:
         return errors.LocalApiFailed(reason=reason, log=self.log)
 
 
-def _node(status: dict[str, Any]) -> Node:
+def _node(status: dict[str, Any], asked: int) -> Node:
     own = _dict(status.get("Self"))
     peers = [_dict(peer) for peer in _dict(status.get("Peer")).values()]
     active = [peer for peer in peers if peer.get("Active") is True]
@@ -143,6 +146,7 @@ def _node(status: dict[str, Any]) -> Node:
         online=own.get("Online") is True,
         tags=tuple(_text(tag) for tag in _list(own.get("Tags"))),
         node_id=_text(own.get("ID")),
+        asked=asked,
         peers=tuple(address for peer in peers for address in tailnet_addresses(peer.get("TailscaleIPs"))),
         paths=tuple("direct" if peer.get("CurAddr") else "relay" for peer in active),
         last_handshake=max((_text(peer.get("LastHandshake")) for peer in peers), default=""),

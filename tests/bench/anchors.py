@@ -28,14 +28,14 @@ class Sidecar:
         key.touch(0o600)
         key.write_text(control.mint(tags=["tag:peer"]).key)
         self._socket = root / "sock"
-        daemon = [
+        daemon: list[str | Path] = [
             tools.clients() / "tailscaled",
             f"--tun={'userspace-networking' if userspace else 'tailscale0'}",
             "--port=0",
         ]
         daemon += ["--no-logs-no-support", f"--statedir={root}", f"--socket={self._socket}"]
         self._daemon_argv = netns.within(*with_bind(root / "resolv.conf", Path("/etc/resolv.conf")), *daemon)
-        self._client = [tools.clients() / "tailscale", f"--socket={self._socket}"]
+        self._client: list[str | Path] = [tools.clients() / "tailscale", f"--socket={self._socket}"]
         self._up = [f"--login-server={control.url}", f"--auth-key=file:{key}", f"--hostname={root.name}"]
         self._daemon: Daemon | None = None
 

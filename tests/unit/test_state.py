@@ -145,16 +145,6 @@ def test_a_claim_that_was_not_recorded_is_found_by_its_holder(tmp_path: Path) ->
     assert not list((tmp_path / "claims/uid").iterdir())
 
 
-def test_a_claim_that_was_half_written_goes_with_its_holder(tmp_path: Path) -> None:
-    """What a call left that was killed while it claimed is removed with its holder's claims, and nobody else's."""
-    claims = Claims(str(tmp_path), "uid")
-    room = tmp_path / "claims" / "uid"
-    for name in (".ours", "..ours.77~", ".theirs"):
-        (room / name).touch()
-    claims.release("ours", 0)
-    assert [path.name for path in room.iterdir()] == [".theirs"]
-
-
 def test_many_claims_at_once_are_different(tmp_path: Path) -> None:
     """There is no lock, and no number twice."""
     claims, got = Claims(str(tmp_path), "uid"), []

@@ -48,6 +48,7 @@ type spec struct {
 	stateDir   string
 	netns      string // path of the pod's network namespace
 	netnsInode uint64
+	configured string // where Python notes when it last asked what the node should be, and configured it
 	uid        int
 	ephemeral  bool
 	logFile    string
@@ -97,6 +98,7 @@ func parseFlags(args []string) (spec, error) {
 	flags.StringVar(&s.stateDir, "state-dir", "", "where state is")
 	flags.StringVar(&s.netns, "netns", "", "path of the pod's network namespace")
 	flags.Uint64Var(&s.netnsInode, "netns-inode", 0, "its inode")
+	flags.StringVar(&s.configured, "configured", "", "where Python notes when it last configured the node")
 	flags.IntVar(&s.uid, "uid", 0, "the worker's user and group ID")
 	flags.BoolVar(&s.ephemeral, "ephemeral", false, "log the node out when its pod is gone")
 	flags.StringVar(&s.logFile, "log", "", "a log file that is rotated (default: standard error)")

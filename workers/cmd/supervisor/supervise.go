@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,7 +29,7 @@ type supervisor struct {
 	log    *logger
 	ask    func(task string, options ...string) (string, error)
 	worker *worker
-	syncs  chan struct{} // at most one is pending
+	syncs  chan int64 // when a worker's word was heard; at most one is pending
 
 	life    context.Context // what Python is asked within
 	endLife context.CancelFunc
@@ -39,7 +41,7 @@ type supervisor struct {
 
 func newSupervisor(s spec) *supervisor {
 	log := &logger{path: s.logFile}
-	v := &supervisor{spec: s, log: log, syncs: make(chan struct{}, 1)}
+	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1)}
 	v.crash, v.key = backoff{delays: crashDelays}, backoff{delays: keyDelays}
 	v.life, v.endLife = context.WithCancel(context.Background())
 	v.ask = v.askPython
@@ -135,7 +137,7 @@ func (v *supervisor) hear(word string) {
 	switch word {
 	case "sync":
 		select {
-		case v.syncs <- struct{}{}:
+		case v.syncs <- monotonic():
 		default: // one is pending already
 		}
 	case "running":
@@ -144,12 +146,16 @@ func (v *supervisor) hear(word string) {
 }
 
 // synchronise lets Python configure what the worker's words were about: one at a time, at most one a second, again when it failed.
+// It lets a second pass first: the words of a node that is new are for the ADD that waits for it, and often several come together.
 func (v *supervisor) synchronise() {
 	failures := backoff{delays: delays{first: time.Second, longest: 30 * time.Second}}
-	for range v.syncs {
+	for heard := range v.syncs {
 		for {
-			_, err := v.ask("sync")
 			time.Sleep(time.Second)
+			if v.configuredSince(heard) {
+				break
+			}
+			_, err := v.ask("sync")
 			if err == nil {
 				failures.reset()
 				break
@@ -158,6 +164,23 @@ func (v *supervisor) synchronise() {
 			time.Sleep(failures.next())
 		}
 	}
+}
+
+// configuredSince reports whether Python has asked the node, after that moment, what it should be, and configured it.
+func (v *supervisor) configuredSince(moment int64) bool {
+	text, err := os.ReadFile(v.configured)
+	if err != nil {
+		return false
+	}
+	asked, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return err == nil && asked > moment
+}
+
+// monotonic is the time since some moment of the past, in nanoseconds, as Python's time.monotonic_ns() has it.
+func monotonic() int64 {
+	var now unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	return now.Nano()
 }
 
 // netnsIsThere reports whether the pod's namespace is still at its path. Its inode cannot be another namespace's by now: the TUN
