@@ -11,7 +11,6 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -404,8 +403,7 @@ UID_COUNT = 65536
 """How many uids from ``uidBase`` on are ours."""
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """All that is configured on this host, checked. Durations are seconds, ``ports`` is (first, last)."""
 
     state_dir: str

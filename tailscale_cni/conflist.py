@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import errors
 
@@ -28,8 +27,7 @@ class _Unfit(Exception):
     """Why a file is no list that ours could follow."""
 
 
-@dataclass(frozen=True)
-class Primary:
+class Primary(NamedTuple):
     """The list that ours follows."""
 
     path: str

@@ -114,9 +114,9 @@ def unpack(file: str, state: str) -> str | None:
         return None
     sys.path.insert(0, file + "/site-packages")
     try:
-        from tailscale_cni import artefact
+        from tailscale_cni import archive
 
-        artefact.unpack(file, BUILD_ID, state)
+        archive.unpack(file, BUILD_ID, state)
     except OSError:
         return None
     finally:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import artefact, config, conflist, errors
+from .. import archive, artefact, config, conflist, errors
 from ..control.static import StaticKey
 from ..state import files
 from ..state.installation import Installation
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     files.put(f"{root}{conf_dir}/{conflist.NAME}", conflist.derive(primary, entry), 0o644)
     if not root:
         upkeep.keep_in_step(host)
-        artefact.prune(arguments.state_dir)
+        archive.prune(arguments.state_dir)
     _say(f'{conf_dir}/{conflist.NAME} is in place: new pods with tailscale.com/enabled: "true" become nodes')
     _warn(host, root)
     return 0
@@ -141,7 +142,7 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
 def _install_binary(root: str, bin_dir: str) -> None:
     """By rename: the old file may be running, and nobody may see half of the new one."""
     python = layout.find_python(root)
-    if files.put(f"{root}{bin_dir}/{BINARY}", artefact.fitted(artefact.executable(), python), 0o755):
+    if files.put(f"{root}{bin_dir}/{BINARY}", archive.fitted(Path(artefact.executable()), python), 0o755):
         _say(f"plugin: {bin_dir}/{BINARY}, started by {python or 'the first Python that it finds'}")
 
 

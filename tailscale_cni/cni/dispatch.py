@@ -30,7 +30,7 @@ SENTENCE_LIMIT = 1000
 ADVICE_LIMIT = 4000
 """How many characters of ``msg`` and ``details`` are printed."""
 
-_SECRET = re.compile(r"(?:tskey|hskey)-[\w-]*")
+_LIKE_A_KEY = r"(?:tskey|hskey)-[\w-]*"
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -167,7 +167,9 @@ def _callers_version(stdin: BinaryIO | None, data: bytes) -> str:
 
 def printable(text: str, limit: int) -> str:
     """Text for a log or a terminal: one line, no control characters, nothing like a key, cut to ``limit``."""
-    text = _SECRET.sub("<key>", text[: limit + 100])
+    text = text[: limit + 100]
+    if "skey-" in text:
+        text = re.sub(_LIKE_A_KEY, "<key>", text)
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

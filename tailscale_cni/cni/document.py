@@ -19,13 +19,10 @@ if TYPE_CHECKING:
 LIMIT = 16 << 20
 """How many bytes a document may have. One with all annotations of a pod (256 KiB at most) is far below."""
 
-_ESCAPE = re.compile(
-    r"""\\(?: [^u]                                                 # a short escape
+_ESCAPE = r"""\\(?: [^u]                                                 # a short escape
           | u(?![dD][89a-fA-F])[0-9a-fA-F]{4}                      # a character of its own
           | u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}  # a pair of surrogates
-          | (u) )                                                  # what is left: half of a pair""",
-    re.VERBOSE,
-)
+          | (u) )                                                  # what is left: half of a pair"""
 
 
 class _Refused(Exception):  # a reason on its way to becoming an Undecodable
@@ -125,7 +122,7 @@ def _constant(name: str) -> NoReturn:
 def _refuse_half_surrogates(text: str) -> None:
     if "\\ud" not in text and "\\uD" not in text:
         return
-    half = next((match for match in _ESCAPE.finditer(text) if match[1]), None)
+    half = next((match for match in re.finditer(_ESCAPE, text, re.VERBOSE) if match[1]), None)
     if half:
         line = text.count("\n", 0, half.start()) + 1
         _refuse(f"half of a surrogate pair stands alone at line {line}, character {half.start()}")

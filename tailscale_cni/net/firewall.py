@@ -15,8 +15,7 @@ import errno
 import os
 import socket
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
 
 from .. import errors
 from ..tailnet import RANGES
@@ -58,8 +57,7 @@ Value: TypeAlias = Union[int, str, bytes, "tuple[Value, ...]", "list[Value]", No
 without those that are None; a list's are all alike."""
 
 
-@dataclass(frozen=True)
-class Filter:
+class Filter(NamedTuple):
     """A rule of the table: its chain, what it is for, what it matches, what becomes of the packet.
 
     ``arriving_by`` and ``leaving_by`` are interfaces, ``source`` and ``destination`` networks; what is None

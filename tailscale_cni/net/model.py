@@ -5,13 +5,14 @@ It must not touch the kernel, so that what we decide can be read, and tested, wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..tailnet import RANGES, is_tailnet
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ..tailnet import Address, Network
 
 SERVICE_ADDRESSES: tuple[Address, ...] = (IPv4Address("100.100.100.100"), IPv6Address("fd7a:115c:a1e0::53"))
@@ -35,8 +36,7 @@ def host_network(address: Address) -> Network:
     return ip_network(address)
 
 
-@dataclass(frozen=True)
-class PodNetwork:
+class PodNetwork(NamedTuple):
     """What ADD knows of a pod's network before its node has an address.
 
     ``host_sources`` are the tailnet-range sources that may legitimately come in by the pod's own interface:
@@ -54,8 +54,13 @@ class PodNetwork:
     worker_uid_range: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Tailnet:
+class _Tailnet(NamedTuple):
+    addresses: tuple[Address, ...]
+    peers: tuple[Address, ...] = ()
+    routes: tuple[Network, ...] = ()
+
+
+class Tailnet(_Tailnet):
     """What the control plane gave the node.
 
     ``addresses`` and ``peers`` outside of the tailnet's ranges are refused (ValueError): the worker, from
@@ -63,18 +68,21 @@ class Tailnet:
     the cluster's. ``routes`` are those that policy accepted.
     """
 
-    addresses: tuple[Address, ...]
-    peers: tuple[Address, ...] = ()
-    routes: tuple[Network, ...] = ()
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
+    def __new__(
+        cls,
+        addresses: tuple[Address, ...],
+        peers: tuple[Address, ...] = (),
+        routes: tuple[Network, ...] = (),
+    ) -> Self:
         """Refuse what no tailnet has."""
-        if foreign := [str(address) for address in self.addresses + self.peers if not is_tailnet(address)]:
+        if foreign := [str(address) for address in addresses + peers if not is_tailnet(address)]:
             raise ValueError(f"not an address of a tailnet: {', '.join(foreign)}")
+        return super().__new__(cls, addresses, peers, routes)
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """An ``ip rule``: who looks up which table."""
 
     family: int
@@ -90,8 +98,7 @@ class Rule:
         return f"IPv{self.family} {self.priority}: from {self.source or 'all'}{uids} lookup {table}"
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """A route of the tailnet's table: by the node's interface, or thrown back to the tables after it."""
 
     to: Network

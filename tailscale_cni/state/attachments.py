@@ -8,12 +8,14 @@ what this one wrote.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import ipaddress
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+
+try:  # hashlib's own, without the OpenSSL that importing it loads
+    from _blake2 import blake2s
+except ImportError:
+    from hashlib import blake2s
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors, linux
 from ..config import RUN_DIR
@@ -27,18 +29,7 @@ LOCK_SECONDS = 30.0
 """How long a call waits for another one of the same container."""
 
 
-KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "bool": (bool,),
-    "int | None": (int, type(None)),
-    "tuple[str, ...]": (tuple,),
-}
-"""What a field's annotation means in JSON."""
-
-
-@dataclass(frozen=True)
-class Attachment:
+class Attachment(NamedTuple):
     """One pod's place in one network, and everything that was made for it.
 
     Addresses and networks are text, as in JSON.
@@ -133,30 +124,34 @@ class Attachment:
 
     def to_json(self) -> dict[str, Any]:
         """As it is on the disk."""
-        return dataclasses.asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Attachment:
         """From the disk. Raises TypeError if what every attachment has is missing, ValueError for a wrong type."""
-        names = {field.name for field in dataclasses.fields(cls)}
         known: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in document.items()
-            if key in names
+            if key in cls._fields
         }
         attachment = cls(**known)
-        for field in dataclasses.fields(cls):
-            value, kinds = getattr(attachment, field.name), KINDS[str(field.type)]
-            if not isinstance(value, kinds) or (
-                isinstance(value, tuple) and not all(isinstance(v, str) for v in value)
-            ):
-                raise ValueError(f"{field.name} has a wrong type")
+        for name, value in zip(cls._fields, attachment, strict=True):
+            if not _is_like(value, cls._field_defaults.get(name, "")):
+                raise ValueError(f"{name} has a wrong type")
         return attachment
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether a field may have this value: it is of its default's type, text if it has none; what may be None is a number."""
+    if isinstance(value, tuple):
+        return isinstance(default, tuple) and all(isinstance(item, str) for item in value)
+    return isinstance(value, int | type(None) if default is None else type(default))
 
 
 def identify(network: str, container_id: str, ifname: str) -> str:
     """An attachment's id: 12 hex digits."""
-    return hashlib.sha256(f"{network}\0{container_id}\0{ifname}".encode()).hexdigest()[:12]
+    text = f"{network}\0{container_id}\0{ifname}".encode()
+    return blake2s(text, digest_size=6).hexdigest()
 
 
 class Attachments:

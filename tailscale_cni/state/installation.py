@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import files
 
 
-@dataclass(frozen=True)
-class Installation:
+class Installation(NamedTuple):
     """Where the runtime reads lists and plugins from, and our entry as it goes into a list."""
 
     conf_dir: str
@@ -24,9 +21,8 @@ class Installation:
         document = files.read_json(f"{state_dir}/install.json")
         if document is None:
             return None
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in document.items() if key in names})
+        return cls(**{key: value for key, value in document.items() if key in cls._fields})
 
     def save(self, state_dir: str) -> None:
         """Write it down."""
-        files.write_json(f"{state_dir}/install.json", dataclasses.asdict(self))
+        files.write_json(f"{state_dir}/install.json", self._asdict())

@@ -6,7 +6,6 @@ Every step can be done again after a crash in the middle of it. No lock is held 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import socket
 import time
@@ -131,7 +130,7 @@ def _record(
         attachment.id, (config.uid_base, config.uid_base + UID_COUNT - 1), "uidBase", lambda _: True
     )
     port = Claims(config.state_dir, "port").take(attachment.id, config.ports, "ports", _is_free)
-    attachment = dataclasses.replace(attachment, uid=uid, port=port)
+    attachment = attachment._replace(uid=uid, port=port)
     store.save(attachment)
     return attachment
 
@@ -173,7 +172,7 @@ def _start(store: Attachments, attachment: Attachment, netns: int) -> None:
             host.ensure_uid_rule(*worker_uids(attachment))
     host_addresses = tuple(map(str, host.host_tailnet_addresses()))
     if host_addresses != attachment.host_addresses:
-        attachment = dataclasses.replace(attachment, host_addresses=host_addresses)
+        attachment = attachment._replace(host_addresses=host_addresses)
         store.save(attachment)
     network = pod_network(attachment)
     with linux.in_netns(netns):
@@ -276,5 +275,5 @@ def synchronise(attachment: Attachment, node: Node) -> None:
                 pod.apply(pod_network(current), tailnet(node))
         addresses = tuple(str(address) for address in node.addresses)
         if (addresses, True) != (current.addresses, current.was_running):
-            store.save(dataclasses.replace(current, addresses=addresses, was_running=True))
+            store.save(current._replace(addresses=addresses, was_running=True))
     launch.note_configured(attachment, node.asked)

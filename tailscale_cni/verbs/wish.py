@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors, policy
 from ..config import Config
@@ -20,8 +19,7 @@ SOURCE = "kubernetes.io/config.source"
 """The annotation that says where kubelet has a pod from: kubelet writes it over whatever an author wrote."""
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """The host's configuration, and what the pod should be by it: None if it is left alone."""
 
     config: Config

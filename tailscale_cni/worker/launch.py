@@ -17,7 +17,6 @@ from . import cgroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from ..state.attachments import Attachment
 
@@ -38,9 +37,9 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 class Programs(NamedTuple):
     """The files that a node is made of."""
 
-    artefact: Path
-    supervisor: Path
-    worker: Path
+    artefact: str
+    supervisor: str
+    worker: str
 
 
 def start(attachment: Attachment, netns: int, tun: int, programs: Programs, first: bytes) -> None:
@@ -65,10 +64,10 @@ def start(attachment: Attachment, netns: int, tun: int, programs: Programs, firs
         _start_unit(attachment, programs.artefact)
 
 
-def _start_unit(attachment: Attachment, executable: Path) -> None:
+def _start_unit(attachment: Attachment, executable: str) -> None:
     from . import systemd
 
-    argv = [str(executable), "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
+    argv = [executable, "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
     loopback = tuple(_loopback(attachment.control_url))
     try:
         systemd.start(attachment.unit, f"Tailscale node of {attachment.who}", argv, loopback=loopback)
@@ -146,10 +145,10 @@ def become_supervisor(
         os.chdir(attachment.identity_dir)
         _record(attachment, os.getpid())
         argv = [
-            str(programs.supervisor),
+            programs.supervisor,
             *_supervisor_flags(attachment, programs.artefact, inode),
             "--",
-            str(programs.worker),
+            programs.worker,
             *_worker_flags(attachment),
         ]
         _place(descriptors)
@@ -158,8 +157,8 @@ def become_supervisor(
         raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
 
 
-def _supervisor_flags(attachment: Attachment, executable: Path, inode: int) -> list[str]:
-    flags = ["--id", attachment.id, "--self", str(executable), "--state-dir", attachment.state_dir]
+def _supervisor_flags(attachment: Attachment, executable: str, inode: int) -> list[str]:
+    flags = ["--id", attachment.id, "--self", executable, "--state-dir", attachment.state_dir]
     flags += ["--netns", attachment.netns, "--netns-inode", str(inode), "--uid", str(attachment.uid)]
     flags += ["--configured", attachment.configured]
     flags += ["--ephemeral"] if attachment.ephemeral else []

@@ -67,7 +67,7 @@ def measure(lab: Lab) -> list[Row]:
 
 def install(python: Path, plugin: Path) -> Path:
     """The artefact as this Python's ``install`` writes it."""
-    script = "import sys, pathlib; sys.path.insert(0, sys.argv[1] + '/site-packages'); from tailscale_cni.artefact import fitted\n"
+    script = "import sys, pathlib; sys.path.insert(0, sys.argv[1] + '/site-packages'); from tailscale_cni.archive import fitted\n"
     script += "pathlib.Path(sys.argv[2]).write_bytes(fitted(pathlib.Path(sys.argv[1]), sys.argv[3]))"
     run([python, "-IS", "-c", script, tools.artefact(), plugin, python])
     plugin.chmod(0o755)

@@ -7,7 +7,6 @@ Our plugin installs itself, and everything is where it is on a person's host: ``
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tailscale_cni.state.attachments import identify
 from tests.kit import tools
 from tests.kit.actor import Actor
 from tests.kit.controlplane import ControlPlane
@@ -31,6 +31,7 @@ PLUGINS, LISTS = "/opt/cni/bin", "/etc/cni/net.d"
 STATE, RUN, CONFIG = "/var/lib/tailscale-cni", "/run/tailscale-cni", "/etc/tailscale-cni"
 PRIMARY, OURS = f"{LISTS}/10-pods.conflist", f"{LISTS}/00-tailscale-cni.conflist"
 ARTEFACT, KEY = "/root/tailscale-cni", "/root/authkey"
+BINARY = f"{PLUGINS}/tailscale-cni"
 CLIENT = "/usr/local/bin/cniclient"
 NETWORK = "pods"
 SLICE = "tailscale_cni.slice"
@@ -204,9 +205,12 @@ class PodHost(Actor):
 
     def id(self, sandbox: Sandbox) -> str:
         """The attachment's short name."""
-        return hashlib.sha256(f"{NETWORK}\0{sandbox.container_id}\0{sandbox.ifname}".encode()).hexdigest()[
-            :12
-        ]
+        return identify(NETWORK, sandbox.container_id, sandbox.ifname)
+
+    def is_installed(self) -> bool:
+        """Whether the plugin is the artefact, behind a first line by which the kernel starts the host's Python."""
+        compare = 'tail --bytes=$(stat --format=%s "$1") "$0" | cmp --quiet - "$1" && head --bytes=22 "$0"'
+        return self.host.run("sh", "-c", compare, BINARY, ARTEFACT) == "#!/usr/bin/python3 -IS"
 
     def unit(self, sandbox: Sandbox) -> str:
         """The name of its unit."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from tailscale_cni.state.attachments import identify
 
 from . import tools
 from .actor import Actor
@@ -104,8 +105,7 @@ class Host(Actor):
 
     def id(self, sandbox: Sandbox) -> str:
         """The attachment's short name."""
-        text = f"{self.runtime.network}\0{sandbox.container_id}\0{sandbox.ifname}"
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return identify(self.runtime.network, sandbox.container_id, sandbox.ifname)
 
     def supervisor(self, sandbox: Sandbox) -> Process:
         """The process that looks after a pod's worker. Raises OSError if there is none."""

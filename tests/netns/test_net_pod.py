@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import errno
 import fcntl
 import os
@@ -385,7 +384,7 @@ def test_the_pod_reaches_itself_by_its_tailnet_address(world: World, version: in
 @VERSIONS
 def test_a_worker_inside_the_pod_does_not_tunnel_in_its_own_tunnel(world: World, version: int) -> None:
     """With underlay: pod, the worker's sockets use the pod's routes even for addresses of the tailnet."""
-    world.enrol(dataclasses.replace(NETWORK, worker_uid_range=(WORKER_UID, WORKER_UID)))
+    world.enrol(NETWORK._replace(worker_uid_range=(WORKER_UID, WORKER_UID)))
     world.neighbour.run(
         "ip", "addr", "add", str(PEER[version]), "dev", "eth0", *(["nodad"] if version == 6 else [])
     )
@@ -411,7 +410,7 @@ def test_the_pod_is_no_way_out_of_the_tailnet(world: World, version: int) -> Non
 def test_a_pod_that_shall_forward_does(world: World, version: int) -> None:
     """With forwarding wanted, a peer's packet to somebody else passes, and the other way round, too."""
     world.pod.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-    network = dataclasses.replace(NETWORK, forwarding=True)
+    network = NETWORK._replace(forwarding=True)
     world.enrol(network)
     assert world.call(pod.verify, network, TAILNET) == []
     listener = world.listen(world.neighbour, version)
@@ -428,13 +427,13 @@ def test_a_pod_that_shall_forward_does(world: World, version: int) -> None:
 def test_a_cluster_in_the_tailnets_range_keeps_its_addresses(world: World) -> None:
     """Where cluster CIDRs overlap the range, only peers and the service address go to the tailnet."""
     cluster = ip_network("100.77.0.0/16")
-    network = dataclasses.replace(NETWORK, cluster_cidrs=(cluster,), host_sources=(cluster,))
+    network = NETWORK._replace(cluster_cidrs=(cluster,), host_sources=(cluster,))
     world.enrol(network)
     routes = {route["dst"] for route in world.pod.ip("-4", "route", "show", "table", "52")}
     assert routes == {str(PEER[4]), str(SERVICE[4])}
     assert "dev eth0" in world.pod.run("ip", "route", "get", str(HOST[4]))
     assert world.call(pod.verify, network, TAILNET) == []
-    other = dataclasses.replace(TAILNET, peers=(ip_address("100.102.0.1"),))
+    other = TAILNET._replace(peers=(ip_address("100.102.0.1"),))
     assert world.call(pod.apply, network, other) is True
     routes = {route["dst"] for route in world.pod.ip("-4", "route", "show", "table", "52")}
     assert routes == {"100.102.0.1", str(SERVICE[4])}
@@ -443,7 +442,7 @@ def test_a_cluster_in_the_tailnets_range_keeps_its_addresses(world: World) -> No
 def test_a_neighbour_of_such_a_cluster_is_heard(world: World) -> None:
     """A pod of a cluster that overlaps the range is let in, and still cannot be the node, or speak to it."""
     cluster = ip_network("100.64.0.0/16")
-    world.enrol(dataclasses.replace(NETWORK, cluster_cidrs=(cluster,), host_sources=(cluster,)))
+    world.enrol(NETWORK._replace(cluster_cidrs=(cluster,), host_sources=(cluster,)))
     listener = world.listen(world.pod, 4)
     world.forge(ip_address("100.64.3.3"), POD[4], b"neighbour")
     world.forge(ip_address("100.64.3.3"), NODE[4], b"to the node")
@@ -454,7 +453,7 @@ def test_a_neighbour_of_such_a_cluster_is_heard(world: World) -> None:
 def test_an_exit_node_goes_around_the_cluster(world: World) -> None:
     """Accepted routes go to the tailnet; the cluster's addresses never do, whatever route is given."""
     routes = ("0.0.0.0/0", "192.168.7.0/24", "10.99.7.0/24", "::/0", "fd99:0:0:7::/64")
-    tailnet = dataclasses.replace(TAILNET, routes=tuple(ip_network(route) for route in routes))
+    tailnet = TAILNET._replace(routes=tuple(ip_network(route) for route in routes))
     world.enrol(tailnet=tailnet)
     assert world.call(pod.verify, NETWORK, tailnet) == []
     assert world.call(pod.apply, NETWORK, tailnet) is False
@@ -488,7 +487,7 @@ def test_a_neighbour_cannot_pretend_to_be_of_the_tailnet(filtered_world: World, 
 @VERSIONS
 def test_what_a_neighbour_can_do_without_protection(world: World, version: int) -> None:
     """With antiSpoofing: false there is no table, and the same packets come: the other tests can fail."""
-    network = dataclasses.replace(NETWORK, anti_spoofing=False)
+    network = NETWORK._replace(anti_spoofing=False)
     world.enrol(network)
     assert world.pod.run("nft", "list", "ruleset") == ""
     assert world.call(pod.verify, network, TAILNET) == []
@@ -538,7 +537,7 @@ def test_there_is_no_moment_without_protection(world: World) -> None:
 
     flooder = threading.Thread(target=flood)
     flooder.start()
-    others = dataclasses.replace(TAILNET, addresses=(NODE[4],))
+    others = TAILNET._replace(addresses=(NODE[4],))
     for _ in range(20):
         for tailnet in (others, TAILNET):
             assert world.call(pod.apply, NETWORK, tailnet) is True
@@ -555,7 +554,7 @@ def test_a_refused_transaction_changes_nothing(world: World) -> None:
     with pytest.raises(
         errors.NetworkFailed, match="put up the anti-spoofing rules: Value too large for defined data type"
     ):
-        world.call(firewall.protect, dataclasses.replace(NETWORK, interface="x" * 40), ())
+        world.call(firewall.protect, NETWORK._replace(interface="x" * 40), ())
     assert world.state() == before
 
 
@@ -595,7 +594,7 @@ def test_the_table_as_nft_reads_it(world: World) -> None:
 def test_a_thousand_hosts(world: World) -> None:
     """A large cluster's hosts fit into one transaction, and are found again."""
     hosts = tuple(model.host_network(ip_address("100.80.0.0") + n) for n in range(1000))
-    network = dataclasses.replace(NETWORK, host_sources=hosts)
+    network = NETWORK._replace(host_sources=hosts)
     world.enrol(network)
     assert world.call(pod.verify, network, TAILNET) == []
     assert world.call(pod.apply, network, TAILNET) is False
@@ -636,7 +635,7 @@ BROKEN = {
 @pytest.mark.parametrize("damage", BROKEN)
 def test_verify_names_what_is_broken(world: World, damage: str) -> None:
     """Whatever is taken away is named, nothing else is, and doing it again mends it."""
-    network = dataclasses.replace(NETWORK, worker_uid_range=(WORKER_UID, WORKER_UID))
+    network = NETWORK._replace(worker_uid_range=(WORKER_UID, WORKER_UID))
     world.enrol(network)
     assert world.call(pod.verify, network, TAILNET) == []
     world.pod.run(*damage.split())
@@ -715,7 +714,7 @@ def test_remove_leaves_the_pod_as_it_was(world: World) -> None:
     """After remove the namespace is what the primary CNI made it, and removing again is no error."""
     untouched = World()
     untouched.pod.run("ip", "link", "del", "ts0")
-    network = dataclasses.replace(NETWORK, worker_uid_range=(WORKER_UID, WORKER_UID))
+    network = NETWORK._replace(worker_uid_range=(WORKER_UID, WORKER_UID))
     world.enrol(network)
     world.call(pod.remove, network)
     assert world.pod.links() == {"lo", "eth0"}
@@ -803,7 +802,7 @@ def test_a_kernel_without_netfilter(world: World) -> None:
         with pytest.raises(errors.NoFirewall) as caught:
             world.call(pod.prepare, NETWORK)
         assert "antiSpoofing: false" in caught.value.advice
-        open_network = dataclasses.replace(NETWORK, anti_spoofing=False)
+        open_network = NETWORK._replace(anti_spoofing=False)
         world.enrol(open_network)
         assert world.call(pod.verify, open_network, TAILNET) == []
         world.call(pod.remove, NETWORK)
@@ -856,8 +855,8 @@ def test_two_pods_at_once() -> None:
 def test_errors_say_what_was_attempted(world: World) -> None:
     """A refusal of the kernel becomes one class of error, with what was attempted and the kernel's reason."""
     with pytest.raises(errors.NetworkFailed, match=r"^look for ts9: it is not there$"):
-        world.call(pod.prepare, dataclasses.replace(NETWORK, interface="ts9"))
-    too_large = dataclasses.replace(NETWORK, mtu=1 << 20)
+        world.call(pod.prepare, NETWORK._replace(interface="ts9"))
+    too_large = NETWORK._replace(mtu=1 << 20)
     with pytest.raises(
         errors.NetworkFailed, match=r"^bring ts0 up with an MTU of 1048576: Invalid argument$"
     ):

@@ -20,7 +20,7 @@ from builds import zipapp
 from builds.artefact import FRONT, filled, identify, pack, site_packages
 from builds.go import machine_goarch
 
-from tailscale_cni import artefact, errors
+from tailscale_cni import archive, artefact, errors
 from tests.kit.wait import wait_until
 
 NOBODY = 65534
@@ -136,15 +136,15 @@ def test_runs_on_every_python(built: Path, interpreter: Path, state_dir: Path) -
 def test_is_fitted_to_every_python(built: Path, interpreter: Path, state_dir: Path, tmp_path: Path) -> None:
     """As install writes it, the artefact runs on the Python that it was fitted to, and says the same; again fitted, it is the same."""
     installed = tmp_path / "tailscale-cni"
-    installed.write_bytes(artefact.fitted(built, str(interpreter)))
+    installed.write_bytes(archive.fitted(built, str(interpreter)))
     installed.chmod(0o755)
     assert installed.read_bytes().startswith(b"#!%s " % os.fsencode(interpreter))
     assert run(installed, "--version") == run(built, "--version")
     assert ask_version(installed, state_dir) == ask_version(built, state_dir)
     assert run(interpreter, installed, "--version") == run(built, "--version")
-    assert artefact.fitted(installed, str(interpreter)) == installed.read_bytes()
-    assert artefact.fitted(installed, None) == built.read_bytes()
-    assert artefact.fitted(installed, "/" + "x" * 120) == built.read_bytes()
+    assert archive.fitted(installed, str(interpreter)) == installed.read_bytes()
+    assert archive.fitted(installed, None) == built.read_bytes()
+    assert archive.fitted(installed, "/" + "x" * 120) == built.read_bytes()
 
 
 def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_p
         .endswith(artefact.version())
     )
     installed = tmp_path / "tailscale-cni"
-    installed.write_bytes(artefact.fitted(built, str(old_interpreter)))
+    installed.write_bytes(archive.fitted(built, str(old_interpreter)))
     installed.chmod(0o755)
     assert run(installed, "--version").strip().endswith(artefact.version())
     asked = subprocess.run([old_interpreter, built], env={}, capture_output=True, text=True, check=False)
@@ -383,10 +383,10 @@ def test_upgrade_leaves_what_is_in_use(built: Path, state_dir: Path, monkeypatch
     calling = os.open(this.with_name("calling"), os.O_RDONLY)
     fcntl.flock(calling, fcntl.LOCK_SH)
     with subprocess.Popen([program, "600"]) as running:
-        assert artefact.prune(str(state_dir)) == ["unused"]
+        assert archive.prune(str(state_dir)) == ["unused"]
         running.kill()
     os.close(calling)
-    assert artefact.prune(str(state_dir)) == ["calling", "running"]
+    assert archive.prune(str(state_dir)) == ["calling", "running"]
     assert unpacked(state_dir) == this
 
 
@@ -396,9 +396,9 @@ def test_unpacks_the_programs_when_they_are_needed(
     """A call that runs from the archive gets its worker unpacked, and an error in words where that cannot be."""
     state_dir = tmp_path / "not yet"
     monkeypatch.setattr(artefact, "_this", artefact._Artefact(str(built), "a" * 20, str(state_dir), None))
-    assert artefact.worker_binary().read_bytes()[:4] == b"\x7fELF"
+    assert Path(artefact.worker_binary()).read_bytes()[:4] == b"\x7fELF"
     assert os.access(artefact.supervisor_binary(), os.X_OK)
-    assert artefact.executable() == built
+    assert artefact.executable() == str(built)
     assert artefact.build_id() == "a" * 20
     (state_dir / "cache").chmod(0o777)
     with pytest.raises(errors.InputOutput, match="cannot be unpacked"):

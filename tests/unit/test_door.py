@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailscale_cni import config, verbs
-from tailscale_cni.artefact import fitted
+from tailscale_cni.archive import fitted
 from tailscale_cni.cni import dispatch, document
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")

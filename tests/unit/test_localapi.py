@@ -69,6 +69,8 @@ def _chunks(length: int, pieces: int) -> Iterator[bytes]:
         pytest.param([], id="nothing"),
         pytest.param([b"SSH-2.0\r\n"], id="another protocol"),
         pytest.param([b"HTTP/1.1 403 Forbidden\r\n\r\n"], id="no"),
+        pytest.param([b"HTTP/1.1 200 OK\r\nContent-Le"], id="half of a head"),
+        pytest.param([b"HTTP/1.1 2OO OK\r\n\r\n"], id="no number"),
         pytest.param(_slowly(), id="a byte now and then"),
         pytest.param(_chunks(-5, 0), id="a chunk of a negative length"),
         pytest.param(_chunks(-1, 64), id="a chunk without an end"),
@@ -82,7 +84,7 @@ def test_whatever_a_node_answers_is_one_error_in_time(serve: Serve, answer: Answ
 
 
 def test_no_more_is_taken_in_than_an_answer_may_have(serve: Serve) -> None:
-    """A chunk that says its length is -1 makes http.client read until the end: the socket says where that is."""
+    """An answer has no end but the connection's, so the client says where that is."""
     with pytest.raises(errors.LocalApiFailed, match=f"larger than {localapi.LARGEST_ANSWER} bytes"):
         serve(_chunks(-1, 64)).logout()
 
