@@ -52,7 +52,7 @@ class Row:
             state = "NotAnswering" if launch.supervised(attachment) else "NotSupervised"
             name, addresses, tags, paths, handshake = (
                 attachment.hostname,
-                attachment.addresses,
+                launch.configured(attachment),
                 attachment.tags,
                 (),
                 "",

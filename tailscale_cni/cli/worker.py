@@ -63,7 +63,7 @@ def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
     from ..worker.localapi import LocalApi  # not what 'run' should pay for
 
     node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
-    if node.running:
+    if node.addressed:
         joining.synchronise(attachment, node)
     return 0
 

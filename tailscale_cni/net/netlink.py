@@ -17,7 +17,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 from .. import errors, linux
-from .exchange import ACK, CREATE, DUMP, EXCLUSIVE, REQUEST, exchange
+from .exchange import ACK, CREATE, DUMP, EXCLUSIVE, HEADER, REQUEST, exchange
 from .model import TAILNET_TABLE, Route, Rule
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ NETLINK_ROUTE = 0  # linux/netlink.h
 DELETE_LINK, GET_ADDRESS, ADD_ADDRESS, DELETE_ADDRESS = 17, 22, 20, 21  # linux/rtnetlink.h, from here on
 ADD_ROUTE, DELETE_ROUTE, GET_ROUTE, ADD_RULE, DELETE_RULE, GET_RULE = 24, 25, 26, 32, 33, 34
 RTN_UNICAST, RTN_THROW, RTPROT_STATIC = 1, 9, 4
+RTM_TABLE = 4  # where struct rtmsg has it
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -92,14 +93,18 @@ def _tell(command: int, flags: int, message: Any) -> None:
     exchange(NETLINK_ROUTE, bytes(message.data))
 
 
-def _list(what: str, command: int, kind: str, family: int = socket.AF_UNSPEC) -> list[Any]:
-    """All of something. A kernel without IPv6 has nothing of it."""
+def _list(
+    what: str, command: int, kind: str, family: int = socket.AF_UNSPEC, table: int | None = None
+) -> list[Any]:
+    """All of something; of routes, those of one table. A kernel without IPv6 has nothing of it."""
     request = _message(kind, {"family": family}, {})
     request["header"] = {"type": command, "flags": DUMP | REQUEST, "sequence_number": 0, "pid": 0}
     request.encode()
     found = []
     with attempt(f"list {what}", unless=NO_SUCH_FAMILY):
         for data in exchange(NETLINK_ROUTE, bytes(request.data)):
+            if table not in (None, data[HEADER + RTM_TABLE]):
+                continue  # decoding takes longer than all the rest
             message = _class(kind)(data)
             message.decode()
             found.append(message)
@@ -215,9 +220,9 @@ def replace_routes(wanted: Iterable[Route], index: int) -> bool:
 
 def _table() -> list[Any]:
     """A kernel without a family answers with the others', as often as it is asked."""
-    dumps = {family: _list("routes", GET_ROUTE, "rtmsg", family) for family in FAMILIES.values()}
-    ours = (m for family, dump in dumps.items() for m in dump if m["family"] == family)
-    return [message for message in ours if message.get_attr("RTA_TABLE") == TAILNET_TABLE]
+    families = FAMILIES.values()
+    dumps = {family: _list("routes", GET_ROUTE, "rtmsg", family, TAILNET_TABLE) for family in families}
+    return [m for family, dump in dumps.items() for m in dump if m["family"] == family]
 
 
 def _add_route(route: Route, index: int) -> None:

@@ -70,10 +70,6 @@ class Attachment(NamedTuple):
     uid_base: int = 0
     port: int = 0
     build: str = ""
-    addresses: tuple[str, ...] = ()
-    """The tailnet addresses that were configured."""
-    was_running: bool = False
-    """Once true, CHECK really verifies."""
     version: int = 1
 
     @property
@@ -106,11 +102,6 @@ class Attachment(NamedTuple):
     def socket(self) -> str:
         """The node's LocalAPI."""
         return f"{self.worker_dir}/local.sock"
-
-    @property
-    def configured(self) -> str:
-        """When it was last configured, for the supervisor: CLOCK_MONOTONIC, in nanoseconds, from before the node was asked."""
-        return f"{self.worker_dir}/configured"
 
     @property
     def log(self) -> str:

@@ -40,7 +40,7 @@ def run(request: Request) -> None:
 def _findings(attachment: Attachment) -> list[str]:
     if not launch.supervised(attachment):
         return ["the node's supervisor does not run"]
-    if not attachment.was_running:
+    if not launch.was_running(attachment):
         return []
     try:
         node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
@@ -52,7 +52,7 @@ def _findings(attachment: Attachment) -> list[str]:
 def _node_findings(attachment: Attachment, node: Node) -> list[str]:
     if not node.running:
         return [f"the node is not connected: {node.state}"]
-    if {str(address) for address in node.addresses} != set(attachment.addresses):
+    if {str(address) for address in node.addresses} != set(launch.configured(attachment)):
         return ["the node has other addresses than the pod"]
     return []
 

@@ -225,7 +225,7 @@ def connect(attachment: Attachment, seconds: float) -> None:
     DeletedMeanwhile, and NotConnected for a pod that must not start off the tailnet.
     """
     node = _await_running(attachment, seconds)
-    if node and node.running:
+    if node and node.addressed:
         synchronise(attachment, node)
     elif attachment.required:
         state = node.state if node else "it does not answer"
@@ -241,7 +241,7 @@ def _await_running(attachment: Attachment, seconds: float) -> Node | None:
         try:
             api = LocalApi.of(attachment, max(0.1, deadline - time.monotonic()))
             node = api.node(peers=attachment.routes_per_peer)
-            if node.running:
+            if node.addressed:
                 return node
         except errors.LocalApiFailed:
             _still_wanted(attachment)
@@ -273,7 +273,4 @@ def synchronise(attachment: Attachment, node: Node) -> None:
             with linux.in_netns(netns):
                 pod.prepare(pod_network(current))
                 pod.apply(pod_network(current), tailnet(node))
-        addresses = tuple(str(address) for address in node.addresses)
-        if (addresses, True) != (current.addresses, current.was_running):
-            store.save(current._replace(addresses=addresses, was_running=True))
-    launch.note_configured(attachment, node.asked)
+        launch.note_configured(current, node.asked, map(str, node.addresses))

@@ -20,8 +20,9 @@ CONTROLLERS = ("memory", "pids")
 LIMITS = {"memory.max": "512M", "memory.limit_in_bytes": "512M", "pids.max": "256"}
 
 
-def join(name: str) -> None:
-    """Move this process into a group of that name, in every hierarchy that lets us."""
+def make(name: str) -> list[str]:
+    """Make a group of that name, in every hierarchy that lets us. The supervisor moves itself to them, and its worker."""
+    groups = []
     for root in _hierarchies():
         with contextlib.suppress(OSError):
             group = f"{root}/{PARENT}/{name}"
@@ -29,11 +30,12 @@ def join(name: str) -> None:
             for above in (root, f"{root}/{PARENT}"):
                 _hand_down(above)
             _limit(group)
-            _write(f"{group}/cgroup.procs", str(os.getpid()))
+            groups.append(group)
+    return groups
 
 
 def leave() -> None:
-    """Move this process out of the group that ``join`` made, so that it can be removed.
+    """Move this process out of its group, so that it can be removed.
 
     To the root, or where PID 1 is: a container's root takes no process once its groups have controllers.
     """

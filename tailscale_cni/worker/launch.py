@@ -16,7 +16,7 @@ from ..state import files
 from . import cgroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ..state.attachments import Attachment
 
@@ -81,10 +81,23 @@ def _record(attachment: Attachment, pid: int) -> None:
     files.write_volatile(f"{attachment.worker_dir}/supervisor", f"{pid} {started}\n".encode())
 
 
-def note_configured(attachment: Attachment, asked: int) -> None:
-    """Tell the supervisor that what the worker said before that moment has been done: ``Node.asked``. It does not read half of it."""
-    with contextlib.suppress(OSError):
-        files.write_volatile(attachment.configured, f"{asked}\n".encode())
+def note_configured(attachment: Attachment, asked: int, addresses: Iterable[str]) -> None:
+    """Note what was configured, and when the node was asked for it (``Node.asked``): what it said before that has been done."""
+    files.write_volatile(f"{attachment.worker_dir}/configured", " ".join((str(asked), *addresses)).encode())
+
+
+def configured(attachment: Attachment) -> tuple[str, ...]:
+    """The addresses that were configured last; none if there were none yet."""
+    try:
+        with open(f"{attachment.worker_dir}/configured", encoding="ascii") as f:
+            return tuple(f.read().split()[1:])
+    except OSError:
+        return ()
+
+
+def was_running(attachment: Attachment) -> bool:
+    """Whether the node has been on the tailnet, by its supervisor's word."""
+    return os.path.exists(f"{attachment.worker_dir}/was-running")
 
 
 def end(attachment: Attachment) -> None:
@@ -134,7 +147,6 @@ def become_supervisor(
     """
     try:
         if attachment.launcher == "session":
-            cgroup.join(attachment.id)
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
                 f.write("0")
         descriptors = [tun, _listener(attachment), _peers(attachment), _line(first)]
@@ -160,7 +172,9 @@ def become_supervisor(
 def _supervisor_flags(attachment: Attachment, executable: str, inode: int) -> list[str]:
     flags = ["--id", attachment.id, "--self", executable, "--state-dir", attachment.state_dir]
     flags += ["--netns", attachment.netns, "--netns-inode", str(inode), "--uid", str(attachment.uid)]
-    flags += ["--configured", attachment.configured]
+    flags += ["--notes", attachment.worker_dir]
+    if attachment.launcher == "session":
+        flags += [f"--group={group}" for group in cgroup.make(attachment.id)]
     flags += ["--ephemeral"] if attachment.ephemeral else []
     flags += ["--log", f"{attachment.worker_dir}/log"] if attachment.launcher == "session" else []
     return flags

@@ -43,6 +43,11 @@ class Node(NamedTuple):
     last_handshake: str = ""
 
     @property
+    def addressed(self) -> bool:
+        """Whether the control plane has given it its address. It has not looked for its relay yet, which nobody need wait for."""
+        return self.state in ("Starting", "Running") and bool(self.addresses)
+
+    @property
     def running(self) -> bool:
         """Whether it is on the tailnet, with an address."""
         return self.state == "Running" and bool(self.addresses)

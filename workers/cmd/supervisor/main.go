@@ -48,7 +48,8 @@ type spec struct {
 	stateDir   string
 	netns      string // path of the pod's network namespace
 	netnsInode uint64
-	configured string // where Python notes when it last asked what the node should be, and configured it
+	notes      string   // a directory where Python and we tell each other what has happened
+	groups     []string // control groups that we and the worker move to
 	uid        int
 	ephemeral  bool
 	logFile    string
@@ -98,7 +99,11 @@ func parseFlags(args []string) (spec, error) {
 	flags.StringVar(&s.stateDir, "state-dir", "", "where state is")
 	flags.StringVar(&s.netns, "netns", "", "path of the pod's network namespace")
 	flags.Uint64Var(&s.netnsInode, "netns-inode", 0, "its inode")
-	flags.StringVar(&s.configured, "configured", "", "where Python notes when it last configured the node")
+	flags.StringVar(&s.notes, "notes", "", "a directory for notes between Python and us")
+	flags.Func("group", "a control group to move to; any number", func(dir string) error {
+		s.groups = append(s.groups, dir)
+		return nil
+	})
 	flags.IntVar(&s.uid, "uid", 0, "the worker's user and group ID")
 	flags.BoolVar(&s.ephemeral, "ephemeral", false, "log the node out when its pod is gone")
 	flags.StringVar(&s.logFile, "log", "", "a log file that is rotated (default: standard error)")

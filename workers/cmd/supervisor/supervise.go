@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,6 +57,11 @@ func (v *supervisor) run(line string) int {
 	ticks := time.NewTicker(netnsPeriod)
 	defer ticks.Stop()
 	go v.synchronise()
+	moved := make(chan struct{})
+	go func() {
+		v.moveToGroups(os.Getpid())
+		close(moved)
+	}()
 	started := make(chan string, 1) // start lines of workers that are to begin
 	started <- line
 	for {
@@ -68,6 +74,11 @@ func (v *supervisor) run(line string) int {
 			}
 		case word := <-v.worker.words():
 			v.hear(word)
+		case <-moved: // a worker that is started from now on is there at once
+			moved = nil
+			if v.worker != nil {
+				v.moveToGroups(v.worker.process.Pid)
+			}
 		case <-ticks.C:
 			if !v.netnsIsThere() {
 				v.log.printf("the pod's network namespace is gone")
@@ -142,6 +153,9 @@ func (v *supervisor) hear(word string) {
 		}
 	case "running":
 		v.key.reset()
+		if err := os.WriteFile(filepath.Join(v.notes, "was-running"), nil, 0o600); err != nil {
+			v.log.printf("%v", err)
+		}
 	}
 }
 
@@ -168,12 +182,13 @@ func (v *supervisor) synchronise() {
 
 // configuredSince reports whether Python has asked the node, after that moment, what it should be, and configured it.
 func (v *supervisor) configuredSince(moment int64) bool {
-	text, err := os.ReadFile(v.configured)
+	text, err := os.ReadFile(filepath.Join(v.notes, "configured"))
 	if err != nil {
 		return false
 	}
-	asked, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-	return err == nil && asked > moment
+	asked, _, _ := strings.Cut(string(text), " ")
+	when, err := strconv.ParseInt(asked, 10, 64)
+	return err == nil && when > moment
 }
 
 // monotonic is the time since some moment of the past, in nanoseconds, as Python's time.monotonic_ns() has it.
@@ -181,6 +196,16 @@ func monotonic() int64 {
 	var now unix.Timespec
 	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
 	return now.Nano()
+}
+
+// moveToGroups moves a process to our control groups. The kernel takes a while over the first move of all (an RCU grace period, 10 ms),
+// which the start of a worker need not wait for. What cannot be done is left: the process stays in the runtime's group.
+func (v *supervisor) moveToGroups(pid int) {
+	for _, group := range v.groups {
+		if err := os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+			v.log.printf("%v", err)
+		}
+	}
 }
 
 // netnsIsThere reports whether the pod's namespace is still at its path. Its inode cannot be another namespace's by now: the TUN

@@ -55,11 +55,12 @@ type node struct {
 	hadKey     bool
 
 	// what the bus told us last; touched by follow only
-	running bool // it has been
-	prefs   *ipn.Prefs
-	self    *tailcfg.Node
-	known   map[tailcfg.NodeID]*tailcfg.Node
-	told    string // digest of what the kernel was last told to be
+	addressed bool // the control plane has given us an address
+	running   bool // it has been
+	prefs     *ipn.Prefs
+	self      *tailcfg.Node
+	known     map[tailcfg.NodeID]*tailcfg.Node
+	told      string // digest of what the kernel was last told to be
 }
 
 // run is the node until it ends; it returns the exit status.
@@ -357,6 +358,9 @@ func (n *node) takePrefs(p *ipn.Prefs) {
 func (n *node) loggedOut() bool { return n.prefs != nil && n.prefs.LoggedOut }
 
 func (n *node) takeState(s ipn.State) {
+	if s == ipn.Starting || s == ipn.Running {
+		n.addressed = true
+	}
 	switch {
 	case s == ipn.Running && !n.running:
 		n.running, n.registered, n.hadKey = true, true, false
@@ -371,7 +375,7 @@ func (n *node) takeState(s ipn.State) {
 
 // tellKernel says sync when our addresses or the routes through us are not what they were.
 func (n *node) tellKernel() {
-	if !n.running || n.self == nil || n.prefs == nil {
+	if !n.addressed || n.self == nil || n.prefs == nil {
 		return
 	}
 	if now := digest(n.self, n.known, n.prefs, n.peerRoutes); now != n.told {
