@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)/packaging
 export PYTHONDONTWRITEBYTECODE := 1
 IN_VENV = venv=$$($(BUILD) venv) && exec "$$venv"
 
-.PHONY: help zipapp test unit netns hosts cluster lint demo demo-cluster docs lock clean
+.PHONY: help zipapp test unit netns hosts cluster lint bench demo demo-cluster docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -28,6 +28,10 @@ unit netns hosts cluster: ## one suite
 lint: ## the linters alone
 	@$(BUILD) need unit
 	@$(IN_VENV) -m pytest tests/unit/test_linters.py
+
+bench: ## what it costs, beside sidecars; QUICK=1: in under three minutes
+	@$(BUILD) need bench
+	@venv=$$($(BUILD) venv --bench) && exec "$$venv" -m tests.bench $(if $(QUICK),--quick)
 
 demo: ## a pod becomes a Tailscale node, on this machine, with no cluster
 	@$(BUILD) need netns

@@ -9,8 +9,10 @@ import os
 from builds import devcontrol, go_toolchain, need, venv, workers
 from builds.apt import SUITES
 from builds.artefact import install
+from builds.environment import PACKAGING
 from builds.lock import lock
 
+BENCH_LOCK = PACKAGING / "bench.lock"
 GOARCH = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
 
 
@@ -23,7 +25,7 @@ def main() -> None:
         add(name, help=what).add_argument("--arch", choices=sorted(GOARCH))
     add("devcontrol", help="the control plane for the demo and the tests")
     add("go", help="the pinned Go toolchain")
-    add("venv", help="the Python that everything runs in")
+    add("venv", help="the Python that everything runs in").add_argument("--bench", action="store_true")
     add("lock", help="resolve the dependencies anew into packaging/*.lock")
     add("need", help="the Debian packages of some suites").add_argument("suites", nargs="+", choices=SUITES)
     options = parser.parse_args()
@@ -37,7 +39,7 @@ def main() -> None:
         case "go":
             print(go_toolchain())
         case "venv":
-            print(venv())
+            print(venv(BENCH_LOCK) if options.bench else venv())
         case "lock":
             lock()
         case "need":

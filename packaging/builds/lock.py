@@ -12,12 +12,14 @@ HEADER = "# Made by `make lock` from setup.cfg. Do not edit.\n"
 
 
 def lock() -> None:
-    """Write packaging/runtime.lock and packaging/dev.lock anew, with the newest versions that setup.cfg allows."""
+    """Write the lock files in packaging/ anew, with the newest versions that setup.cfg allows."""
     setup = configparser.ConfigParser()
     setup.read(PACKAGING.parent / "setup.cfg")
     runtime = setup["options"]["install_requires"]
     write(PACKAGING / "runtime.lock", runtime)
-    write(PACKAGING / "dev.lock", runtime + setup["options.extras_require"]["dev"])
+    extras = setup["options.extras_require"]
+    write(PACKAGING / "dev.lock", runtime + extras["dev"])
+    write(PACKAGING / "bench.lock", runtime + extras["dev"] + "\n" + extras["bench"])
 
 
 def write(target: Path, requirements: str) -> None:

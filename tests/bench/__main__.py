@@ -1,0 +1,66 @@
+"""Take all measures once, print the table, keep it in dist/bench.json, draw it, and write docs/performance.md from it.
+
+``python -m tests.bench [--quick] [LETTER …]``: some rows alone are printed and kept, but are no full run, and change no page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from tests.kit import tools
+
+from . import (
+    measure_crowd,
+    measure_enrolled,
+    measure_passthrough,
+    measure_restart,
+    measure_size,
+    report,
+)
+from .lab import Lab, Measure
+
+MEASURES: dict[str, Measure] = {
+    "a": measure_passthrough.measure,
+    "bj": measure_enrolled.measure,
+    "fh": measure_crowd.measure,
+    "i": measure_restart.measure,
+    "k": measure_size.measure,
+}
+"""By the letters of their rows, in the order in which they are taken."""
+
+
+def main() -> int:
+    """0 when every bound is kept."""
+    parser = argparse.ArgumentParser(
+        prog="tests.bench", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: under three minutes")
+    parser.add_argument("letters", nargs="*", help="only these rows")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("The bench makes network namespaces: please run it as root.", file=sys.stderr)
+        return 1
+    print(f"{tools.artefact()}, {tools.clients()}", file=sys.stderr)
+    rows = []
+    wanted = set("".join(options.letters))
+    for letters, measure in MEASURES.items():
+        if wanted and not wanted.intersection(letters):
+            continue
+        print(f"rows {', '.join(letters)} …", file=sys.stderr, flush=True)
+        with Lab.opened(quick=options.quick) as lab:
+            rows += measure(lab)
+    rows.sort(key=lambda row: row.letter)
+    print(report.table(rows))
+    run = report.Run.of(rows, quick=options.quick)
+    run.save()
+    if not wanted:
+        run.draw()
+        if not options.quick:
+            run.write_page([sys.modules[measure.__module__] for measure in MEASURES.values()])
+    return int(not all(row.met for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

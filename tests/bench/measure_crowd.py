@@ -1,0 +1,131 @@
+"""Many pods at once, and many pods on one host.
+
+Fifty pods that come at once share the machine's cores, so what counts is CPU: a worker registers without firewall
+tools and without a client program beside it, and Python's part is one process for a tenth of a second. The calls take locks
+per pod, and none around what is slow. A pod on a full host pays for what looks at all attachments: the free uid and port, and
+the repair that rides on ADD.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+
+from tests.kit.host import Host
+from tests.kit.netns import Netns
+from tests.kit.runtime import CNIError, Pod, Sandbox
+
+from .anchors import sidecar
+from .lab import Lab
+from .rows import Bound, Row, interleave
+
+NUMBERS = itertools.count()
+
+
+def measure(lab: Lab) -> list[Row]:
+    """Rows f and h."""
+    with lab.host("crowd", readyTimeout="60s") as host:
+        return [*at_once(lab, host), *one_more(lab, host)]
+
+
+def at_once(lab: Lab, host: Host) -> list[Row]:
+    """Row f."""
+    size = 10 if lab.quick else 50
+    failures: list[float] = []
+    seconds = interleave(
+        1 if lab.quick else 3,
+        ours=lambda: ours_at_once(host, size, failures),
+        anchor=lambda: anchors_at_once(lab, size),
+    )
+    what = f"{size} pods at once, the last one Running"
+    return [
+        Row(
+            "f", f"{what}, over {size} tailscaled and up", "s", seconds["ours"], seconds["anchor"], Bound(0.6)
+        ),
+        Row("f", f"{what}: failures", "", tuple(failures), None, Bound(0)),
+    ]
+
+
+def ours_at_once(host: Host, size: int, failures: list[float]) -> float:
+    """Seconds until all are Running; those that were not are counted."""
+    made = [(sandbox, host.runtime.add_primary(sandbox)) for sandbox in pods(host, size)]
+    failed = 0
+
+    def add(sandbox: Sandbox, previous: dict[str, object]) -> None:
+        nonlocal failed
+        try:
+            host.runtime.chained("ADD", sandbox, prevResult=previous)
+            host.addresses(sandbox)
+        except (CNIError, TimeoutError):
+            failed += 1
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(size) as pool:
+        list(pool.map(lambda pair: add(*pair), made))
+    seconds = time.perf_counter() - started
+    failures.append(failed)
+    for sandbox, _ in made:
+        remove(host, sandbox)
+    return seconds
+
+
+def anchors_at_once(lab: Lab, size: int) -> float:
+    """Seconds until as many sidecars are up."""
+    with ExitStack() as stack:
+        sidecars = []
+        for _ in range(size):
+            netns = stack.enter_context(Netns("sidecar"))
+            lab.wire.plug(netns)
+            root = lab.root / f"crowd-{next(NUMBERS)}"
+            sidecars.append(stack.enter_context(sidecar(lab.control, netns, root)))
+        started = time.perf_counter()
+        with ThreadPoolExecutor(size) as pool:
+            list(pool.map(lambda one: one.start(), sidecars))
+        return time.perf_counter() - started
+
+
+def one_more(lab: Lab, host: Host) -> list[Row]:
+    """Row h."""
+    size = 20 if lab.quick else 200
+    first = tuple(add_and_remove(host) for _ in range(lab.rounds))
+    crowd = pods(host, size - 1)
+    for sandbox in crowd:
+        host.runtime.add(sandbox)
+    last = tuple(add_and_remove(host) for _ in range(lab.rounds))
+    status = []
+    for _ in range(lab.rounds):
+        started = time.perf_counter()
+        host.command("status", "--state-dir", str(host.state_dir))
+        status.append(time.perf_counter() - started)
+    for sandbox in crowd:
+        remove(host, sandbox)
+    return [
+        Row("h", f"ADD of the {size}th pod, over the first", "ms", last, first, Bound(1.2)),
+        Row("h", f"status with {size - 1} pods", "s", tuple(status), None, Bound(1.0)),
+    ]
+
+
+def pods(host: Host, count: int) -> list[Sandbox]:
+    """Sandboxes of pods that want to be nodes."""
+    return [host.sandbox(Pod.enrolled(f"crowd-{next(NUMBERS)}")) for _ in range(count)]
+
+
+def add_and_remove(host: Host) -> float:
+    """Seconds of our ADD of one more."""
+    (sandbox,) = pods(host, 1)
+    previous = host.runtime.add_primary(sandbox)
+    started = time.perf_counter()
+    host.runtime.chained("ADD", sandbox, prevResult=previous)
+    seconds = time.perf_counter() - started
+    remove(host, sandbox)
+    return seconds
+
+
+def remove(host: Host, sandbox: Sandbox) -> None:
+    """The end of a pod."""
+    with suppress(CNIError):
+        host.runtime.delete(sandbox)
+    sandbox.netns.close()
+    host.sandboxes.remove(sandbox)

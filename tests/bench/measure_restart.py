@@ -1,0 +1,49 @@
+"""A worker that is killed is not missed: the interface, its addresses and the pod's connections outlive it.
+
+The gap is what the other end of an open TCP connection waits for its answer, when it speaks at the moment of the kill. The
+supervisor starts the worker again at once; the rest is one start of the worker, its map from the control plane, and a handshake with each
+peer that was active before, because a peer that waited for WireGuard's own retry would wait for five seconds.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tests.kit import traffic
+from tests.kit.host import Host
+from tests.kit.runtime import Pod, Sandbox
+
+from .lab import Lab
+from .rows import Bound, Row
+
+AT_MOST = Bound(1.0)
+
+
+def measure(lab: Lab) -> list[Row]:
+    """Row i, either side speaking first."""
+    with lab.peer("far") as far, lab.host("restart") as host:
+        pod = host.start(Pod.enrolled("restart"))
+        here, there = host.addresses(pod)[0], far.addresses[0]
+        rows = []
+        with (
+            traffic.echo_server(pod.netns, lab.root / "echo-pod"),
+            traffic.echo_server(far.netns, lab.root / "echo-far"),
+            traffic.Conversation(far.netns, lab.root / "talk-far", here) as of_peer,
+            traffic.Conversation(pod.netns, lab.root / "talk-pod", there) as of_pod,
+        ):
+            for speaker, conversation in (("the peer", of_peer), ("the pod", of_pod)):
+                gaps = tuple(gap(host, pod, conversation) for _ in range(lab.rounds))
+                rows.append(Row("i", f"gap of a TCP stream, {speaker} speaks", "s", gaps, None, AT_MOST))
+        return rows
+
+
+def gap(host: Host, pod: Sandbox, conversation: traffic.Conversation) -> float:
+    """Seconds from the kill to the answer. The worker has known its peers for a while: its note of them is written now and then."""
+    conversation.say("before")
+    conversation.heard()
+    worker = host.worker(pod)
+    worker.kill()
+    killed = time.perf_counter()
+    conversation.say("after")
+    conversation.heard_within(30)
+    return time.perf_counter() - killed
