@@ -131,6 +131,15 @@ def read_json(path: str) -> dict[str, Any] | None:
     return document
 
 
+def read(path: str) -> str:
+    """A short note of ours, in ASCII; empty if it is not there, or is no such thing."""
+    try:
+        with open(path, encoding="ascii") as f:
+            return f.read(LARGEST)
+    except (OSError, ValueError):
+        return ""
+
+
 def read_link(path: str, default: str) -> str:
     """Where a symbolic link leads; ``default`` if it is none."""
     try:

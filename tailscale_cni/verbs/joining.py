@@ -16,11 +16,12 @@ from ..cni import result
 from ..config import UID_COUNT
 from ..control.static import StaticKey
 from ..state import files
-from ..state.attachments import LOCK_SECONDS, Attachment, Attachments
+from ..state.attachments import Attachment, Attachments
 from ..state.claims import Claims
 from ..worker import launch
+from . import underlay
 from .leaving import end, unmake
-from .namespace import is_recorded, pod_network, recorded_netns, tailnet, worker_uids
+from .namespace import is_recorded, pod_network, recorded_netns, tailnet
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -164,12 +165,11 @@ def _start(store: Attachments, attachment: Attachment, netns: int) -> None:
     """Everything that a node needs before it has an address. The processes register while Python configures."""
     line = start_line(attachment)  # a key that is missing is told here, where a person sees it
     _make_identity(attachment)
+    underlay.prepare(store, attachment)
     _launch(attachment, netns, line)
     from ..net import host, pod  # while the node registers
 
-    if attachment.underlay == "host":
-        with files.locked(store.root, LOCK_SECONDS, "the host's rules", create=False, shared=True):
-            host.ensure_uid_rule(*worker_uids(attachment))
+    underlay.confirm(store, attachment)
     host_addresses = tuple(map(str, host.host_tailnet_addresses()))
     if host_addresses != attachment.host_addresses:
         attachment = attachment._replace(host_addresses=host_addresses)

@@ -14,7 +14,8 @@ from ..state import files
 from ..state.attachments import LOCK_SECONDS, Attachments
 from ..state.claims import Claims
 from ..worker import cgroup, launch
-from .namespace import pod_network, recorded_netns, worker_uids
+from . import underlay
+from .namespace import pod_network, recorded_netns
 
 if TYPE_CHECKING:
     from ..state.attachments import Attachment
@@ -43,10 +44,7 @@ def _tidy(store: Attachments, last: Attachment) -> None:
         if not there or any(store.all()):
             return
         files.remove(f"{last.state_dir}/run")
-        if last.underlay == "host" and last.uid_base:
-            from ..net import host
-
-            host.remove_uid_rule(*worker_uids(last))
+        underlay.restore(last)
 
 
 def log_out(attachment: Attachment) -> None:

@@ -88,11 +88,7 @@ def note_configured(attachment: Attachment, asked: int, addresses: Iterable[str]
 
 def configured(attachment: Attachment) -> tuple[str, ...]:
     """The addresses that were configured last; none if there were none yet."""
-    try:
-        with open(f"{attachment.worker_dir}/configured", encoding="ascii") as f:
-            return tuple(f.read().split()[1:])
-    except OSError:
-        return ()
+    return tuple(files.read(f"{attachment.worker_dir}/configured").split()[1:])
 
 
 def was_running(attachment: Attachment) -> bool:
@@ -118,9 +114,8 @@ def end(attachment: Attachment) -> None:
 def running(attachment: Attachment) -> linux.Process | None:
     """The supervisor, if it runs."""
     try:
-        with open(f"{attachment.worker_dir}/supervisor", encoding="ascii") as f:
-            pid, started = (int(word) for word in f.read().split())
-    except (OSError, ValueError):
+        pid, started = map(int, files.read(f"{attachment.worker_dir}/supervisor").split())
+    except ValueError:
         return None
     process = linux.Process(pid, started)
     return process if process.alive() else None
