@@ -173,12 +173,6 @@ def _template(value: Any) -> str:
     return str(value)
 
 
-def _ephemeral(value: Any) -> bool:
-    if not _flag(value):
-        raise _Unsupported("true: nodes that outlive their pods are not in this version")
-    return True
-
-
 def _map(value: Any, of: str, key: Callable[[Any], str], row: Callable[[Any], Any]) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _Expected(f"a map of {of}")
@@ -317,9 +311,15 @@ SETTINGS = (
     Setting("clusterName", _label, "", "What `{cluster}` stands for in a node's name."),
     Setting(
         "ephemeral",
-        _ephemeral,
+        _flag,
         True,
-        "Whether nodes are forgotten when their pods end.",
+        "Whether nodes are forgotten when their pods end; those of StatefulSets are not, unless they say so.",
+    ),
+    Setting(
+        "handoverWindow",
+        _duration(0, UNITS["d"]),
+        600.0,
+        "How long a new pod may still take over the name of one that ends, as in a rolling update.",
     ),
     Setting(
         "authKeyTTL",
@@ -420,6 +420,7 @@ class Config(NamedTuple):
     hostname_template: str
     cluster_name: str
     ephemeral: bool
+    handover_window: float
     auth_key_ttl: float
     underlay: str
     ready_timeout: float

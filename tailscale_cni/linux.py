@@ -198,6 +198,16 @@ class Process:
         """Whether it still runs."""
         return start_time(self.pid) == self.started
 
+    def signal(self, number: int) -> None:
+        """Send a signal; nothing if it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(self.pid)
+            try:
+                if self.alive():
+                    signal.pidfd_send_signal(handle, number)
+            finally:
+                os.close(handle)
+
     def end(self, patience: float) -> None:
         """SIGTERM, and SIGKILL after ``patience`` seconds; returns when it is gone.
 

@@ -19,7 +19,7 @@ from ..verbs import leaving
 from . import add_roots, layout
 from .install import BINARY
 
-DIRECTORIES = ("attachments", "identities", "claims", "unreadable", "cache")
+DIRECTORIES = ("attachments", "identities", "names", "claims", "unreadable", "cache")
 FILES = ("run", "enroll.json", "install.json")
 """What is in a state directory."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..state.attachments import Attachment, Attachments
-from ..verbs import joining, leaving
+from ..verbs import joining, leaving, succession
 from ..verbs.namespace import recorded_netns
 from ..worker import launch
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 GONE = 3
 """Exit status: there is nothing to run. Final for the unit, so that it is not started for ever."""
+
+MOVED = 4
+"""Exit status of ``sync``: the node is to be another one, and its processes have to begin anew."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +49,11 @@ def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
     if netns is None:
         leaving.reap(attachment)
         return GONE
-    tun = launch.open_tun(attachment, netns)
-    return launch.become_supervisor(attachment, netns, tun, joining.programs(), _first_line(attachment))
+    current = joining.begin_anew(attachment)
+    if current is None:
+        return GONE
+    tun = launch.open_tun(current, netns)
+    return launch.become_supervisor(current, netns, tun, joining.programs(), _first_line(current))
 
 
 def _first_line(attachment: Attachment) -> bytes:
@@ -62,6 +68,11 @@ def _first_line(attachment: Attachment) -> bytes:
 def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
     from ..worker.localapi import LocalApi  # not what 'run' should pay for
 
+    current = succession.settle(attachment)
+    if current is None:
+        return GONE
+    if not launch.is_as_recorded(current):
+        return MOVED
     node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
     if node.addressed:
         joining.synchronise(attachment, node)

@@ -54,13 +54,6 @@ def flag(value: str) -> bool:
     return value == "true"
 
 
-def ephemeral(value: str) -> bool:
-    """A flag that is true: nodes that outlive their pods are not in this version."""
-    if not flag(value):
-        raise NotYet
-    return True
-
-
 def dns_label(value: str) -> str:
     """What a node can be called."""
     if not is_label(value):
@@ -88,7 +81,7 @@ TABLE = (
     Annotation(
         "ephemeral",
         FLAG,
-        ephemeral,
+        flag,
         "ephemeral",
         "features",
         "Whether the node is forgotten when its pod ends.",

@@ -66,6 +66,19 @@ def workload(pod: str, owner: Owner | None = None) -> Workload:
     return _first((in_owner,), owner.name)._replace(ordinal=match["ordinal"] if match else "")
 
 
+def is_stateful(pod: str, owner: Owner | None = None) -> bool:
+    """Whether the pod is a StatefulSet's, which is the same one again when it comes back."""
+    if owner:
+        return owner.kind == "StatefulSet"
+    return bool(workload(pod).ordinal) and not re.fullmatch(rf".*-{RANDOM}", pod)
+
+
+def numbered(name: str, number: int) -> str:
+    """What the node of a number is called: ``web``, ``web-1``, ``web-2``."""
+    tail = f"-{number}" if number else ""
+    return f"{name[: LONGEST - len(tail)].rstrip('-')}{tail}"
+
+
 def _first(shapes: tuple[str, ...], text: str) -> Workload:
     match = next(filter(None, (re.fullmatch(shape, text) for shape in shapes)), None)
     found = match.groupdict() if match else {}

@@ -22,7 +22,10 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 class PodIntent(NamedTuple):
     """The node that a pod should be."""
 
-    hostname: str
+    name: str
+    """What it is called; the next pods of this name have a number behind it."""
+    number: int | None
+    """The number that the pod wants, where its own name has one and the node's has not; None: the lowest that is free."""
     tags: tuple[str, ...]
     ephemeral: bool
     required: bool
@@ -72,16 +75,18 @@ def _intent(
     tags = values.get("tags", host.tags)
     if host.auto_namespace_tag and namespace:
         tags = (*tags, namespace_tag(namespace))
+    workload = hostname.workload(pod, owner)
     by_default = hostname.render(
         host.hostname_template,
-        hostname.workload(pod, owner),
+        workload,
         namespace=namespace,
         pod=pod,
         cluster=host.cluster_name,
     )
     return PodIntent(
-        hostname=values.get("hostname", by_default),
+        name=values.get("hostname", by_default),
+        number=int(workload.ordinal) if "hostname" in values and workload.ordinal else None,
         tags=tuple(dict.fromkeys(tags)),
-        ephemeral=values.get("ephemeral", host.ephemeral),
+        ephemeral=values.get("ephemeral", host.ephemeral and not hostname.is_stateful(pod, owner)),
         required=values.get("required", False),
     )

@@ -49,7 +49,21 @@ class Attachment(NamedTuple):
     namespace: str = ""
     pod: str = ""
     pod_uid: str = ""
+    name: str = ""
+    """What the pod wants its node to be called."""
+    wanted: int | None = None
+    """The number among those of this name that the pod wants; None: the lowest that is free."""
+    number: int = 0
     hostname: str = ""
+    """What it is called by its number."""
+    identity: str = ""
+    """The keys that it has, where they outlive the pod; empty: those of the attachment itself."""
+    former: tuple[str, ...] = ()
+    """Identities that it had, until its processes begin anew with the one that it has."""
+    since: int = 0
+    """When it was added: CLOCK_BOOTTIME, in nanoseconds."""
+    handover_window: float = 0.0
+    """How long after that it may still move to a better number, in seconds."""
     tags: tuple[str, ...] = ()
     ephemeral: bool = True
     required: bool = False
@@ -89,9 +103,19 @@ class Attachment(NamedTuple):
         return bool(overlapping(tuple(ipaddress.ip_network(network) for network in networks)))
 
     @property
+    def record(self) -> str:
+        """The file that this is in."""
+        return _record(self.state_dir, self.network, self.container_id, self.ifname)
+
+    @property
+    def key(self) -> str:
+        """What its keys, uid and port are claimed by."""
+        return self.identity or self.id
+
+    @property
     def identity_dir(self) -> str:
         """Where the node's keys are."""
-        return f"{self.state_dir}/identities/{self.id}"
+        return f"{self.state_dir}/identities/{self.key}"
 
     @property
     def worker_dir(self) -> str:
@@ -145,6 +169,10 @@ def identify(network: str, container_id: str, ifname: str) -> str:
     return blake2s(text, digest_size=6).hexdigest()
 
 
+def _record(state_dir: str, network: str, container_id: str, ifname: str) -> str:
+    return f"{state_dir}/attachments/{container_id}/{network}@{ifname}.json"
+
+
 class Attachments:
     """All attachments of a host. Whoever changes one holds its container's lock."""
 
@@ -169,17 +197,15 @@ class Attachments:
 
     def save(self, attachment: Attachment) -> None:
         """Write one down."""
-        files.write_json(
-            self._path(attachment.network, attachment.container_id, attachment.ifname), attachment.to_json()
-        )
+        files.write_json(attachment.record, attachment.to_json())
 
     def forget(self, attachment: Attachment) -> None:
         """The last step of a removal."""
-        files.remove(self._path(attachment.network, attachment.container_id, attachment.ifname))
+        files.remove(attachment.record)
 
     def get(self, network: str, container_id: str, ifname: str) -> Attachment | None:
         """The attachment, if it is there; of one that cannot be read, what its place says, so that it can be unmade."""
-        path = self._path(network, container_id, ifname)
+        path = _record(self.state_dir, network, container_id, ifname)
         try:
             document = files.read_json(path)
             return None if document is None else Attachment.from_json(document)
@@ -207,6 +233,12 @@ class Attachments:
             with open(path, "rb") as f:
                 files.write(f"{directory}/{os.path.basename(os.path.dirname(path))}", f.read(files.LARGEST))
 
+    def at(self, record: str) -> Attachment | None:
+        """By the file that it is in."""
+        directory, name = os.path.split(record)
+        network, _, ifname = name.removesuffix(".json").partition("@")
+        return self.get(network, os.path.basename(directory), ifname)
+
     def of_container(self, container_id: str, ifname: str) -> list[Attachment]:
         """All of a container and interface, whatever their network is called by now."""
         return [one for one in self.in_container(container_id) if one.ifname == ifname]
@@ -231,9 +263,6 @@ class Attachments:
                 attachment = self.get(network, container_id, ifname)
                 if attachment:
                     yield attachment
-
-    def _path(self, network: str, container_id: str, ifname: str) -> str:
-        return f"{self.root}/{container_id}/{network}@{ifname}.json"
 
     def _containers(self) -> list[str]:
         return sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import errors
-from . import joining, upkeep
+from . import joining, succession, upkeep
 from .namespace import pod_netns
 from .wish import Wish
 
@@ -28,4 +28,5 @@ def run(request: Request) -> None:
     with pod_netns(request.netns) as netns:
         attachment = joining.begin(request, wish.config, wish.intent, netns)
     joining.connect(attachment, wish.config.ready_timeout)
+    succession.nudge(attachment)
     upkeep.revive(wish.config.state_dir, but=attachment.id)

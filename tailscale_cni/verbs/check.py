@@ -40,7 +40,7 @@ def run(request: Request) -> None:
 def _findings(attachment: Attachment) -> list[str]:
     if not launch.supervised(attachment):
         return ["the node's supervisor does not run"]
-    if not launch.was_running(attachment):
+    if not (launch.was_running(attachment) and launch.configured(attachment)):
         return []
     try:
         node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 from .. import artefact, errors, linux
 from ..cni import result
-from ..config import UID_COUNT
 from ..control.static import StaticKey
-from ..state import files
+from ..state import files, identities
 from ..state.attachments import Attachment, Attachments
 from ..state.claims import Claims
+from ..state.identities import Identity
+from ..state.names import Name
 from ..worker import launch
-from . import underlay
+from . import succession, underlay
 from .leaving import end, unmake
-from .namespace import is_recorded, pod_network, recorded_netns, tailnet
+from .namespace import is_recorded, pod_network, recorded_netns, tailnet, worker_uids
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -44,6 +45,7 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
     if former and not _is_same_pod(former, request, netns):
         end(former)
     make_roots(config.state_dir, config.run_dir)
+    _end_predecessors(store, request, intent)
     with store.locked(request.container_id, create=True):
         attachment = store.get(request.network, request.container_id, request.ifname)
         if attachment and not (_is_complete(attachment) and _is_same_pod(attachment, request, netns)):
@@ -57,6 +59,18 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
     return attachment
 
 
+def _end_predecessors(store: Attachments, request: Request, intent: PodIntent) -> None:
+    """End the pods of the same name that are gone without a DEL, as after a reboot: this one is who they were."""
+    name = Name(store, request.pod.namespace if request.pod else "", intent.name)
+    with name.locked():
+        holders = name.holders().values()
+    for holder in holders:
+        with recorded_netns(holder) as netns:
+            gone = netns is None
+        if gone:
+            end(holder)
+
+
 def _refuse_a_second(store: Attachments, request: Request) -> None:
     """A second one would have the first one's interface, and its DEL would take it away. Raises AlreadyNode."""
     for other in store.in_container(request.container_id):
@@ -67,7 +81,7 @@ def _refuse_a_second(store: Attachments, request: Request) -> None:
 def make_roots(state_dir: str, run_dir: str) -> None:
     """The directories that everything is in. Raises UnsafeDirectory."""
     files.make_directory(state_dir, 0o711)
-    for name in ("attachments", "identities"):
+    for name in ("attachments", "identities", "names"):
         files.make_directory(f"{state_dir}/{name}")
     files.make_directory(run_dir)
     link = f"{state_dir}/run"  # a record that cannot be read does not say where its socket is
@@ -110,7 +124,10 @@ def _record(
         namespace=request.pod.namespace if request.pod else "",
         pod=request.pod.name if request.pod else "",
         pod_uid=_pod_uid(request),
-        hostname=intent.hostname,
+        name=intent.name,
+        wanted=intent.number,
+        since=succession.now(),
+        handover_window=config.handover_window,
         tags=intent.tags,
         ephemeral=intent.ephemeral,
         required=intent.required,
@@ -126,13 +143,23 @@ def _record(
         build=artefact.build_id(),
     )
     store.save(attachment)
-    uids = Claims(config.state_dir, "uid")
-    uid = uids.take(
-        attachment.id, (config.uid_base, config.uid_base + UID_COUNT - 1), "uidBase", lambda _: True
-    )
-    port = Claims(config.state_dir, "port").take(attachment.id, config.ports, "ports", _is_free)
-    attachment = attachment._replace(uid=uid, port=port)
+    attachment = _claim(succession.enter(attachment), config)
     store.save(attachment)
+    return attachment
+
+
+def _claim(attachment: Attachment, config: Config) -> Attachment:
+    """A uid and a UDP port: those of the identity that is kept, or the lowest free ones."""
+    known = Identity.load(attachment.state_dir, attachment.key)
+    uids, ports = Claims(config.state_dir, "uid"), Claims(config.state_dir, "port")
+    uid, (first, last) = known.uid, worker_uids(attachment)
+    if not first <= uid <= last:
+        uids.release(attachment.key, uid)
+        uid = uids.take(attachment.key, (first, last), "uidBase", lambda _: True)
+    port = known.port or ports.take(attachment.key, config.ports, "ports", _is_free)
+    attachment = attachment._replace(uid=uid, port=port)
+    if attachment.identity:
+        identities.fit(attachment)
     return attachment
 
 
@@ -155,16 +182,30 @@ def _is_free(port: int) -> bool:
 def restart(attachment: Attachment, netns: int) -> None:
     """Start the processes of an attachment again, if they do not run."""
     store = Attachments(attachment.state_dir)
+    succession.settle(attachment)
     with store.locked(attachment.container_id):
         current = store.get(attachment.network, attachment.container_id, attachment.ifname)
         if current and current.nonce == attachment.nonce and not launch.supervised(current):
-            _start(store, current, netns)
+            _start(store, succession.shed(store, current), netns)
+
+
+def begin_anew(attachment: Attachment) -> Attachment | None:
+    """What the attachment should be by now, with none of its processes running; None if it is gone."""
+    succession.settle(attachment)
+    store = Attachments(attachment.state_dir)
+    with store.locked(attachment.container_id):
+        current = store.get(attachment.network, attachment.container_id, attachment.ifname)
+        if current is None or current.nonce != attachment.nonce:
+            return None
+        current = succession.shed(store, current)
+        identities.make(current)
+    return current
 
 
 def _start(store: Attachments, attachment: Attachment, netns: int) -> None:
     """Everything that a node needs before it has an address. The processes register while Python configures."""
     line = start_line(attachment)  # a key that is missing is told here, where a person sees it
-    _make_identity(attachment)
+    identities.make(attachment)
     underlay.prepare(store, attachment)
     _launch(attachment, netns, line)
     from ..net import host, pod  # while the node registers
@@ -197,25 +238,17 @@ def programs() -> launch.Programs:
 
 def start_line(attachment: Attachment) -> bytes:
     """What a node's worker is told first: its key, if it needs one. Raises NoAuthKey."""
-    return b"start\n" if is_registered(attachment) else f"key {mint(attachment).reveal()}\n".encode()
-
-
-def is_registered(attachment: Attachment) -> bool:
-    """Whether the node has keys: then it needs no auth key to be the same node again."""
-    return os.path.exists(f"{attachment.identity_dir}/tailscaled.state")
+    return (
+        b"start\n"
+        if identities.is_registered(attachment.state_dir, attachment.key)
+        else f"key {mint(attachment).reveal()}\n".encode()
+    )
 
 
 def mint(attachment: Attachment) -> AuthKey:
     """An auth key for the node. Raises NoAuthKey."""
     minter = StaticKey(attachment.auth_key_file)
     return minter.mint(hostname=attachment.hostname, tags=attachment.tags, ephemeral=attachment.ephemeral)
-
-
-def _make_identity(attachment: Attachment) -> None:
-    """The directory of the node's keys, the worker's alone."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(attachment.identity_dir, 0o700)
-    os.chown(attachment.identity_dir, attachment.uid, attachment.uid, follow_symlinks=False)
 
 
 def connect(attachment: Attachment, seconds: float) -> None:

@@ -10,11 +10,11 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from .. import errors, linux
-from ..state import files
+from ..state import files, identities
 from ..state.attachments import LOCK_SECONDS, Attachments
-from ..state.claims import Claims
+from ..state.identities import Identity
 from ..worker import cgroup, launch
-from . import underlay
+from . import succession, underlay
 from .namespace import pod_network, recorded_netns
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ def unmake(store: Attachments, attachment: Attachment) -> None:
 def _discard(store: Attachments, attachment: Attachment) -> None:
     """Remove the files of an attachment whose processes and interface are gone."""
     files.remove_tree(attachment.worker_dir)
-    files.remove_tree(attachment.identity_dir)
-    Claims(attachment.state_dir, "port").release(attachment.id, attachment.port)
-    Claims(attachment.state_dir, "uid").release(attachment.id, attachment.uid)
+    if attachment.ephemeral or not identities.is_registered(attachment.state_dir, attachment.key):
+        identities.forget(attachment.state_dir, Identity.of(attachment))
+    succession.shed(store, attachment)
+    succession.leave(attachment)
     store.forget(attachment)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -77,8 +78,13 @@ def _start_unit(attachment: Attachment, executable: str) -> None:
 
 def _record(attachment: Attachment, pid: int) -> None:
     """Say which process it is, before it is far enough to say so itself: a DEL that comes now ends it."""
-    started = linux.start_time(pid)
-    files.write_volatile(f"{attachment.worker_dir}/supervisor", f"{pid} {started}\n".encode())
+    words = (pid, linux.start_time(pid), *_guise(attachment))
+    files.write_volatile(f"{attachment.worker_dir}/supervisor", f"{' '.join(map(str, words))}\n".encode())
+
+
+def _guise(attachment: Attachment) -> tuple[str, str]:
+    """What a node's processes cannot change while they run."""
+    return attachment.key, attachment.hostname
 
 
 def note_configured(attachment: Attachment, asked: int, addresses: Iterable[str]) -> None:
@@ -114,11 +120,22 @@ def end(attachment: Attachment) -> None:
 def running(attachment: Attachment) -> linux.Process | None:
     """The supervisor, if it runs."""
     try:
-        pid, started = map(int, files.read(f"{attachment.worker_dir}/supervisor").split())
+        pid, started = map(int, files.read(f"{attachment.worker_dir}/supervisor").split()[:2])
     except ValueError:
         return None
     process = linux.Process(pid, started)
     return process if process.alive() else None
+
+
+def is_as_recorded(attachment: Attachment) -> bool:
+    """Whether the processes have the keys and the name that the attachment has."""
+    return tuple(files.read(f"{attachment.worker_dir}/supervisor").split()[2:]) == _guise(attachment)
+
+
+def forget_notes(attachment: Attachment) -> None:
+    """The node is about to be another one: nothing is configured for that, and it has not been Running."""
+    for note in ("was-running", "configured"):
+        files.remove(f"{attachment.worker_dir}/{note}")
 
 
 def supervised(attachment: Attachment) -> bool:
@@ -242,6 +259,9 @@ def _fork(log: str, become: Callable[[], NoReturn]) -> int:
         return pid
     try:
         os.setsid()
+        signal.signal(
+            signal.SIGHUP, signal.SIG_IGN
+        )  # who wakes a supervisor must not end one that has just begun
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
         for standard in (1, 2):

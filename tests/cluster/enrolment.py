@@ -17,7 +17,17 @@ from .cluster import CNI_BIN, Cluster
 PLUGIN: Final = f"{CNI_BIN}/tailscale-cni"
 STATE_DIR: Final = "/var/lib/tailscale-cni"
 RUN_DIR: Final = "/run/tailscale-cni"
-ROOMS: Final = {"attachments", "identities", "claims", "uid", "port", "enroll.json", "install.json", "run"}
+ROOMS: Final = {
+    "attachments",
+    "identities",
+    "names",
+    "claims",
+    "uid",
+    "port",
+    "enroll.json",
+    "install.json",
+    "run",
+}
 
 
 def install(cluster: Cluster, control: ControlPlane) -> str:

@@ -249,7 +249,8 @@ class PodHost(Actor):
     def leftovers(self) -> list[str]:
         """Everything that is on this host because of a pod: empty before the first and after the last one."""
         rooms = {
-            f"{STATE}/{name}" for name in ("attachments", "identities", "claims", "claims/uid", "claims/port")
+            f"{STATE}/{name}"
+            for name in ("attachments", "identities", "names", "claims", "claims/uid", "claims/port")
         }
         rooms |= {STATE, RUN, f"{STATE}/enroll.json", f"{STATE}/install.json"}
         files = {path for path in self.host.tree(STATE, RUN) - rooms if not path.startswith(f"{STATE}/cache")}

@@ -176,7 +176,7 @@ class Host(Actor):
         """What attachments have left in ``stateDir`` and ``runDir``: all but the unpacked build and the rooms themselves."""
         rooms = [
             self.state_dir / name
-            for name in ("attachments", "identities", "claims", "claims/uid", "claims/port", "run")
+            for name in ("attachments", "identities", "names", "claims", "claims/uid", "claims/port", "run")
         ]
         kept = [self.state_dir / "cache", self.state_dir / "enroll.json"]
         found = [path for top in (self.state_dir, self.run_dir) for path in _tree(top)]

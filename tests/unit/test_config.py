@@ -147,7 +147,8 @@ EXAMPLES: dict[str, Any] = {
     "autoNamespaceTag": True,
     "hostnameTemplate": "{namespace}-{workload}",
     "clusterName": "home",
-    "ephemeral": True,
+    "ephemeral": False,
+    "handoverWindow": "5m",
     "authKeyTTL": "1d",
     "underlay": "pod",
     "readyTimeout": "500ms",
@@ -206,12 +207,6 @@ def test_a_cluster_in_a_name_wants_a_name(tmp_path: Path) -> None:
         load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n")
     assert caught.value.advice == "Set clusterName."
     assert load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n", clusterName="home")
-
-
-def test_nodes_that_outlive_their_pods_are_of_a_later_version(tmp_path: Path) -> None:
-    """What is not there yet is refused, never ignored."""
-    with pytest.raises(errors.UnsupportedField, match="ephemeral: the value False is not supported"):
-        load(tmp_path, "ephemeral: false\n")
 
 
 def test_an_unquoted_flag_is_the_annotation(tmp_path: Path) -> None:

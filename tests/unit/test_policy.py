@@ -14,7 +14,7 @@ from hypothesis import settings as rules
 from hypothesis import strategies as st
 
 from tailscale_cni import config, errors, policy
-from tailscale_cni.policy import Owner, hostname, permissions
+from tailscale_cni.policy import Owner, hostname, numbered, permissions
 from tailscale_cni.policy import annotations as table
 from tailscale_cni.tailnet import is_label
 
@@ -131,7 +131,7 @@ def test_a_hostname_is_a_dns_label(value: str) -> None:
 
 def test_the_pods_hostname_wins() -> None:
     """A pod is called what it asks to be called."""
-    assert enrolled(hostname="plex").hostname == "plex"
+    assert enrolled(hostname="plex").name == "plex"
 
 
 TRUSTED: dict[str, Any] = {"permissions": {"*": "all"}}
@@ -187,13 +187,29 @@ def test_a_feature_that_is_not_there_is_refused(row: table.Annotation) -> None:
     assert "not supported by this version" in str(caught.value)
 
 
-def test_nodes_are_ephemeral() -> None:
-    """A pod may say so; that it wants another node is refused as long as there are no others, never ignored."""
-    assert enrolled(ephemeral="true").ephemeral
-    with pytest.raises(
-        errors.UnsupportedAnnotation, match=r"tailscale.com/ephemeral='false' is not supported"
-    ):
-        decide(enabled="true", ephemeral="false")
+def test_nodes_are_ephemeral_unless_their_pods_come_back() -> None:
+    """A StatefulSet's pod is the same one when it comes back; any pod may say otherwise, and so may the host."""
+    assert enrolled("plex-7b5d9c6f8-x2c4z").ephemeral
+    assert not enrolled("postgres-0").ephemeral
+    assert enrolled("index-3-x2c4z").ephemeral  # an indexed Job's, with a random end
+    assert enrolled("postgres-0", ephemeral="true").ephemeral
+    assert not enrolled("plex-7b5d9c6f8-x2c4z", ephemeral="false").ephemeral
+    assert not enrolled("plex-7b5d9c6f8-x2c4z", settings={"ephemeral": False}).ephemeral
+
+
+def test_a_pod_wants_the_number_that_its_name_has() -> None:
+    """Where its node's name has none: one that is in the name already is not counted again."""
+    assert (enrolled("postgres-2").name, enrolled("postgres-2").number) == ("postgres-2", None)
+    named = enrolled("postgres-2", hostname="db")
+    assert (named.name, named.number) == ("db", 2)
+    assert enrolled("plex-7b5d9c6f8-x2c4z", hostname="db").number is None
+
+
+@given(name=st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True), number=st.integers(0, 9999))
+def test_numbered_names_are_labels(name: str, number: int) -> None:
+    """However long the name is; and two numbers never make one name."""
+    assert is_label(numbered(name, number))
+    assert numbered(name, number) != numbered(name, number + 1)
 
 
 def test_annotations_of_others_are_no_business_of_ours() -> None:
@@ -362,7 +378,7 @@ def test_what_the_api_says_of_a_namespace_needs_permission() -> None:
     settings = {"namespaces": layer, "permissions": {"media": "none"}, "enroll": "all"}
     by_admin = decide(namespace="media", settings=settings)
     assert by_admin
-    assert by_admin.hostname == "by-admin"
+    assert by_admin.name == "by-admin"
 
 
 WORD = st.text("ab-*?", min_size=1, max_size=4)
@@ -462,7 +478,7 @@ def test_a_namespace_has_a_tag_of_its_own(wishes: dict[str, Any], tags: tuple[st
 )
 def test_a_node_is_called_like_its_workload(pod: str, name: str) -> None:
     """Without what Kubernetes appended to it, but for the number of a pod that has one."""
-    assert enrolled(pod).hostname == name
+    assert enrolled(pod).name == name
 
 
 @pytest.mark.parametrize("length", range(30, 70))
@@ -470,7 +486,7 @@ def test_a_long_deployments_name_is_cut_as_kubernetes_cuts(length: int) -> None:
     """A generated name is cut to 58 characters before the random part, in the middle of the hash or before it."""
     name = "n" * length
     pod = f"{name}-7b5d9c6f8-"[:58] + "x2c4z"
-    assert enrolled(pod).hostname == name[:58]
+    assert enrolled(pod).name == name[:58]
 
 
 @pytest.mark.parametrize(
@@ -502,7 +518,7 @@ def test_an_owner_knows_better(pod: str, kind: str, owner: str, name: str) -> No
     settings = host(enroll="all")
     intent = policy.decide(settings, namespace="a", pod=pod, annotations={}, owner=Owner(kind, owner))
     assert intent
-    assert intent.hostname == name
+    assert intent.name == name
 
 
 @pytest.mark.parametrize(
@@ -519,7 +535,7 @@ def test_an_owner_knows_better(pod: str, kind: str, owner: str, name: str) -> No
 def test_a_template_names_nodes(template: str, pod: str, name: str) -> None:
     """Namespace, cluster and the pod's whole name are there for those who want them."""
     settings = {"hostnameTemplate": template, "clusterName": "home"}
-    assert enrolled(pod, namespace="media", settings=settings).hostname == name
+    assert enrolled(pod, namespace="media", settings=settings).name == name
 
 
 TEMPLATES = st.sampled_from(
@@ -576,7 +592,6 @@ def test_two_ordinals_are_two_names(template: str, name: str, ordinals: list[int
             "true",
         ),
         ({"namespaces": {"a": {"tailscale.com/ssh": "true"}}}, "not supported by this version", ""),
-        ({"namespaces": {"a": {"tailscale.com/ephemeral": "false"}}}, "not supported by this version", ""),
         ({"permissions": {"a": {"features": ["funel"]}}}, "permissions.a.features: 'funel'", "funnel"),
         ({"permissions": {"a": {"features": ["tags"]}}}, "permissions.a.features: 'tags'", ""),
     ],

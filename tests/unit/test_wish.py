@@ -61,10 +61,10 @@ def test_a_static_pods_name_has_its_hosts_cut_off(tmp_path: Path, source: str) -
     annotations = ENABLED | {"kubernetes.io_config.source": source}
     found = wish(tmp_path, {}, f"etcd-{host}", **annotations)
     assert found.intent
-    assert found.intent.hostname == "etcd"
+    assert found.intent.name == "etcd"
     found = wish(tmp_path, {}, f"etcd-{host}", **annotations | {"kubernetes.io_config.source": "api"})
     assert found.intent
-    assert found.intent.hostname != "etcd"
+    assert found.intent.name != "etcd"
 
 
 @pytest.mark.parametrize(

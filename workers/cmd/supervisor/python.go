@@ -11,6 +11,18 @@ import (
 
 const askTimeout = time.Minute
 
+// askMoved is the exit status of a sync that found that the node is to be another one.
+const askMoved = 4
+
+// exitStatus is that of a task which ended so; 0 for one that ended well, or in another way.
+func exitStatus(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
 // environment is all that the artefact gets of one.
 var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,7 +31,9 @@ type supervisor struct {
 	log    *logger
 	ask    func(task string, options ...string) (string, error)
 	worker *worker
-	syncs  chan int64 // when a worker's word was heard; at most one is pending
+	syncs  chan int64    // when a worker's word was heard; at most one is pending
+	woken  atomic.Bool   // somebody has woken us: Python is asked, whatever it has configured
+	moved  chan struct{} // Python wants the node to be another one
 
 	life    context.Context // what Python is asked within
 	endLife context.CancelFunc
@@ -42,7 +45,7 @@ type supervisor struct {
 
 func newSupervisor(s spec) *supervisor {
 	log := &logger{path: s.logFile}
-	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1)}
+	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1), moved: make(chan struct{}, 1)}
 	v.crash, v.key = backoff{delays: crashDelays}, backoff{delays: keyDelays}
 	v.life, v.endLife = context.WithCancel(context.Background())
 	v.ask = v.askPython
@@ -53,14 +56,14 @@ func newSupervisor(s spec) *supervisor {
 func (v *supervisor) run(line string) int {
 	defer v.stopAsking()
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	ticks := time.NewTicker(netnsPeriod)
 	defer ticks.Stop()
 	go v.synchronise()
-	moved := make(chan struct{})
+	grouped := make(chan struct{})
 	go func() {
 		v.moveToGroups(os.Getpid())
-		close(moved)
+		close(grouped)
 	}()
 	started := make(chan string, 1) // start lines of workers that are to begin
 	started <- line
@@ -74,8 +77,8 @@ func (v *supervisor) run(line string) int {
 			}
 		case word := <-v.worker.words():
 			v.hear(word)
-		case <-moved: // a worker that is started from now on is there at once
-			moved = nil
+		case <-grouped: // a worker that is started from now on is there at once
+			grouped = nil
 			if v.worker != nil {
 				v.moveToGroups(v.worker.process.Pid)
 			}
@@ -84,7 +87,15 @@ func (v *supervisor) run(line string) int {
 				v.log.printf("the pod's network namespace is gone")
 				return v.reap()
 			}
-		case <-signals:
+		case <-v.moved:
+			v.worker.end(endPatience)
+			return v.become("run")
+		case s := <-signals:
+			if s == syscall.SIGHUP {
+				v.woken.Store(true)
+				v.synchroniseSoon()
+				continue
+			}
 			v.worker.end(endPatience)
 			return exitDone
 		}
@@ -147,15 +158,19 @@ func (v *supervisor) later(delay time.Duration, started chan<- string, line func
 func (v *supervisor) hear(word string) {
 	switch word {
 	case "sync":
-		select {
-		case v.syncs <- monotonic():
-		default: // one is pending already
-		}
+		v.synchroniseSoon()
 	case "running":
 		v.key.reset()
 		if err := os.WriteFile(filepath.Join(v.notes, "was-running"), nil, 0o600); err != nil {
 			v.log.printf("%v", err)
 		}
+	}
+}
+
+func (v *supervisor) synchroniseSoon() {
+	select {
+	case v.syncs <- monotonic():
+	default: // one is pending already
 	}
 }
 
@@ -166,14 +181,20 @@ func (v *supervisor) synchronise() {
 	for heard := range v.syncs {
 		for {
 			time.Sleep(time.Second)
-			if v.configuredSince(heard) {
+			woken := v.woken.Swap(false)
+			if !woken && v.configuredSince(heard) {
 				break
 			}
 			_, err := v.ask("sync")
+			if exitStatus(err) == askMoved {
+				v.moved <- struct{}{}
+				return
+			}
 			if err == nil {
 				failures.reset()
 				break
 			}
+			v.woken.CompareAndSwap(false, woken)
 			v.log.printf("sync: %v", err)
 			time.Sleep(failures.next())
 		}

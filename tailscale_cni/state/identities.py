@@ -1,0 +1,96 @@
+"""Identities: the keys that make a node the same node, and what goes with them: a uid, a port, what it was registered as.
+
+The keys are in a directory of the worker's own; what root knows of them is in a file beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import files
+from .claims import Claims
+
+if TYPE_CHECKING:
+    from .attachments import Attachment
+
+
+class Identity(NamedTuple):
+    """What is known of a node that outlives its pods. ``uid`` and ``port`` are claimed in its name."""
+
+    key: str
+    uid: int = 0
+    port: int = 0
+    control_url: str = ""
+    tags: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, state_dir: str, key: str) -> Identity:
+        """What was saved of it; nothing but its key if nothing was. Raises UnreadableState."""
+        document = files.read_json(_record(state_dir, key)) or {}
+        uid, port, url, tags = (document.get(name) for name in cls._fields[1:])
+        return cls(
+            key,
+            uid if isinstance(uid, int) else 0,
+            port if isinstance(port, int) else 0,
+            url if isinstance(url, str) else "",
+            tuple(map(str, tags)) if isinstance(tags, list) else (),
+        )
+
+    @classmethod
+    def of(cls, attachment: Attachment) -> Identity:
+        """An attachment's."""
+        return cls(attachment.key, attachment.uid, attachment.port, attachment.control_url, attachment.tags)
+
+    def save(self, state_dir: str) -> None:
+        """Write it down."""
+        files.write_json(_record(state_dir, self.key), self._asdict())
+
+
+def is_registered(state_dir: str, key: str) -> bool:
+    """Whether a node has keys: then it needs no auth key to be the same node again."""
+    return os.path.exists(f"{directory(state_dir, key)}/tailscaled.state")
+
+
+def directory(state_dir: str, key: str) -> str:
+    """Where its keys are."""
+    return f"{state_dir}/identities/{key}"
+
+
+def make(attachment: Attachment) -> None:
+    """The directory of a node's keys, the worker's alone; with what is kept in it, if it had another uid."""
+    path, uid = attachment.identity_dir, attachment.uid
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    if os.lstat(path).st_uid == uid:
+        return
+    for _, directories, names, fd in os.fwalk(path, follow_symlinks=False):
+        for name in (*directories, *names):
+            os.chown(name, uid, uid, dir_fd=fd, follow_symlinks=False)
+    os.chown(path, uid, uid, follow_symlinks=False)
+
+
+def fit(attachment: Attachment) -> None:
+    """Write down what an attachment is. Keys that are for something else are no use to it: they go first.
+
+    A kept identity must not keep a tag that was taken away, nor one control plane's keys be shown to another.
+    """
+    known, wanted = Identity.load(attachment.state_dir, attachment.key), Identity.of(attachment)
+    if known == wanted:
+        return
+    if (known.control_url, set(known.tags)) != (wanted.control_url, set(wanted.tags)):
+        files.remove_tree(attachment.identity_dir)
+    wanted.save(attachment.state_dir)
+
+
+def forget(state_dir: str, identity: Identity) -> None:
+    """Leave nothing of it: keys, record, claims; those of a uid or port that is not known (0) are looked for."""
+    files.remove_tree(directory(state_dir, identity.key))
+    Claims(state_dir, "port").release(identity.key, identity.port)
+    Claims(state_dir, "uid").release(identity.key, identity.uid)
+    files.remove(_record(state_dir, identity.key))
+
+
+def _record(state_dir: str, key: str) -> str:
+    return f"{directory(state_dir, key)}.json"

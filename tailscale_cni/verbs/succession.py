@@ -1,0 +1,154 @@
+"""Who has which name and which keys: taken at ADD, handed over at DEL, so that a rollout ends with the name that it began with.
+
+The new pod of a rolling update is added before the old one is deleted, so it becomes ``plex-1``. When the old one goes, its
+number is given to the youngest pod of the name that is young and has a worse one: that is on the disk before the old
+one's record is removed. The heir's supervisor is then woken, and asks ``settle`` what to be; so does whoever starts it again.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from .. import linux
+from ..policy import numbered
+from ..state import identities
+from ..state.attachments import Attachments
+from ..state.identities import Identity
+from ..state.names import Name
+from ..worker import launch
+
+if TYPE_CHECKING:
+    from ..state.attachments import Attachment
+
+SECOND = 1_000_000_000
+
+
+def enter(attachment: Attachment) -> Attachment:
+    """Take a number, and the keys that are kept for it. The attachment is on the disk, and its container's lock is held."""
+    name = Name.of(attachment)
+    with name.locked():
+        number = name.take(attachment)
+        attachment = _at(attachment, number)
+        if attachment.ephemeral:
+            return attachment
+        if not name.kept(number):
+            name.keep(number, attachment.nonce)
+        return attachment._replace(identity=name.kept(number))
+
+
+def shed(store: Attachments, attachment: Attachment) -> Attachment:
+    """Leave nothing of the identities that the attachment had. No process has them any more."""
+    if not attachment.former:
+        return attachment
+    for key in attachment.former:
+        identities.forget(store.state_dir, Identity.load(store.state_dir, key))
+    attachment = attachment._replace(former=())
+    store.save(attachment)
+    return attachment
+
+
+def leave(attachment: Attachment) -> None:
+    """Give up the numbers, each to an heir if it has one. What is kept stays kept, if there is anything to keep."""
+    if not attachment.name:  # it cannot be read, and a number whose record is gone is free
+        return
+    name, woken = Name.of(attachment), []
+    with name.locked():
+        kept = name.kept(attachment.number)
+        if kept == attachment.identity and not identities.is_registered(attachment.state_dir, kept):
+            name.drop(attachment.number)
+        for number in name.held_by(attachment):
+            heir = _heir(name, attachment, number)
+            if heir:
+                name.give(number, heir)
+                woken.append(heir)
+            else:
+                name.free(number)
+    for heir in woken:
+        wake(heir)
+
+
+def _heir(name: Name, leaver: Attachment, number: int) -> Attachment | None:
+    """The youngest pod of the name that would be better off with the number, and may still move."""
+    best: dict[Attachment, int] = {}
+    for its, holder in sorted(name.holders().items()):
+        best.setdefault(holder, its)
+    heirs = [
+        holder
+        for holder, its in best.items()
+        if holder.record != leaver.record and _may_move(holder) and _is_better(holder, number, its)
+    ]
+    return max(heirs, key=lambda heir: heir.since, default=None)
+
+
+def _is_better(attachment: Attachment, number: int, than: int) -> bool:
+    return number < than if attachment.wanted is None else number == attachment.wanted
+
+
+def _may_move(attachment: Attachment) -> bool:
+    age = (now() - attachment.since) / SECOND
+    return attachment.boot_id == linux.boot_id() and age < attachment.handover_window
+
+
+def now() -> int:
+    """Since boot, in nanoseconds, with the time that the host slept."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def wake(attachment: Attachment) -> None:
+    """Have the supervisor ask what its node should be by now."""
+    supervisor = launch.running(attachment)
+    if supervisor:
+        supervisor.signal(signal.SIGHUP)
+
+
+def nudge(attachment: Attachment) -> None:
+    """Wake one that was given a better number before it could be woken."""
+    if len(Name.of(attachment).held_by(attachment)) > 1:
+        wake(attachment)
+
+
+def settle(attachment: Attachment) -> Attachment | None:
+    """The attachment as it should be by now, at the best of its numbers; None if it is gone.
+
+    Its processes are what they were: with a name or keys that are not the record's, they have to begin anew.
+    """
+    store = Attachments(attachment.state_dir)
+    with store.locked(attachment.container_id):
+        current = store.get(attachment.network, attachment.container_id, attachment.ifname)
+        if current is None or current.nonce != attachment.nonce:
+            return None
+        name = Name.of(current)
+        with name.locked():
+            held = name.held_by(current)
+            number = current.wanted if current.wanted in held else min(held, default=current.number)
+            if number != current.number:
+                current = _move(name, current, number)
+                store.save(current)
+                launch.forget_notes(current)
+            for other in held:
+                if other != number:
+                    name.free(other)
+                    if not current.ephemeral:
+                        name.drop(other)
+    return current
+
+
+def _move(name: Name, attachment: Attachment, number: int) -> Attachment:
+    """To another number: with the keys that are kept there, or else with its own."""
+    moved = _at(attachment, number)
+    if attachment.ephemeral:
+        return moved
+    known = Identity.load(attachment.state_dir, name.kept(number))
+    if not known.uid:
+        name.keep(number, attachment.identity)
+        return moved
+    former = (*attachment.former, attachment.identity)
+    moved = moved._replace(identity=known.key, uid=known.uid, port=known.port, former=former)
+    identities.fit(moved)
+    return moved
+
+
+def _at(attachment: Attachment, number: int) -> Attachment:
+    return attachment._replace(number=number, hostname=numbered(attachment.name, number))
