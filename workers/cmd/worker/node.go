@@ -52,6 +52,7 @@ type node struct {
 	restored   atomic.Bool // preferences of the earlier life are in force again
 	suspect    atomic.Bool // the control plane said that it does not know us
 	expired    atomic.Bool // it said that our node key is too old
+	leaving    atomic.Bool // we are told to log out
 	hadKey     bool
 
 	// what the bus told us last; touched by follow only
@@ -241,6 +242,7 @@ func (n *node) probe() {
 
 // logout makes the control plane forget us, as often as it takes, and ends.
 func (n *node) logout() {
+	n.leaving.Store(true)
 	for {
 		err := n.lc.Logout(context.Background())
 		if err == nil {
@@ -328,6 +330,9 @@ func (n *node) refused(why string) {
 
 // needsLogin handles a control plane that wants a person to log in: it does not know the node, or the node's key expired.
 func (n *node) needsLogin() {
+	if n.endsByLogout() {
+		return
+	}
 	if n.registered && !n.expired.Load() && !n.hadKey {
 		n.log.printf("the control plane does not know this node any more")
 		n.exit <- exitForgotten
@@ -341,11 +346,7 @@ func (n *node) needsLogin() {
 func (n *node) takePrefs(p *ipn.Prefs) {
 	n.prefs = p
 	if p.LoggedOut {
-		if n.registered && !hasNodeKey(n.server.Store) {
-			n.log.printf("the node was logged out")
-			n.api.drain(drainTime)
-			n.exit <- exitDone
-		}
+		n.endsByLogout()
 		return
 	}
 	if n.restored.Load() {
@@ -353,6 +354,25 @@ func (n *node) takePrefs(p *ipn.Prefs) {
 			n.log.printf("preferences cannot be remembered: %v", err)
 		}
 	}
+}
+
+// endsByLogout reports whether there is no node key because of a logout, and ends us if nobody else does.
+func (n *node) endsByLogout() bool {
+	if n.leaving.Load() {
+		return true
+	}
+	if !n.registered || hasNodeKey(n.server.Store) {
+		return false
+	}
+	n.wasLoggedOut()
+	return true
+}
+
+// wasLoggedOut ends us when somebody has logged the node out through the LocalAPI, and has his answer.
+func (n *node) wasLoggedOut() {
+	n.log.printf("the node was logged out")
+	n.api.drain(drainTime)
+	n.exit <- exitDone
 }
 
 func (n *node) loggedOut() bool { return n.prefs != nil && n.prefs.LoggedOut }
@@ -367,7 +387,7 @@ func (n *node) takeState(s ipn.State) {
 		n.say.running()
 	case s == ipn.NeedsMachineAuth:
 		n.log.printf("waiting for an admin to approve this node")
-	case s == ipn.NeedsLogin && n.running && !n.suspect.Load() && !n.loggedOut():
+	case s == ipn.NeedsLogin && n.running && !n.suspect.Load() && !n.loggedOut() && !n.endsByLogout():
 		n.log.printf("the node's key has expired")
 		n.exit <- exitNeedsKey
 	}
