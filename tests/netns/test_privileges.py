@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.kit.runtime import Pod, Sandbox
 from tests.kit.wait import wait_until
 
 UID_BASE = 2_000_000_000
+TAILSCALEDS_BUFFER = 2 * (7 << 20)
+"""socketBufferSize of wgengine/magicsock, as the kernel counts it: socket(7), SO_RCVBUF."""
 ATTACH = """
 import fcntl, os, struct, sys
 fd = os.open("/dev/net/tun", os.O_RDWR)  # only root may, on some machines; what decides is the ioctl
@@ -44,6 +47,20 @@ def test_the_worker_has_no_privileges(host: Host, web: Sandbox) -> None:
         assert int(status[name], 16) == 0, name
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] in "012"
+
+
+def test_the_workers_sockets_have_large_buffers(host: Host, web: Sandbox) -> None:
+    """Its UDP sockets have what tailscaled gives its own, beyond the host's limit, also after a restart; yet no capability."""
+    wait_until(lambda: buffers(host, web) == {TAILSCALEDS_BUFFER}, what="large buffers")
+    host.worker(web).kill()
+    wait_until(lambda: buffers(host, web) == {TAILSCALEDS_BUFFER}, what="large buffers of the next worker")
+
+
+def buffers(host: Host, pod: Sandbox) -> set[int]:
+    """The sizes that a worker's UDP sockets have, both directions, in ss's words: ``skmem:(r0,rb212992,t0,tb212992,…)``."""
+    lines = host.netns.run("ss", "--no-header", "--oneline", "-uanpm").splitlines()
+    theirs = " ".join(line for line in lines if f"pid={host.worker(pod).pid}," in line)
+    return {int(size) for size in re.findall(r"\b[rt]b(\d+)", theirs)}
 
 
 def test_each_worker_has_a_uid_and_a_port_of_its_own(host: Host, web: Sandbox) -> None:

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -126,6 +127,21 @@ func (p *pit) starts(n int) []string {
 	return lines
 }
 
+// killWorker kills the worker that runs.
+func (p *pit) killWorker() {
+	p.t.Helper()
+	var pid int
+	WaitUntil(p.t, "the worker runs", func() bool {
+		m := regexp.MustCompile(`(?m)^Pid:\t(\d+)$`).FindStringSubmatch(p.read("state/self"))
+		if m == nil {
+			return false
+		}
+		pid, _ = strconv.Atoi(m[1])
+		return syscall.Kill(pid, 0) == nil
+	})
+	syscall.Kill(pid, syscall.SIGKILL)
+}
+
 func (p *pit) asked(line string) {
 	p.t.Helper()
 	WaitUntil(p.t, "the artefact is asked: "+line, func() bool { return strings.Contains(p.read("asked"), line+"\n") })
@@ -183,16 +199,7 @@ func TestSupervisorSurvivesKills(t *testing.T) {
 	p := newPit(t).begin("start")
 	for n := 1; n <= 3; n++ {
 		p.starts(n)
-		var pid int
-		WaitUntil(t, "the worker is another process", func() bool {
-			m := regexp.MustCompile(`(?m)^Pid:\t(\d+)$`).FindStringSubmatch(p.read("state/self"))
-			if m == nil {
-				return false
-			}
-			pid, _ = strconv.Atoi(m[1])
-			return syscall.Kill(pid, 0) == nil
-		})
-		syscall.Kill(pid, syscall.SIGKILL)
+		p.killWorker()
 	}
 	p.starts(4)
 }
@@ -290,6 +297,24 @@ func TestSupervisorSyncs(t *testing.T) {
 	if !p.Err.Has("sync: ") {
 		t.Error("the failure is not in the log")
 	}
+}
+
+// A worker that says that sockets are new gets larger buffers than its user may have: for internet UDP sockets alone, and a few of them.
+func TestSupervisorWidensSockets(t *testing.T) {
+	t.Parallel()
+	p := newPit(t)
+	widened := func(n int) func() bool {
+		return func() bool { return strings.Count(p.read("state/buffers"), " 14680064 14680064\n") == n }
+	}
+	p.script("open unixgram", "open tcp4", "open udp4", "open udp6", "say sockets", "stay")
+	p.begin("start").starts(1)
+	WaitUntil(t, "two sockets are wide", widened(2))
+	if wide := regexp.MustCompile(`(?m)^(udp4|udp6) 14680064 14680064$`).FindAllString(p.read("state/buffers"), -1); len(wide) != 2 {
+		t.Errorf("want udp4 and udp6 to be wide, have\n%s", p.read("state/buffers"))
+	}
+	p.script(append(slices.Repeat([]string{"open udp4"}, 20), "say sockets", "stay")...)
+	p.killWorker()
+	WaitUntil(t, "a few of the next one's are", widened(8))
 }
 
 // A worker that says what it likes, as fast as it can, gets nothing by it: no memory, no other question than sync, and it can be ended.

@@ -19,6 +19,7 @@ const (
 	netnsPeriod = 5 * time.Second
 	endPatience = 3 * time.Second
 	healthy     = time.Minute // a worker that ran so long begins from the first delay again
+	settleTime  = 300 * time.Millisecond
 )
 
 var (
@@ -31,9 +32,10 @@ type supervisor struct {
 	log    *logger
 	ask    func(task string, options ...string) (string, error)
 	worker *worker
-	syncs  chan int64    // when a worker's word was heard; at most one is pending
-	woken  atomic.Bool   // somebody has woken us: Python is asked, whatever it has configured
-	moved  chan struct{} // Python wants the node to be another one
+	syncs  chan int64       // when a worker's word was heard; at most one is pending
+	woken  atomic.Bool      // somebody has woken us: Python is asked, whatever it has configured
+	moved  chan struct{}    // Python wants the node to be another one
+	narrow chan *os.Process // workers whose sockets have small buffers; at most one is pending
 
 	life    context.Context // what Python is asked within
 	endLife context.CancelFunc
@@ -45,7 +47,7 @@ type supervisor struct {
 
 func newSupervisor(s spec) *supervisor {
 	log := &logger{path: s.logFile}
-	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1), moved: make(chan struct{}, 1)}
+	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1), moved: make(chan struct{}, 1), narrow: make(chan *os.Process, 1)}
 	v.crash, v.key = backoff{delays: crashDelays}, backoff{delays: keyDelays}
 	v.life, v.endLife = context.WithCancel(context.Background())
 	v.ask = v.askPython
@@ -60,6 +62,7 @@ func (v *supervisor) run(line string) int {
 	ticks := time.NewTicker(netnsPeriod)
 	defer ticks.Stop()
 	go v.synchronise()
+	go v.widen()
 	grouped := make(chan struct{})
 	go func() {
 		v.moveToGroups(os.Getpid())
@@ -159,6 +162,11 @@ func (v *supervisor) hear(word string) {
 	switch word {
 	case "sync":
 		v.synchroniseSoon()
+	case "sockets":
+		select {
+		case v.narrow <- v.worker.process:
+		default:
+		}
 	case "running":
 		v.key.reset()
 		if err := os.WriteFile(filepath.Join(v.notes, "was-running"), nil, 0o600); err != nil {
@@ -197,6 +205,19 @@ func (v *supervisor) synchronise() {
 			v.woken.CompareAndSwap(false, woken)
 			v.log.printf("sync: %v", err)
 			time.Sleep(failures.next())
+		}
+	}
+}
+
+// widen gives the sockets of workers that asked for it larger buffers. It lets a moment pass first: a worker that binds its port anew
+// closes one socket and opens another, and would find the port taken by our copy of the first one.
+func (v *supervisor) widen() {
+	told := false
+	for process := range v.narrow {
+		time.Sleep(settleTime)
+		if err := widenSockets(process); err != nil && !told {
+			v.log.printf("the worker's sockets keep small buffers, and fast traffic is slower: %v", err)
+			told = true
 		}
 	}
 }

@@ -211,12 +211,16 @@ func (n *node) watchTUN() {
 	n.exit <- exitTUNGone
 }
 
-// watchLog is where tailscale logs to, and the only place to learn two things. That the control plane does not know a node any
-// more: the client tries again for ever; it is a reason to ask, no proof. And that it knows the node, but its key has expired.
+// watchLog is where tailscale logs to, and the only place to learn three things. That the control plane does not know a node any
+// more: the client tries again for ever; it is a reason to ask, no proof. That it knows the node, but its key has expired. And that a
+// socket is new, and has a smaller buffer than it wants: the supervisor may do what we may not.
 func (n *node) watchLog(format string, args ...any) {
 	n.log.tailscale(format, args...)
 	if strings.Contains(format, "server reports new node key %v has expired") {
 		n.expired.Store(true)
+	}
+	if strings.Contains(format, "failed to force-set UDP %v buffer size") {
+		n.say.sockets()
 	}
 	if !strings.Contains(format, "Received error: %v") {
 		return

@@ -60,3 +60,4 @@ type messages struct{ w io.Writer }
 
 func (m messages) running() { fmt.Fprintln(m.w, "running") }
 func (m messages) sync()    { fmt.Fprintln(m.w, "sync") }
+func (m messages) sockets() { fmt.Fprintln(m.w, "sockets") }

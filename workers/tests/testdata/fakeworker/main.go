@@ -4,6 +4,7 @@
 //	exit N    ends with that status
 //	say TEXT  writes TEXT and goes on
 //	log TEXT  writes TEXT to standard error and goes on
+//	open NET  makes a socket of that network (udp4, udp6, tcp4, unixgram), and adds its buffers to ./buffers from then on
 //	flood     says sync, running, nonsense and lines without end, for ever
 //	stay      waits for the end of its standard input, or for SIGTERM
 //	ignore    waits, and ignores SIGTERM
@@ -13,12 +14,15 @@ package main
 
 import (
 	"bufio"
+	"crypto/rand"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -40,6 +44,8 @@ func main() {
 			fmt.Println(rest)
 		case "log":
 			fmt.Fprintln(os.Stderr, rest)
+		case "open":
+			open(rest)
 		case "flood":
 			flood()
 		case "ignore":
@@ -69,6 +75,58 @@ func flood() {
 		fmt.Println(strings.Repeat("x", 1<<20))
 		fmt.Println()
 		fmt.Fprintln(os.Stderr, strings.Repeat("y", 1<<16))
+	}
+}
+
+var sockets struct {
+	sync.Mutex
+	lines []func() string
+}
+
+// open makes a socket, and keeps ./buffers up to date: a line for each, its network and the sizes for receiving and sending.
+func open(network string) {
+	var c syscall.Conn
+	var err error
+	switch network {
+	case "tcp4":
+		c, err = net.ListenTCP(network, nil)
+	case "unixgram":
+		c, err = net.ListenUnixgram(network, &net.UnixAddr{Name: "@" + rand.Text(), Net: network})
+	default:
+		c, err = net.ListenUDP(network, nil)
+	}
+	if err != nil {
+		os.Exit(97)
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		os.Exit(97)
+	}
+	sockets.Lock()
+	defer sockets.Unlock()
+	sockets.lines = append(sockets.lines, func() (line string) {
+		raw.Control(func(fd uintptr) {
+			receive, _ := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF)
+			send, _ := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF)
+			line = fmt.Sprintln(network, receive, send)
+		})
+		return line
+	})
+	if len(sockets.lines) == 1 {
+		go report()
+	}
+}
+
+// report is for ever, and the only user of the sockets.
+func report() {
+	for range time.Tick(20 * time.Millisecond) {
+		sockets.Lock()
+		var text string
+		for _, line := range sockets.lines {
+			text += line()
+		}
+		sockets.Unlock()
+		write("buffers", text)
 	}
 }
 
