@@ -63,6 +63,14 @@ def buffers(host: Host, pod: Sandbox) -> set[int]:
     return {int(size) for size in re.findall(r"\b[rt]b(\d+)", theirs)}
 
 
+def test_the_worker_fills_no_disk(host: Host, web: Sandbox) -> None:
+    """The largest file that a worker can write has 16 MiB, and it writes no core file."""
+    lines = Path(f"/proc/{host.worker(web).pid}/limits").read_text().splitlines()
+    limits = {line[:25].strip(): line[25:].split()[:2] for line in lines}
+    assert limits["Max file size"] == [str(16 << 20)] * 2
+    assert limits["Max core file size"] == ["0", "0"]
+
+
 def test_each_worker_has_a_uid_and_a_port_of_its_own(host: Host, web: Sandbox) -> None:
     """Two nodes of a host share neither uid nor UDP port."""
     other = host.start(Pod.enrolled("other"))

@@ -386,6 +386,9 @@ func TestBecomingTheWorker(t *testing.T) {
 	if !regexp.MustCompile(`Max core file size +0 +0 `).MatchString(self) {
 		t.Error("it may write core files")
 	}
+	if !regexp.MustCompile(`Max file size +16777216 +16777216 `).MatchString(self) {
+		t.Error("it may write large files")
+	}
 	for _, extra := range regexp.MustCompile(`descriptor ([6-9]|1\d) (.*)`).FindAllString(self, -1) {
 		if !strings.Contains(extra, "anon_inode:") && !strings.Contains(extra, "/sys/fs/cgroup/") { // Go's own: its poller, its quota
 			t.Errorf("it inherited %s", extra)

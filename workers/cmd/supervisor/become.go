@@ -10,8 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// maxFile is the size of the largest file that a worker may write: what it writes are keys and preferences, and a hostile one must not
+// fill the disk with one.
+const maxFile = 16 << 20
+
 // become turns this process into `UID PROGRAM ARGUMENT …` with nothing that could ever be more than that user ID: no capability in any
-// set, no way to gain one, no group, no core file, no environment. It only returns with an error.
+// set, no way to gain one, no group, no core file, no large one, no environment. It only returns with an error.
 func become(args []string) error {
 	if len(args) < 2 {
 		return errors.New("the user ID or the program is missing")
@@ -30,6 +34,7 @@ func become(args []string) error {
 		dropCapabilities,
 		func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) },
 		func() error { return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) },
+		func() error { return unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: maxFile, Max: maxFile}) },
 		cannotComeBack,
 	} {
 		if err := step(); err != nil {
