@@ -121,6 +121,14 @@ class ControlPlane(Actor):
         """As an admin does it."""
         self._call("DELETE", f"/nodes/{node_id}")
 
+    def add_stranger(self, name: str) -> str:
+        """A node that nobody runs, online, for the size of the tailnet: its id."""
+        return str(self._call("POST", "/nodes", {"hostname": name, "tags": ["tag:peer"]})["id"])
+
+    def appear(self, node_id: str, *, online: bool) -> None:
+        """A node that nobody runs comes or goes."""
+        self._call("POST", f"/nodes/{node_id}/online", {"online": online})
+
     @property
     def _admin(self) -> Path:
         return self.root / "admin.sock"

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -53,6 +54,37 @@ func TestAdminChangesNodes(t *testing.T) {
 	WaitUntil(t, "the node knows", func() bool {
 		return strings.Contains(r.netmap(), `"DNSName":"other.tailnet.test."`) && strings.Contains(r.netmap(), `"Tags":["tag:x"]`)
 	})
+}
+
+// A node that nobody runs is one to the others: it is there, comes, goes, and is deleted.
+func TestStrangers(t *testing.T) {
+	t.Parallel()
+	host, control, key := tailnet(t)
+	r := newRig(t, host, control, "web").begin(key).running()
+	var stranger NodeInfo
+	control.Call("POST", "/nodes", map[string]any{"hostname": "nas", "tags": []string{"tag:x"}}, &stranger)
+	known := func(online bool) func() bool {
+		return func() bool {
+			var status struct {
+				Peer map[string]struct {
+					DNSName string
+					Online  bool
+				}
+			}
+			r.decode("status", &status)
+			for _, peer := range status.Peer {
+				return peer.DNSName == "nas.tailnet.test." && peer.Online == online
+			}
+			return false
+		}
+	}
+	WaitUntil(t, "it is there", known(true))
+	for _, online := range []bool{false, true} {
+		control.Call("POST", "/nodes/"+stranger.ID+"/online", map[string]bool{"online": online}, nil)
+		WaitUntil(t, fmt.Sprintf("online is %v", online), known(online))
+	}
+	control.Call("DELETE", "/nodes/"+stranger.ID, nil, nil)
+	WaitUntil(t, "it is gone", func() bool { return !strings.Contains(r.netmap(), "nas.tailnet.test.") })
 }
 
 // Two nodes whose UDP does not reach each other reach each other by the relay.

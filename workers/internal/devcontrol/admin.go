@@ -48,8 +48,10 @@ type NodeInfo struct {
 //	POST   /keys                {reusable, ephemeral, tags, expirySeconds} → {id, key}
 //	POST   /keys/{id}/expire
 //	GET    /nodes               → [NodeInfo]
+//	POST   /nodes               {hostname, tags} → NodeInfo, a node that nobody runs
 //	DELETE /nodes/{id}
 //	POST   /nodes/{id}/expire   the node must authenticate again
+//	POST   /nodes/{id}/online   {online}, of one that nobody runs
 //	POST   /nodes/{id}/name     {name}
 //	POST   /nodes/{id}/tags     {tags}
 func AdminHandler(t *Tailnet) http.Handler {
@@ -59,8 +61,16 @@ func AdminHandler(t *Tailnet) http.Handler {
 		answer(w, t.ExpireKey(r.PathValue("id")))
 	})
 	mux.HandleFunc("GET /nodes", func(w http.ResponseWriter, r *http.Request) { listNodes(t, w) })
+	mux.HandleFunc("POST /nodes", func(w http.ResponseWriter, r *http.Request) { createStranger(t, w, r) })
 	mux.HandleFunc("DELETE /nodes/{id}", onNode(func(id tailcfg.NodeID, r *http.Request) error { return t.Delete(id) }))
 	mux.HandleFunc("POST /nodes/{id}/expire", onNode(func(id tailcfg.NodeID, r *http.Request) error { return t.ExpireNode(id) }))
+	mux.HandleFunc("POST /nodes/{id}/online", onNode(func(id tailcfg.NodeID, r *http.Request) error {
+		var req struct{ Online bool }
+		if err := readJSON(r, &req); err != nil {
+			return err
+		}
+		return t.Appear(id, req.Online)
+	}))
 	mux.HandleFunc("POST /nodes/{id}/name", onNode(func(id tailcfg.NodeID, r *http.Request) error {
 		var req struct{ Name string }
 		if err := readJSON(r, &req); err != nil {
@@ -84,42 +94,70 @@ func createKey(t *Tailnet, w http.ResponseWriter, r *http.Request) {
 		answer(w, err)
 		return
 	}
-	for _, tag := range req.Tags {
-		if err := tailcfg.CheckTag(tag); err != nil {
-			answer(w, err)
-			return
-		}
+	if err := checkTags(req.Tags); err != nil {
+		answer(w, err)
+		return
 	}
 	k := t.MintKey(AuthKey{Reusable: req.Reusable, Ephemeral: req.Ephemeral, Tags: req.Tags},
 		time.Duration(req.ExpirySeconds)*time.Second)
 	writeJSON(w, http.StatusCreated, KeyResponse{ID: k.ID, Key: k.Secret})
 }
 
+func checkTags(tags []string) error {
+	for _, tag := range tags {
+		if err := tailcfg.CheckTag(tag); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func createStranger(t *Tailnet, w http.ResponseWriter, r *http.Request) {
+	var req struct {
+		Hostname string
+		Tags     []string
+	}
+	err := readJSON(r, &req)
+	if err == nil {
+		err = checkTags(req.Tags)
+	}
+	if err != nil {
+		answer(w, err)
+		return
+	}
+	writeJSON(w, http.StatusCreated, t.info(t.AddStranger(req.Hostname, req.Tags)))
+}
+
 func listNodes(t *Tailnet, w http.ResponseWriter) {
 	all := []NodeInfo{}
 	for _, n := range t.Nodes() {
-		info := NodeInfo{
-			ID:        strconv.FormatInt(int64(n.ID), 10),
-			StableID:  string(n.StableID()),
-			NodeKey:   n.Key.String(),
-			Name:      n.Name,
-			FQDN:      n.Name + "." + t.Domain,
-			Hostname:  n.Hostname,
-			Addresses: n.Addresses,
-			Tags:      n.Tags,
-			Ephemeral: n.Ephemeral,
-			Expired:   n.expired(time.Now()),
-			Online:    n.Online(),
-			LastSeen:  n.LastSeen,
-			Endpoints: n.Endpoints,
-			HomeDERP:  n.HomeDERP,
-		}
-		if n.Hostinfo != nil {
-			info.Routes = n.Hostinfo.RoutableIPs
-		}
-		all = append(all, info)
+		all = append(all, t.info(n))
 	}
 	writeJSON(w, http.StatusOK, all)
+}
+
+// info is what the API shows of a node.
+func (t *Tailnet) info(n Node) NodeInfo {
+	info := NodeInfo{
+		ID:        strconv.FormatInt(int64(n.ID), 10),
+		StableID:  string(n.StableID()),
+		NodeKey:   n.Key.String(),
+		Name:      n.Name,
+		FQDN:      n.Name + "." + t.Domain,
+		Hostname:  n.Hostname,
+		Addresses: n.Addresses,
+		Tags:      n.Tags,
+		Ephemeral: n.Ephemeral,
+		Expired:   n.expired(time.Now()),
+		Online:    n.Online(),
+		LastSeen:  n.LastSeen,
+		Endpoints: n.Endpoints,
+		HomeDERP:  n.HomeDERP,
+	}
+	if n.Hostinfo != nil {
+		info.Routes = n.Hostinfo.RoutableIPs
+	}
+	return info
 }
 
 // onNode makes a handler of what is done with the node that the path names.

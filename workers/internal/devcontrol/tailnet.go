@@ -305,6 +305,37 @@ func (t *Tailnet) newNode(machine key.MachinePublic) *Node {
 	return n
 }
 
+// AddStranger adds a node that nobody runs, online: its peers know it as they know any other, and get no answer from it. With some of
+// them a tailnet has the size that a measurement wants.
+func (t *Tailnet) AddStranger(hostname string, tags []string) Node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.newNode(key.NewMachine().Public())
+	n.Key, n.Disco = key.NewNode().Public(), key.NewDisco().Public()
+	n.Tags, n.Version, n.streams = slices.Clone(tags), tailcfg.CurrentCapabilityVersion, 1
+	last := n.Addresses[0].As4()[3]
+	n.Endpoints = []netip.AddrPort{ // of RFC 5737: nobody has them
+		netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, last}), 41641),
+		netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, last}), 41641),
+	}
+	t.describe(n, &tailcfg.Hostinfo{
+		Hostname: hostname, OS: "linux", OSVersion: "6.12.0", Distro: "debian", DistroVersion: "13", GoArch: "amd64", Machine: "x86_64",
+		IPNVersion: "1.102.5", BackendLogID: strings.Repeat("0", 64), NetInfo: &tailcfg.NetInfo{PreferredDERP: 1},
+	})
+	t.touch(n)
+	return *n
+}
+
+// Appear makes a node that nobody runs come or go.
+func (t *Tailnet) Appear(id tailcfg.NodeID, online bool) error {
+	return t.Update(id, func(n *Node) {
+		n.streams, n.LastSeen = 0, time.Now()
+		if online {
+			n.streams = 1
+		}
+	})
+}
+
 // introduce takes over what a node says of itself when it registers.
 func (t *Tailnet) introduce(n *Node, req *tailcfg.RegisterRequest) {
 	n.Version = req.Version
