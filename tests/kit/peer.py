@@ -13,7 +13,7 @@ from . import tools, traffic
 from .actor import Actor
 from .controlplane import ControlPlane
 from .netns import Netns
-from .process import Daemon, Failed, attempt, run, with_bind
+from .process import Daemon, Failed, Process, attempt, run, with_bind
 from .wait import wait_until
 
 PROXY = "127.0.0.1:1080"
@@ -66,6 +66,13 @@ class Peer(Actor):
                 *arguments,
             ]
         )
+
+    @property
+    def process(self) -> Process:
+        """Its tailscaled."""
+        process = Process.of(self._daemon.pid)
+        assert process
+        return process
 
     def status(self) -> dict[str, Any]:
         """``tailscale status --json``."""

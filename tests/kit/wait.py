@@ -24,3 +24,9 @@ def wait_until(condition: Callable[[], T | None], deadline: float = 30.0, *, wha
             )
         time.sleep(POLL_SECONDS)
     return value
+
+
+def pass_time(seconds: float) -> None:
+    """Let that much time go by: for what is measured over time. A test waits for what it waits for."""
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= end, seconds + 60)

@@ -1,0 +1,120 @@
+"""What passes through `ts0`: TCP with one stream and with eight, and UDP with packets of 1200 bytes, both ways.
+
+The other end is always the same tailscaled with a kernel interface, and so is the wire; only the end that is measured changes: a pod of
+ours, a tailscaled with a kernel interface, a tailscaled with userspace networking. The three take turns in every round, so a ratio is of
+one round. For a pod the program is iperf3 in the pod; with userspace networking it is iperf3 on localhost, as in a sidecar.
+
+All three are the same code of WireGuard, on the same two cores that the other end needs as well. What can be lost is at the edges: the
+TUN's offloads (without them it is a third), and the UDP sockets' buffers, which are as large as tailscaled's by the supervisor's hand: a
+worker has no capability, and would get what `net.core.rmem_max` allows. Userspace networking has a second TCP between the two.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from tests.kit.netns import Netns
+from tests.kit.peer import Peer
+from tests.kit.process import Failed
+from tests.kit.runtime import Pod
+from tests.kit.wait import wait_until
+
+from .lab import Lab
+from .rows import Bound, Row, interleave
+
+PORT = "5201"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What iperf3 is asked for, from the contestant (``sends``) or to it."""
+
+    name: str
+    options: tuple[str, ...]
+    sends: bool
+
+    def __str__(self) -> str:
+        return f"{self.name}, {'from' if self.sends else 'to'} the pod"
+
+
+KINDS = {
+    "TCP, 1 stream": (),
+    "TCP, 8 streams": ("--parallel=8",),
+    "UDP, 1200 bytes": ("--udp", "--bandwidth=0", "--length=1200"),
+}
+TRAFFIC = [Traffic(name, options, sends) for name, options in KINDS.items() for sends in (True, False)]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One end: an iperf3 server that can be reached at a tailnet address. The other end is the client, whichever way it goes."""
+
+    far: Peer
+    address: str
+
+    def rate(self, traffic: Traffic, seconds: int) -> float:
+        """Bits per second that arrive. A server that is not done with the call before is asked again."""
+        return wait_until(
+            lambda: self._rate(traffic, seconds), what=f"a measurement of {traffic}, {self.address}"
+        )
+
+    def _rate(self, traffic: Traffic, seconds: int) -> float | None:
+        way = ["--reverse"] if traffic.sends else []
+        client = ["iperf3", "--client", self.address, "--port", PORT, "--json", f"--time={seconds}"]
+        done = self.far.netns.attempt(*client, *traffic.options, *way)
+        end = json.loads(done.stdout or b"{}").get("end") or {}
+        total = end.get("sum_received") or end.get("sum")
+        return float(total["bits_per_second"]) if total else None
+
+    def is_near(self) -> bool:
+        """Whether there is a direct path by now."""
+        try:
+            return "via DERP" not in self.far.ping(self.address)
+        except Failed:
+            return False
+
+
+def measure(lab: Lab) -> list[Row]:
+    """Row c; in QUICK with one stream only."""
+    with ExitStack() as stack:
+        host = stack.enter_context(lab.host("throughput"))
+        far = stack.enter_context(lab.peer("far"))
+        kernel = stack.enter_context(lab.peer("kernel"))
+        userspace = stack.enter_context(lab.peer("userspace", userspace=True))
+        pod = host.start(Pod.enrolled("throughput"))
+        ends = {
+            "ours": serve(stack, lab, far, pod.netns, host.addresses(pod)[0]),
+            "kernel": serve(stack, lab, far, kernel.netns, kernel.addresses[0]),
+            "userspace": serve(stack, lab, far, userspace.netns, userspace.addresses[0]),
+        }
+        kinds = [t for t in TRAFFIC if not lab.quick or "8" not in t.name]
+        return [row for traffic in kinds for row in compare(lab, traffic, ends)]
+
+
+def serve(stack: ExitStack, lab: Lab, far: Peer, netns: Netns, address: str) -> Contestant:
+    """An end that is ready."""
+    server: list[str] = ["iperf3", "--server", "--port", PORT]
+    stack.enter_context(netns.daemon(server, lab.root / f"iperf3-{address}"))
+    listening = f"sport = :{PORT}"
+    wait_until(lambda: netns.run("ss", "--no-header", "-ltn", listening), what="iperf3's port")
+    end = Contestant(far, address)
+    wait_until(end.is_near, what=f"a direct path to {address}")
+    return end
+
+
+def compare(lab: Lab, traffic: Traffic, ends: dict[str, Contestant]) -> list[Row]:
+    """Ours over each of tailscaled's modes."""
+    seconds = 1 if lab.quick else 4
+    rates = interleave(
+        2 if lab.quick else lab.rounds,
+        **{name: partial(end.rate, traffic, seconds) for name, end in ends.items()},
+    )
+    ours = rates["ours"]
+    kernel, userspace = Bound(1.0, at_least=True, quartile=0.95), Bound(1.25, at_least=True)
+    return [
+        Row("c", f"{traffic}, over tailscaled, kernel TUN", "Gbit/s", ours, rates["kernel"], kernel),
+        Row("c", f"{traffic}, over tailscaled, userspace", "Gbit/s", ours, rates["userspace"], userspace),
+    ]
