@@ -14,9 +14,12 @@ from tests.kit import tools
 from . import (
     measure_crowd,
     measure_enrolled,
+    measure_idle,
+    measure_memory,
     measure_passthrough,
     measure_restart,
     measure_size,
+    measure_throughput,
     report,
 )
 from .lab import Lab, Measure
@@ -24,7 +27,10 @@ from .lab import Lab, Measure
 MEASURES: dict[str, Measure] = {
     "a": measure_passthrough.measure,
     "bj": measure_enrolled.measure,
+    "c": measure_throughput.measure,
+    "de": measure_memory.measure,
     "fh": measure_crowd.measure,
+    "g": measure_idle.measure,
     "i": measure_restart.measure,
     "k": measure_size.measure,
 }

@@ -1,0 +1,69 @@
+"""What an enrolled pod costs while nothing happens to it, on a host with forty of them: CPU, of the supervisor and the worker.
+
+A worker that is idle keeps up its poll, its relay and its STUN, and looks at its own memory. The figure is per minute, the median over
+the pods.
+
+A pod that starts or stops is a change of the host's interfaces, which every neighbour hears of. Tailscale would look at all of them and
+judge whether its network is another one; the worker hides the interfaces of pods from it, so that nothing has changed. The pod that
+comes and goes is not enrolled. One that is enrolled is also a change of the tailnet, for all of its nodes, wherever they are: it is in
+the table for orientation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from statistics import mean
+
+from tests.kit.host import Host
+from tests.kit.runtime import Pod, Sandbox
+from tests.kit.wait import pass_time
+
+from .lab import Lab
+from .measure_crowd import remove
+from .rows import Bound, Row
+
+NUMBERS = itertools.count()
+
+
+def measure(lab: Lab) -> list[Row]:
+    """Row g; in QUICK with ten pods, for some seconds."""
+    size, settle, seconds = (10, 3, 6) if lab.quick else (40, 30, 60)
+    with lab.host("idle", readyTimeout="60s") as host:
+        pods = [host.start(Pod.enrolled(f"idle-{n}")) for n in range(size)]
+        for pod in pods:
+            host.addresses(pod)
+        pass_time(settle)
+        idle = per_minute(host, pods, seconds)
+        plain = [neighbour(host, pods, Pod(f"guest-{next(NUMBERS)}")) for _ in range(lab.rounds)]
+        enrolled = [neighbour(host, pods, Pod.enrolled(f"guest-{next(NUMBERS)}")) for _ in range(lab.rounds)]
+    what = f"CPU of a neighbour per pod start and stop, {size} pods"
+    return [
+        Row("g", f"CPU of an idle node a minute, {size} pods", "ms", idle, None, Bound(30)),
+        Row("g", what, "ms", tuple(plain), None, Bound(2)),
+        Row("g", f"{what}, enrolled", "ms", tuple(enrolled), None, None),
+    ]
+
+
+def per_minute(host: Host, pods: list[Sandbox], seconds: int) -> tuple[float, ...]:
+    """Seconds of CPU that each pod's node takes in a minute."""
+    before = [cpu(host, pod) for pod in pods]
+    pass_time(seconds)
+    return tuple((cpu(host, pod) - b) * 60 / seconds for pod, b in zip(pods, before, strict=True))
+
+
+def neighbour(host: Host, pods: list[Sandbox], guest: Pod) -> float:
+    """Seconds of CPU that a pod takes, on average, while another one starts and stops.
+
+    A second and a half each: what tailscale does about it comes up to a second late.
+    """
+    before = [cpu(host, pod) for pod in pods]
+    sandbox = host.start(guest)
+    pass_time(1.5)
+    remove(host, sandbox)
+    pass_time(1.5)
+    return mean(cpu(host, pod) - b for pod, b in zip(pods, before, strict=True))
+
+
+def cpu(host: Host, pod: Sandbox) -> float:
+    """Seconds so far, of its supervisor and its worker."""
+    return host.supervisor(pod).cpu + host.worker(pod).cpu
