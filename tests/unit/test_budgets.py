@@ -1,0 +1,123 @@
+"""What a pod that is not enrolled may cost, in what needs no clock: modules, files, system calls, bytes, processes.
+
+The floor is the same Python that does nothing, asked in the same test. Times are the bench's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from builds import zipapp
+
+from tailscale_cni.archive import fitted
+from tests.unit.test_door import ENVIRON, PREV_RESULT, Host
+
+MODULES = {"_json"}
+FILES = 5
+"""Of which the artefact, the directory and the file of ``_json``, and the note of the configuration are known."""
+CALLS = 55
+"""43 at the most, on CPython 3.10 to 3.13."""
+VERBS = ("ADD", "DEL", "CHECK")
+NOTHING = ("-I", "-S", "-c", "pass")
+
+
+@pytest.fixture(params=["no configuration", "a configuration"])
+def host(scratch: Path, request: pytest.FixtureRequest) -> Host:
+    """A host, with config.yaml or without."""
+    host = Host(Path(tempfile.mkdtemp(dir=scratch)))  # a path that is short enough for a socket's
+    if request.param == "a configuration":
+        host.configure("tags: [tag:a]\n")
+    return host
+
+
+@pytest.fixture
+def plugin(interpreter: Path, tmp_path: Path) -> Path:
+    """The artefact as this Python's ``install`` writes it."""
+    path = tmp_path / "tailscale-cni"
+    path.write_bytes(fitted(zipapp(), str(interpreter)))
+    path.chmod(0o755)
+    return path
+
+
+class Trace(NamedTuple):
+    """What strace has seen of a program and of all that it started: a line per system call."""
+
+    answer: bytes
+    lines: list[str]
+
+    @classmethod
+    def of(cls, *argv: str | Path, environ: Mapping[str, str], entry: Mapping[str, Any]) -> Trace:
+        """A call that must succeed."""
+        strace = ["strace", "--follow-forks", "--quiet=all", "--signal=none", "--string-limit=0"]
+        done = subprocess.run(
+            [*strace, "--output=/dev/fd/2", *argv],
+            input=json.dumps(entry).encode(),
+            env=dict(environ),
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
+        return cls(done.stdout, done.stderr.decode().splitlines())
+
+    def named(self, *names: str) -> list[str]:
+        """The calls of those names."""
+        return [line for line in self.lines if re.match(rf"(\d+ +)?({'|'.join(names)})\(", line)]
+
+    @property
+    def opened(self) -> list[str]:
+        """The calls that opened a file."""
+        return [line for line in self.named("open", "openat", "openat2", "creat") if " = -1 " not in line]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_pass_through_is_little_more_than_python(
+    host: Host, plugin: Path, interpreter: Path, verb: str
+) -> None:
+    """It opens a few files and makes a few dozen system calls more than a Python that does nothing."""
+    environ = ENVIRON | {"CNI_COMMAND": verb}
+    ours = Trace.of(plugin, environ=environ, entry=host.entry)
+    floor = Trace.of(interpreter, *NOTHING, environ=environ, entry=host.entry)
+    assert json.loads(ours.answer or b"null") == (PREV_RESULT if verb == "ADD" else None)
+    assert len(ours.opened) - len(floor.opened) <= FILES, ours.opened
+    assert len(ours.lines) - len(floor.lines) <= CALLS, ours.lines
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_pass_through_writes_and_starts_nothing(host: Host, plugin: Path, verb: str) -> None:
+    """It writes its answer and no byte more, opens no file for writing, makes no socket, and starts no process and no thread."""
+    trace = Trace.of(plugin, environ=ENVIRON | {"CNI_COMMAND": verb}, entry=host.entry)
+    written = [
+        int(line.rpartition("= ")[2]) for line in trace.named("p?writev?2?(64)?", "sendfile", "splice")
+    ]
+    assert sum(written) == len(trace.answer)
+    assert [line for line in trace.opened if re.search("O_(WRONLY|RDWR|CREAT|TRUNC|APPEND)", line)] == []
+    changes = ("mkdir", "unlink", "rename", "link", "symlink", "chmod", "chown", "truncate", "utime", "mknod")
+    starts = ("clone", "clone3", "fork", "vfork", "socket", "connect")
+    assert trace.named(*(rf"f?{name}(at2?)?" for name in changes), *starts) == []
+    assert len(trace.named("execve")) == 1  # strace's own
+
+
+def test_a_pass_through_imports_next_to_nothing(host: Host, interpreter: Path) -> None:
+    """After it, sys.modules has what a bare interpreter has, and the C part of json."""
+    door = zipapp().read_bytes().split(b"-c '", 1)[1].split(b"' '", 1)[0].decode()
+    look = "import posix, sys\nposix._exit = lambda status: posix.write(2, ' '.join(sys.modules).encode()) and None\n"
+
+    def modules(text: str) -> set[str]:
+        done = subprocess.run(
+            [interpreter, "-IS", "-c", look + text, "raise SystemExit"],
+            input=json.dumps(host.entry).encode(),
+            env=ENVIRON,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        return set(done.stderr.decode().split())
+
+    assert modules(door) - modules("posix._exit(0)") == MODULES
