@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,113 @@ class AuthKey:
     key: str
 
 
-class ControlPlane(Actor):
+@dataclass(frozen=True)
+class Client:
+    """An OAuth client of Tailscale's API."""
+
+    id: str
+    secret: str
+
+
+class Tailnet:
+    """What an admin does with a tailnet, through devcontrol's admin socket."""
+
+    def __init__(self, admin: Path) -> None:
+        self._admin = admin
+
+    def mint(
+        self,
+        *,
+        reusable: bool = True,
+        ephemeral: bool = True,
+        tags: Sequence[str] = ("tag:k8s-pod",),
+        expiry_seconds: int = 3600,
+    ) -> AuthKey:
+        """A new auth key."""
+        wanted = {
+            "reusable": reusable,
+            "ephemeral": ephemeral,
+            "tags": list(tags),
+            "expirySeconds": expiry_seconds,
+        }
+        return AuthKey(**self._call("POST", "/keys", wanted))
+
+    def auth_keys(self) -> list[dict[str, Any]]:
+        """All auth keys that were made, each with id, tags, ephemeral, reusable, used, expires."""
+        keys: list[dict[str, Any]] = self._call("GET", "/keys")
+        return keys
+
+    def expire_key(self, key: AuthKey) -> None:
+        """The key registers nobody any more."""
+        self._call("POST", f"/keys/{key.id}/expire")
+
+    def new_client(
+        self,
+        *,
+        tags: Sequence[str] = ("tag:k8s-pod",),
+        scopes: Sequence[str] = ("auth_keys", "devices:core"),
+    ) -> Client:
+        """A new OAuth client."""
+        made = self._call("POST", "/clients", {"tags": list(tags), "scopes": list(scopes)})
+        return Client(made["id"], made["secret"])
+
+    def revoke_client(self, client: Client) -> None:
+        """The client and its tokens are worth nothing any more."""
+        self._call("POST", f"/clients/{client.id}/revoke")
+
+    def new_api_key(self, expiry_seconds: int = 3600) -> str:
+        """A new key of Headscale's API."""
+        key: str = self._call("POST", "/apikeys", {"expirySeconds": expiry_seconds})["key"]
+        return key
+
+    def new_user(self, name: str) -> str:
+        """A new user of Headscale: its ID."""
+        return str(self._call("POST", "/users", {"name": name})["id"])
+
+    def set_tag_owners(self, owners: Mapping[str, Sequence[str]] | None) -> None:
+        """That part of the policy file; None: there is none, and every tag may be given by everybody."""
+        self._call("PUT", "/tagowners", owners)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """All nodes, each with id, nodeKey, name, fqdn, hostname, addresses, tags, ephemeral, online."""
+        nodes: list[dict[str, Any]] = self._call("GET", "/nodes")
+        return nodes
+
+    def node(self, name: str) -> dict[str, Any] | None:
+        """The node of that name, if there is one."""
+        return next((node for node in self.nodes() if node["name"] == name), None)
+
+    def delete_node(self, node_id: str) -> None:
+        """As an admin does it."""
+        self._call("DELETE", f"/nodes/{node_id}")
+
+    def add_stranger(self, name: str) -> str:
+        """A node that nobody runs, online, for the size of the tailnet: its id."""
+        return str(self._call("POST", "/nodes", {"hostname": name, "tags": ["tag:peer"]})["id"])
+
+    def appear(self, node_id: str, *, online: bool) -> None:
+        """A node that nobody runs comes or goes."""
+        self._call("POST", f"/nodes/{node_id}/online", {"online": online})
+
+    def _call(self, method: str, path: str, body: object = ...) -> Any:
+        connection = _AdminConnection(self._admin)
+        try:
+            connection.request(method, path, json.dumps(body) if body is not ... else None)
+            response = connection.getresponse()
+            text = response.read()
+        finally:
+            connection.close()
+        if response.status >= 300:
+            raise RuntimeError(f"{method} {path}: {response.status} {text!r}")
+        return json.loads(text) if text else None
+
+
+class ControlPlane(Tailnet, Actor):
     """One tailnet, with DERP, STUN and MagicDNS. It can be stopped and started again, and remembers its nodes."""
 
     def __init__(self, wire: Wire, root: Path) -> None:
         root.mkdir(parents=True)
+        super().__init__(root / "admin.sock")
         self.root = root
         self.netns = Netns("control")
         self.address = wire.plug(self.netns).v4
@@ -86,61 +188,3 @@ class ControlPlane(Actor):
             yield
         finally:
             self.start()
-
-    def mint(
-        self,
-        *,
-        reusable: bool = True,
-        ephemeral: bool = True,
-        tags: Sequence[str] = ("tag:k8s-pod",),
-        expiry_seconds: int = 3600,
-    ) -> AuthKey:
-        """A new auth key."""
-        wanted = {
-            "reusable": reusable,
-            "ephemeral": ephemeral,
-            "tags": list(tags),
-            "expirySeconds": expiry_seconds,
-        }
-        return AuthKey(**self._call("POST", "/keys", wanted))
-
-    def expire_key(self, key: AuthKey) -> None:
-        """The key registers nobody any more."""
-        self._call("POST", f"/keys/{key.id}/expire")
-
-    def nodes(self) -> list[dict[str, Any]]:
-        """All nodes, each with id, nodeKey, name, fqdn, hostname, addresses, tags, ephemeral, online."""
-        nodes: list[dict[str, Any]] = self._call("GET", "/nodes")
-        return nodes
-
-    def node(self, name: str) -> dict[str, Any] | None:
-        """The node of that name, if there is one."""
-        return next((node for node in self.nodes() if node["name"] == name), None)
-
-    def delete_node(self, node_id: str) -> None:
-        """As an admin does it."""
-        self._call("DELETE", f"/nodes/{node_id}")
-
-    def add_stranger(self, name: str) -> str:
-        """A node that nobody runs, online, for the size of the tailnet: its id."""
-        return str(self._call("POST", "/nodes", {"hostname": name, "tags": ["tag:peer"]})["id"])
-
-    def appear(self, node_id: str, *, online: bool) -> None:
-        """A node that nobody runs comes or goes."""
-        self._call("POST", f"/nodes/{node_id}/online", {"online": online})
-
-    @property
-    def _admin(self) -> Path:
-        return self.root / "admin.sock"
-
-    def _call(self, method: str, path: str, body: object = None) -> Any:
-        connection = _AdminConnection(self._admin)
-        try:
-            connection.request(method, path, json.dumps(body) if body is not None else None)
-            response = connection.getresponse()
-            text = response.read()
-        finally:
-            connection.close()
-        if response.status >= 300:
-            raise RuntimeError(f"{method} {path}: {response.status} {text!r}")
-        return json.loads(text) if text else None

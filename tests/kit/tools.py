@@ -36,6 +36,12 @@ def clients() -> Path:
 
 
 @cache
+def apiclient() -> Path:
+    """One call through Tailscale's own client of its API (tests/tools/cmd/apiclient)."""
+    return builds.go_build(MODULE, {"apiclient": "./cmd/apiclient"}, goarch=_goarch()) / "apiclient"
+
+
+@cache
 def devcontrol() -> Path:
     """The control plane of the tests."""
     return builds.devcontrol()

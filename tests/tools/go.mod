@@ -12,7 +12,10 @@ tool (
 	tailscale.com/cmd/tailscaled
 )
 
-require github.com/containernetworking/cni v1.3.1
+require (
+	github.com/containernetworking/cni v1.3.1
+	tailscale.com/client/tailscale/v2 v2.12.0
+)
 
 require (
 	9fans.net/go v0.0.8-0.20250307142834-96bdba94b63f // indirect

@@ -54,6 +54,12 @@ type NodeInfo struct {
 //	POST   /nodes/{id}/online   {online}, of one that nobody runs
 //	POST   /nodes/{id}/name     {name}
 //	POST   /nodes/{id}/tags     {tags}
+//	POST   /clients             {tags, scopes} → OAuthClient, of Tailscale's API
+//	POST   /clients/{id}/revoke
+//	POST   /apikeys             {expirySeconds} → APIKey, of Headscale's API
+//	POST   /users               {name} → {id}, of Headscale's API
+//	PUT    /tagowners           {tag: [owner]}, or null: what tags there are, and who owns them
+//	GET    /keys                → [{id, tags, ephemeral, reusable, used, expires}]
 func AdminHandler(t *Tailnet) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /keys", func(w http.ResponseWriter, r *http.Request) { createKey(t, w, r) })
@@ -85,7 +91,61 @@ func AdminHandler(t *Tailnet) http.Handler {
 		}
 		return t.Update(id, func(n *Node) { n.Tags = req.Tags })
 	}))
+	accessHandlers(t, mux)
 	return mux
+}
+
+// accessHandlers are those that say who may use the other APIs.
+func accessHandlers(t *Tailnet, mux *http.ServeMux) {
+	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, r *http.Request) { listKeys(t, w) })
+	mux.HandleFunc("POST /clients", func(w http.ResponseWriter, r *http.Request) {
+		var req struct{ Tags, Scopes []string }
+		if err := readJSON(r, &req); err != nil {
+			answer(w, err)
+			return
+		}
+		writeJSON(w, http.StatusCreated, t.NewClient(req.Tags, req.Scopes))
+	})
+	mux.HandleFunc("POST /clients/{id}/revoke", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, t.RevokeClient(r.PathValue("id")))
+	})
+	mux.HandleFunc("POST /apikeys", func(w http.ResponseWriter, r *http.Request) {
+		var req struct{ ExpirySeconds int }
+		if err := readJSON(r, &req); err != nil {
+			answer(w, err)
+			return
+		}
+		writeJSON(w, http.StatusCreated, t.NewAPIKey(time.Duration(req.ExpirySeconds)*time.Second))
+	})
+	mux.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {
+		var req struct{ Name string }
+		if err := readJSON(r, &req); err != nil {
+			answer(w, err)
+			return
+		}
+		writeJSON(w, http.StatusCreated, map[string]int{"id": t.NewUser(req.Name)})
+	})
+	mux.HandleFunc("PUT /tagowners", func(w http.ResponseWriter, r *http.Request) {
+		var owners map[string][]string
+		err := readJSON(r, &owners)
+		if err == nil {
+			t.SetTagOwners(owners)
+		}
+		answer(w, err)
+	})
+}
+
+// listKeys shows all keys that were made, in no order, without what is secret of them.
+func listKeys(t *Tailnet, w http.ResponseWriter) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := []map[string]any{}
+	for _, k := range t.keys {
+		all = append(all, map[string]any{
+			"id": k.ID, "tags": k.Tags, "ephemeral": k.Ephemeral, "reusable": k.Reusable, "used": k.Used, "expires": k.Expires,
+		})
+	}
+	writeJSON(w, http.StatusOK, all)
 }
 
 func createKey(t *Tailnet, w http.ResponseWriter, r *http.Request) {

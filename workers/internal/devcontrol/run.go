@@ -81,6 +81,9 @@ func Run(ctx context.Context, o Options, ready func(Ready) error) error {
 	mux.Handle("/derp", derpserver.Handler(relay))
 	mux.Handle("/derp/", derpserver.Handler(relay))
 	mux.HandleFunc("/generate_204", derpserver.ServeNoContent)
+	mux.Handle("/api/v2/", tailscaleAPI(tailnet))
+	mux.Handle("/api/v1/", headscaleAPI(tailnet))
+	mux.Handle("/health", headscaleAPI(tailnet))
 	mux.Handle("/", server)
 
 	failed := make(chan error, 3)

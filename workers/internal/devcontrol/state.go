@@ -22,6 +22,7 @@ type state struct {
 	LastID  tailcfg.NodeID
 	Keys    []*AuthKey
 	Nodes   []*Node
+	Access  Access
 }
 
 // Secrets are the private keys that clients know this control plane and its relay by.
@@ -53,7 +54,7 @@ func (t *Tailnet) Load(path string) (Secrets, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.lastID = st.LastID
+	t.lastID, t.access = st.LastID, st.Access
 	for _, k := range st.Keys {
 		t.keys[k.ID] = k
 	}
@@ -87,7 +88,7 @@ func (t *Tailnet) snapshot(secrets Secrets) (text []byte, dirty bool, err error)
 	if !t.dirty && t.edition > 0 {
 		return nil, false, nil
 	}
-	st := state{Version: stateVersion, Noise: secrets.Noise, DERP: secrets.DERP, LastID: t.lastID}
+	st := state{Version: stateVersion, Noise: secrets.Noise, DERP: secrets.DERP, LastID: t.lastID, Access: t.access}
 	for _, k := range t.keys {
 		st.Keys = append(st.Keys, k)
 	}

@@ -88,6 +88,8 @@ type Tailnet struct {
 	mu      sync.Mutex
 	nodes   map[tailcfg.NodeID]*Node
 	keys    map[string]*AuthKey // by ID
+	access  Access
+	tokens  map[string]token
 	lastID  tailcfg.NodeID
 	edition uint64
 	changed chan struct{} // closed and replaced by each edition
@@ -101,6 +103,7 @@ func NewTailnet(domain string, ephemeralTimeout time.Duration) *Tailnet {
 		EphemeralTimeout: ephemeralTimeout,
 		nodes:            map[tailcfg.NodeID]*Node{},
 		keys:             map[string]*AuthKey{},
+		tokens:           map[string]token{},
 		changed:          make(chan struct{}),
 	}
 }

@@ -1,0 +1,41 @@
+"""A secret in a file of root's alone: a static auth key, an OAuth client's secret, an API key."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .. import errors
+
+LONGEST = 4096
+
+
+def read(path: str, what: str, setting: str) -> str:
+    """The secret of one file, read anew each time: it may be replaced whenever one likes.
+
+    ``what`` it is, as in "an auth key", and the ``setting`` that names it are for the error: NoAuthKey, for a file that is
+    missing, readable by others, or holds something else. It never shows anything of what is in the file.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as e:
+        advice = f"Write {what} to {path} (mode 0600), or set {setting}."
+        raise errors.NoAuthKey(reason=f"{path}: {e.strerror}", advice=advice) from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            advice = f"It is a secret: 'chown root: {path}; chmod 600 {path}'."
+            raise errors.NoAuthKey(reason=f"{path} is not a file of root's alone", advice=advice)
+        text = os.read(fd, LONGEST)
+    finally:
+        os.close(fd)
+    return parse(text, path, what)
+
+
+def parse(content: bytes, where: str, what: str) -> str:
+    """The secret in what was read from ``where``. Raises NoAuthKey."""
+    text = content.decode("ascii", "replace").strip()
+    if not text or not text.isascii() or not text.isprintable() or " " in text or len(content) >= LONGEST:
+        advice = f"It must hold {what} and nothing else."
+        raise errors.NoAuthKey(reason=f"{where} does not hold {what}", advice=advice)
+    return text

@@ -1,0 +1,193 @@
+"""Headscale's API, versions 0.26 to 0.29 (``/api/v1``, grpc-gateway: camelCase, 64-bit numbers as strings).
+
+What it does differently from what one would think was measured on 0.29.2: an unknown user is a 500, and a key without an
+expiration is answered with 200 and born expired.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import errors
+from . import (
+    AuthKey,
+    Device,
+    Refused,
+    Unavailable,
+    as_auth_key,
+    as_dict,
+    as_list,
+    as_text,
+    as_texts,
+    credential,
+)
+from .rest import Rest
+
+if TYPE_CHECKING:
+    from .rest import Answer
+
+WHAT = "an API key of Headscale"
+NEW_KEY = "Make one with 'headscale apikeys create --expiration 90d', and write it to {path}."
+NOT_FOUND = 5
+"""gRPC's code, in an error object."""
+
+
+class Headscale:
+    """One Headscale, as an API key may see and change it: all of it."""
+
+    def __init__(
+        self, api_key_file: str, *, api_url: str, user: str, key_seconds: int, seconds: float
+    ) -> None:
+        """``user`` is a name or an ID, or empty: from 0.28 on, tags are enough.
+
+        Keys live ``key_seconds``; all calls on this object together take at most ``seconds``.
+        """
+        self.api_key_file = api_key_file
+        self.user = user
+        self.key_seconds = key_seconds
+        self._rest = Rest(api_url, seconds)
+
+    def mint(self, *, hostname: str, tags: tuple[str, ...], ephemeral: bool) -> AuthKey:  # noqa: ARG002 - keys have no description
+        """A key for one node that registers soon: single-use, with these tags.
+
+        It is told a time at which the key expires, not a duration. A host whose clock is behind, as a Raspberry Pi's after a
+        power cut, would get one that is expired: then the time is the server's.
+        """
+        wanted: dict[str, Any] = {"reusable": False, "ephemeral": ephemeral, "aclTags": list(tags)}
+        if self.user:
+            wanted["user"] = self._user_id()
+        now = time.time()
+        answer = self._create(wanted, now)
+        if answer.ok and answer.date is not None and answer.date >= now + self.key_seconds:
+            answer = self._create(wanted, answer.date)
+        if not answer.ok and isinstance(answer.document, dict):
+            self._explain(answer, tags)
+        document = as_dict(self._checked(answer).document)
+        return as_auth_key(as_dict(document.get("preAuthKey")).get("key"))
+
+    def devices(self) -> tuple[Device, ...]:
+        """All nodes."""
+        answer = self._done("GET", "/api/v1/node")
+        return tuple(_device(item) for item in as_list(as_dict(answer.document).get("nodes")))
+
+    def device(self, node_id: str) -> Device | None:
+        """One of them."""
+        answer = self._call("GET", _path(node_id))
+        if _is_missing(answer):
+            return None
+        return _device(as_dict(self._checked(answer).document).get("node"))
+
+    def rename(self, node_id: str, name: str) -> None:
+        """Give a node another name; one that is taken is refused."""
+        from urllib.parse import quote
+
+        self._done("POST", f"{_path(node_id)}/rename/{quote(name, safe='')}")
+
+    def set_tags(self, node_id: str, tags: tuple[str, ...]) -> None:
+        """Give a node these tags."""
+        self._done("POST", f"{_path(node_id)}/tags", {"tags": list(tags)})
+
+    def delete(self, node_id: str) -> None:
+        """Remove a node."""
+        answer = self._call("DELETE", _path(node_id))
+        if not _is_missing(answer):
+            self._checked(answer)
+
+    def _create(self, wanted: dict[str, Any], now: float) -> Answer:
+        expiration = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + self.key_seconds + 1))
+        return self._call("POST", "/api/v1/preauthkey", {**wanted, "expiration": expiration})
+
+    def _user_id(self) -> str:
+        """The API wants a user's number; people know names. Raises Refused."""
+        if self.user.isdecimal():
+            return self.user
+        users = as_list(as_dict(self._done("GET", "/api/v1/user").document).get("users"))
+        found = [as_text(user["id"]) for user in map(as_dict, users) if user.get("name") == self.user]
+        if not found or not found[0].isdecimal():
+            raise self._no_user()
+        return found[0]
+
+    def _no_user(self) -> Refused:
+        shown = errors.show(self.user)
+        if self.user:
+            return Refused(
+                f"Headscale has no user {shown}",
+                f"Make it with 'headscale users create {shown}', or set headscaleUser to one of 'headscale users list'.",
+            )
+        return Refused(
+            "this Headscale makes no keys without a user (it is older than 0.28)",
+            "Set headscaleUser to one of 'headscale users list'.",
+        )
+
+    def _done(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+        return self._checked(self._call(method, path, body))
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+        token = credential.read(self.api_key_file, WHAT, "headscaleAPIKeyFile")
+        check(token, self.api_key_file)
+        return self._rest.call(method, path, token=token, body=body)
+
+    def _checked(self, answer: Answer) -> Answer:
+        """What was done, and answered in JSON. Raises Refused."""
+        if answer.ok and isinstance(answer.document, dict):
+            return answer
+        if answer.status in (401, 403):
+            raise Refused(
+                f"the API key in {self.api_key_file} is not valid: it has expired (after 90 days if nobody said otherwise) or was "
+                f"mistyped ({answer.message})",
+                NEW_KEY.format(path=self.api_key_file),
+            )
+        if not isinstance(answer.document, dict):
+            raise Refused(
+                f"it answers {answer.status}, and not as Headscale does ({answer.message})",
+                "Is controlURL your Headscale's URL? If its API is elsewhere, set apiURL.",
+            )
+        if answer.status >= 500:
+            raise Unavailable(f"it answers {answer.status} ({answer.message})", reached=True)
+        raise Refused(f"it answers {answer.status} ({answer.message})", "docs/headscale.md shows the set-up.")
+
+    def _explain(self, answer: Answer, tags: tuple[str, ...]) -> None:
+        """Raises Refused for what a key is refused for."""
+        if "user" in answer.message:
+            raise self._no_user()
+        if "tag" in answer.message:
+            owners = ", ".join(f'"{tag}": []' for tag in tags)
+            raise Refused(
+                f"it does not take the tags {', '.join(tags)} ({answer.message})",
+                f'Tags are in lower case, and in its policy: "tagOwners": {{{owners}}}.',
+            )
+
+
+def check(secret: str, where: str) -> None:
+    """Raises NoAuthKey for what is a credential of another kind, without showing it."""
+    if secret.startswith(("tskey-", "hskey-auth-")):
+        advice = f"It must hold {WHAT}, not an auth key. {NEW_KEY.format(path=where)}"
+        raise errors.NoAuthKey(reason=f"{where} does not hold {WHAT}", advice=advice)
+
+
+def _is_missing(answer: Answer) -> bool:
+    return answer.status == 404 and as_dict(answer.document).get("code") == NOT_FOUND
+
+
+def _path(node_id: str) -> str:
+    from urllib.parse import quote
+
+    return f"/api/v1/node/{quote(node_id, safe='')}"
+
+
+def _device(value: object) -> Device:
+    item = as_dict(value)
+    before_028 = (*as_texts(item.get("forcedTags")), *as_texts(item.get("validTags")))
+    return Device(
+        node_id=as_text(item.get("id")),
+        node_key=as_text(item.get("nodeKey")),
+        name=as_text(item.get("givenName")),
+        hostname=as_text(item.get("name")),
+        addresses=as_texts(item.get("ipAddresses")),
+        tags=as_texts(item.get("tags")) or tuple(dict.fromkeys(before_028)),
+        ephemeral=as_dict(item.get("preAuthKey")).get("ephemeral") is True,
+        online=item.get("online") is True,
+        last_seen=as_text(item.get("lastSeen")),
+        expiry=as_text(item.get("expiry")),
+    )
