@@ -269,7 +269,31 @@ SETTINGS = (
         "authKeyFile",
         _path,
         KEY_FILE,
-        "A file (0600) with a reusable, tagged auth key.",
+        "A file (0600) with a reusable, tagged auth key; of use where there is no credential of an API.",
+    ),
+    Setting(
+        "oauthClientSecretFile",
+        _path,
+        "",
+        "A file (0600) with the secret of a Tailscale OAuth client: each pod gets a key of its own.",
+    ),
+    Setting(
+        "headscaleAPIKeyFile",
+        _path,
+        "",
+        "A file (0600) with an API key of your Headscale: each pod gets a key of its own.",
+    ),
+    Setting(
+        "headscaleUser",
+        _string,
+        "",
+        "The Headscale user, by name or ID, that keys are made for; from Headscale 0.28 on, none is needed.",
+    ),
+    Setting(
+        "apiURL",
+        _url,
+        "",
+        "The control plane's API, where it is neither Tailscale's nor at `controlURL`.",
     ),
     Setting(
         "enroll",
@@ -411,6 +435,10 @@ class Config(NamedTuple):
     config_file: str
     control_url: str
     auth_key_file: str
+    oauth_client_secret_file: str
+    headscale_api_key_file: str
+    headscale_user: str
+    api_url: str
     enroll: str
     exclude_namespaces: tuple[str, ...]
     namespaces: Mapping[str, Mapping[str, str]]
@@ -455,6 +483,7 @@ class Config(NamedTuple):
         values = {key: value for _, layer in layers for key, value in layer.items()}
         origin = {key: where for where, layer in layers for key in layer}
         _check_template(values, origin)
+        _check_credentials(values, origin)
         return cls(**{attribute(key): value for key, value in values.items()}, origin=origin, seen=seen)
 
     @classmethod
@@ -471,7 +500,7 @@ class Config(NamedTuple):
 
 def attribute(key: str) -> str:
     """``clusterCIDRs`` → ``cluster_cidrs``."""
-    flat = key.replace("CIDRs", "Cidrs").replace("URL", "Url").replace("TTL", "Ttl")
+    flat = key.replace("CIDRs", "Cidrs").replace("URL", "Url").replace("TTL", "Ttl").replace("API", "Api")
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in flat)
 
 
@@ -497,13 +526,24 @@ def _parse(rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]) -> d
 
 
 def _check_template(values: Mapping[str, Any], origin: Mapping[str, str]) -> None:
-    """The one thing that two keys must agree on."""
+    """A part of the name must be there."""
     if "{cluster}" in values["hostnameTemplate"] and not values["clusterName"]:
         raise errors.InvalidConfiguration(
             where=origin["hostnameTemplate"],
             key="hostnameTemplate",
             reason="it has {cluster}, and the cluster has no name",
             expected="Set clusterName.",
+        )
+
+
+def _check_credentials(values: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+    """There is one control plane."""
+    if values["oauthClientSecretFile"] and values["headscaleAPIKeyFile"]:
+        raise errors.InvalidConfiguration(
+            where=origin["headscaleAPIKeyFile"],
+            key="headscaleAPIKeyFile",
+            reason="there is oauthClientSecretFile, too",
+            expected="Set the one for Tailscale, or the other for Headscale.",
         )
 
 

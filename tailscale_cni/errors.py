@@ -140,7 +140,20 @@ class NotConnected(Error):
     """{pod} must not start off the tailnet, and is not connected after {seconds:g} s: {state}"""
 
     code = 11
-    hint = "It is annotated tailscale.com/required. Look at the control plane, the auth key, and the log ({log})."
+    hint = "It is annotated tailscale.com/required. {advice}"
+
+
+class ControlUnavailable(Error):
+    """{pod}: the control plane {url} makes no auth key now: {reason}"""
+
+    code = 11
+    hint = "{advice}"
+
+    @property
+    def again(self) -> float:
+        """Seconds until it may be asked again; 0 if it has not said."""
+        again = self.values.get("again")
+        return again if isinstance(again, float) else 0.0
 
 
 class NotAvailable(Error):
@@ -281,3 +294,10 @@ class KeyHasItsTags(Error):
         "A static key's tags were chosen when it was made: 'tags' in the host's configuration says which they are. "
         "Ask for none (tailscale.com/tags, autoNamespaceTag), or let the control plane make a key per pod."
     )
+
+
+class ControlRefused(Error):
+    """{pod}: the control plane {url} refuses: {reason}"""
+
+    code = 122
+    hint = "{advice}"

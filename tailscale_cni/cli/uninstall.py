@@ -81,6 +81,7 @@ def _remove_state(state_dir: str, run_dir: str) -> None:
         files.remove_tree(f"{state_dir}/{name}")
     for name in FILES:
         files.remove(f"{state_dir}/{name}")
+    files.remove_tree(f"{run_dir}/patience")
     for directory in (run_dir, state_dir):
         with contextlib.suppress(OSError):  # not empty, or not there
             os.rmdir(directory)
@@ -88,7 +89,8 @@ def _remove_state(state_dir: str, run_dir: str) -> None:
 
 def _purge(installed: Installation | None) -> None:
     host = config.Config.for_cleanup(installed.entry if installed else {})
-    for path in (host.auth_key_file, host.config_file):
+    secrets = (host.auth_key_file, host.oauth_client_secret_file, host.headscale_api_key_file)
+    for path in filter(None, (*secrets, host.config_file)):
         files.remove(path)
     directory = os.path.dirname(host.config_file)
     if os.path.isdir(directory) and not os.listdir(directory):

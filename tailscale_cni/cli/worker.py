@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..state.attachments import Attachment, Attachments
-from ..verbs import joining, leaving, succession
+from ..verbs import joining, keys, leaving, succession
 from ..verbs.namespace import recorded_netns
 from ..worker import launch
 
@@ -24,6 +24,12 @@ GONE = 3
 
 MOVED = 4
 """Exit status of ``sync``: the node is to be another one, and its processes have to begin anew."""
+
+AGAIN = 11
+"""Exit status of ``rekey``: the control plane may have a key soon. CNI's code for "try again later"."""
+
+SOON = 10.0
+"""Seconds that are soon."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +63,12 @@ def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
 
 
 def _first_line(attachment: Attachment) -> bytes:
-    """Without the key that it needs if there is none: the supervisor asks for it again, ever less often."""
+    """What ADD holds for us; else what is at hand: a node without the key that it needs makes the supervisor ask, ever less often."""
     try:
-        return joining.start_line(attachment)
+        return launch.offered(attachment) or joining.line_at_hand(attachment)
     except errors.NoAuthKey as e:
         sys.stderr.write(f"{e}. {e.advice}\n")
-        return b"start\n"
+        return joining.NO_KEY
 
 
 def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
@@ -81,7 +87,12 @@ def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
 
 def _rekey(attachment: Attachment, arguments: argparse.Namespace) -> int:
     word = "new-key" if arguments.deleted else "key"
-    sys.stdout.buffer.write(f"{word} {joining.mint(attachment).reveal()}\n".encode())
+    try:
+        key = keys.mint_in_turn(attachment)
+    except errors.ControlUnavailable as e:
+        sys.stderr.write(f"{e}. {e.advice}\n")
+        return AGAIN if e.again <= SOON else 1
+    sys.stdout.buffer.write(f"{word} {key.reveal()}\n".encode())
     return 0
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .rest import Answer
 
 WHAT = "an API key of Headscale"
-NEW_KEY = "Make one with 'headscale apikeys create --expiration 90d', and write it to {path}."
+NEW_KEY = "'headscale apikeys create --expiration 90d' makes one."
 NOT_FOUND = 5
 """gRPC's code, in an error object."""
 
@@ -136,7 +136,7 @@ class Headscale:
             raise Refused(
                 f"the API key in {self.api_key_file} is not valid: it has expired (after 90 days if nobody said otherwise) or was "
                 f"mistyped ({answer.message})",
-                NEW_KEY.format(path=self.api_key_file),
+                f"{NEW_KEY} Write it to {self.api_key_file}.",
             )
         if not isinstance(answer.document, dict):
             raise Refused(
@@ -162,7 +162,7 @@ class Headscale:
 def check(secret: str, where: str) -> None:
     """Raises NoAuthKey for what is a credential of another kind, without showing it."""
     if secret.startswith(("tskey-", "hskey-auth-")):
-        advice = f"It must hold {WHAT}, not an auth key. {NEW_KEY.format(path=where)}"
+        advice = f"It must hold {WHAT}, not an auth key. {NEW_KEY}"
         raise errors.NoAuthKey(reason=f"{where} does not hold {WHAT}", advice=advice)
 
 

@@ -68,7 +68,12 @@ class Attachment(NamedTuple):
     ephemeral: bool = True
     required: bool = False
     control_url: str = ""
-    auth_key_file: str = ""
+    minter: str = "static"
+    """Who makes its auth keys: static, tailscale or headscale."""
+    credential_file: str = ""
+    api_url: str = ""
+    headscale_user: str = ""
+    auth_key_seconds: int = 600
     underlay: str = "host"
     interface: str = "ts0"
     mtu: int = 1280

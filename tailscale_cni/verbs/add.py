@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from .. import errors
@@ -25,8 +26,9 @@ def run(request: Request) -> None:
         raise errors.NetworkChanged(pod=f"pod {request.pod or request.container_id}")
     if wish.intent is None:
         return
+    deadline = time.monotonic() + wish.config.ready_timeout
     with pod_netns(request.netns) as netns:
         attachment = joining.begin(request, wish.config, wish.intent, netns)
-    joining.connect(attachment, wish.config.ready_timeout)
+    joining.connect(attachment, wish.config.ready_timeout, deadline)
     succession.nudge(attachment)
     upkeep.revive(wish.config.state_dir, but=attachment.id)

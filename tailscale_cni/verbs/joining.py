@@ -13,25 +13,29 @@ from typing import TYPE_CHECKING
 
 from .. import artefact, errors, linux
 from ..cni import result
-from ..control.static import StaticKey
 from ..state import files, identities
 from ..state.attachments import Attachment, Attachments
 from ..state.claims import Claims
 from ..state.identities import Identity
 from ..state.names import Name
 from ..worker import launch
-from . import succession, underlay
+from . import keys, succession, underlay
 from .leaving import end, unmake
 from .namespace import is_recorded, pod_network, recorded_netns, tailnet, worker_uids
 
 if TYPE_CHECKING:
     from ..cni.request import Request
     from ..config import Config
-    from ..control import AuthKey
     from ..policy import PodIntent
     from ..worker.localapi import Node
 
 POLL_SECONDS = 0.015
+
+NO_KEY = b"start\n"
+"""The start line of a node that has been registered, or is to try."""
+
+SHORTEST_ASK = 2.0
+"""Seconds that a control plane has to make a key, however short ``readyTimeout`` is: one that is not waited for is wasted."""
 
 
 def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> Attachment:
@@ -54,8 +58,11 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
         if attachment is None:
             _refuse_a_second(store, request)
             attachment = _record(store, request, config, intent, netns)
-        if not launch.supervised(attachment):
-            _start(store, attachment, netns)
+        runs = launch.supervised(attachment)
+    if not runs:
+        # A key that cannot be had is told here, where a person sees it.
+        seconds = min(max(config.ready_timeout, SHORTEST_ASK), keys.SECONDS)
+        restart(attachment, netns, start_line(attachment, seconds))
     return attachment
 
 
@@ -132,7 +139,7 @@ def _record(
         ephemeral=intent.ephemeral,
         required=intent.required,
         control_url=config.control_url,
-        auth_key_file=config.auth_key_file,
+        **keys.choice(config),
         underlay=config.underlay,
         pod_addresses=tuple(str(address.ip) for address in result.pod_addresses(request.prev_result or {})),
         cluster_cidrs=tuple(str(network) for network in config.cluster_cidrs),
@@ -179,14 +186,14 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def restart(attachment: Attachment, netns: int) -> None:
-    """Start the processes of an attachment again, if they do not run."""
+def restart(attachment: Attachment, netns: int, line: bytes = NO_KEY) -> None:
+    """Start the processes of an attachment, if they do not run. A node that needs a key and is given none asks for it."""
     store = Attachments(attachment.state_dir)
     succession.settle(attachment)
     with store.locked(attachment.container_id):
         current = store.get(attachment.network, attachment.container_id, attachment.ifname)
         if current and current.nonce == attachment.nonce and not launch.supervised(current):
-            _start(store, succession.shed(store, current), netns)
+            _start(store, succession.shed(store, current), netns, line)
 
 
 def begin_anew(attachment: Attachment) -> Attachment | None:
@@ -202,9 +209,8 @@ def begin_anew(attachment: Attachment) -> Attachment | None:
     return current
 
 
-def _start(store: Attachments, attachment: Attachment, netns: int) -> None:
+def _start(store: Attachments, attachment: Attachment, netns: int, line: bytes) -> None:
     """Everything that a node needs before it has an address. The processes register while Python configures."""
-    line = start_line(attachment)  # a key that is missing is told here, where a person sees it
     identities.make(attachment)
     underlay.prepare(store, attachment)
     _launch(attachment, netns, line)
@@ -236,39 +242,52 @@ def programs() -> launch.Programs:
     return launch.Programs(artefact.executable(), artefact.supervisor_binary(), artefact.worker_binary())
 
 
-def start_line(attachment: Attachment) -> bytes:
-    """What a node's worker is told first: its key, if it needs one. Raises NoAuthKey."""
-    return (
-        b"start\n"
-        if identities.is_registered(attachment.state_dir, attachment.key)
-        else f"key {mint(attachment).reveal()}\n".encode()
-    )
+def start_line(attachment: Attachment, seconds: float) -> bytes:
+    """What a node's worker is told first: its key, if it needs one, which takes at most ``seconds``.
+
+    With a control plane that makes none now, the node starts without: it asks again, and again. Raises NoAuthKey, ControlRefused, and
+    ControlUnavailable for a pod that must not start off the tailnet.
+    """
+    if _is_registered(attachment):
+        return NO_KEY
+    try:
+        return f"key {keys.mint(attachment, seconds).reveal()}\n".encode()
+    except errors.ControlUnavailable:
+        if attachment.required:
+            raise
+    return NO_KEY
 
 
-def mint(attachment: Attachment) -> AuthKey:
-    """An auth key for the node. Raises NoAuthKey."""
-    minter = StaticKey(attachment.auth_key_file)
-    return minter.mint(hostname=attachment.hostname, tags=attachment.tags, ephemeral=attachment.ephemeral)
+def line_at_hand(attachment: Attachment) -> bytes:
+    """The same, of what can be had without asking anybody. Raises NoAuthKey."""
+    if attachment.minter != "static" or _is_registered(attachment):
+        return NO_KEY
+    return start_line(attachment, 0)
 
 
-def connect(attachment: Attachment, seconds: float) -> None:
+def _is_registered(attachment: Attachment) -> bool:
+    """Whether the node has keys: then it needs no auth key to be the same node again."""
+    return identities.is_registered(attachment.state_dir, attachment.key)
+
+
+def connect(attachment: Attachment, seconds: float, deadline: float) -> None:
     """Wait for the node's tailnet address, and configure it.
 
-    After ``seconds`` the pod starts without: the supervisor configures the address when it comes. Raises
-    DeletedMeanwhile, and NotConnected for a pod that must not start off the tailnet.
+    At ``deadline`` (CLOCK_MONOTONIC), which is ``seconds`` after the call began, the pod starts without: the supervisor configures the
+    address when it comes. Raises DeletedMeanwhile, and NotConnected for a pod that must not start off the tailnet.
     """
-    node = _await_running(attachment, seconds)
+    node = _await_running(attachment, deadline)
     if node and node.addressed:
         synchronise(attachment, node)
     elif attachment.required:
+        advice = keys.why_not_connected(attachment, node.state if node else "")
         state = node.state if node else "it does not answer"
-        raise errors.NotConnected(pod=attachment.who, seconds=seconds, state=state, log=attachment.log)
+        raise errors.NotConnected(pod=attachment.who, seconds=seconds, state=state, advice=advice)
 
 
-def _await_running(attachment: Attachment, seconds: float) -> Node | None:
-    from ..worker.localapi import LocalApi  # http.client takes long to import: while the node registers
+def _await_running(attachment: Attachment, deadline: float) -> Node | None:
+    from ..worker.localapi import LocalApi  # while the node registers
 
-    deadline = time.monotonic() + seconds
     node = None
     while time.monotonic() < deadline:
         try:
@@ -307,3 +326,4 @@ def synchronise(attachment: Attachment, node: Node) -> None:
                 pod.prepare(pod_network(current))
                 pod.apply(pod_network(current), tailnet(node))
         launch.note_configured(current, node.asked, map(str, node.addresses))
+    keys.connected(attachment)

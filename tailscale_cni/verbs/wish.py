@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import errors, policy
 from ..config import Config
 from ..policy.annotations import ENABLED
+from . import keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,7 @@ class Wish(NamedTuple):
         intent = policy.decide(
             config, namespace=namespace, pod=pod, annotations=annotations, owner=_node(annotations)
         )
-        if intent and set(intent.tags) != set(config.tags):
+        if intent and keys.is_static(config) and set(intent.tags) != set(config.tags):
             raise errors.KeyHasItsTags(
                 pod=f"pod {namespace}/{pod}", tags=", ".join(intent.tags), given=", ".join(config.tags)
             )

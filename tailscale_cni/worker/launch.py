@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -31,6 +32,9 @@ IGNORED_INTERFACES = (
     "veth,cali,cni,flannel,lxc,cilium,docker,br-,virbr,kube-,nodelocaldns,tailscale,wg,tun,tap,dummy,ifb"
 )
 """Interfaces of a host whose coming and going is no news to a node, by prefix."""
+
+OFFER = "start"
+"""The named pipe, in ``runDir/<id>``, that a unit's start line waits in."""
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -57,6 +61,8 @@ def start(attachment: Attachment, netns: int, tun: int, programs: Programs, firs
                 lambda: become_supervisor(attachment, netns, tun, programs, first),
             )
             _record(attachment, child)
+        else:
+            _offer(attachment, first)
     except OSError as e:
         raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
     finally:
@@ -69,7 +75,7 @@ def _start_unit(attachment: Attachment, executable: str) -> None:
     from . import systemd
 
     argv = [executable, "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
-    loopback = tuple(_loopback(attachment.control_url))
+    loopback = tuple(_loopback(attachment.control_url, attachment.api_url))
     try:
         systemd.start(attachment.unit, f"Tailscale node of {attachment.who}", argv, loopback=loopback)
     except OSError as e:
@@ -240,6 +246,35 @@ def _line(first: bytes) -> int:
     return reading
 
 
+def _offer(attachment: Attachment, first: bytes) -> None:
+    """Hold the start line in a named pipe for the unit's process: systemd-run passes no descriptors on.
+
+    What is in a pipe is on no disk, and is gone with us: ADD is there until the node has an address, or has waited long enough. A
+    unit that comes too late, or is started again, finds nothing.
+    """
+    path = f"{attachment.worker_dir}/{OFFER}"
+    files.remove(path)
+    os.mkfifo(path, 0o600)
+    pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    os.write(pipe, first)
+
+
+def offered(attachment: Attachment) -> bytes:
+    """The start line that ADD holds for us; empty if there is none."""
+    path = f"{attachment.worker_dir}/{OFFER}"
+    try:
+        pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        files.remove(path)
+        return os.read(pipe, select.PIPE_BUF)
+    except BlockingIOError:
+        return b""
+    finally:
+        os.close(pipe)
+
+
 def _place(descriptors: list[int]) -> None:
     """Put descriptors at 3, 4, 5, …: first out of one another's way, then where they belong."""
     import fcntl
@@ -282,13 +317,13 @@ def _inheritable() -> Iterator[int]:
                 yield int(name)
 
 
-def _loopback(control_url: str) -> Iterator[str]:
+def _loopback(*urls: str) -> Iterator[str]:
     """The loopback addresses that a node in the host's namespace needs: the resolver's, a local control plane's."""
     import ipaddress
     from urllib.parse import urlsplit
 
-    candidates = [urlsplit(control_url).hostname or ""]
-    candidates += ["127.0.0.1", "::1"] if candidates == ["localhost"] else []
+    candidates = [urlsplit(url).hostname or "" for url in urls]
+    candidates += ["127.0.0.1", "::1"] if "localhost" in candidates else []
     with contextlib.suppress(OSError), open("/etc/resolv.conf", encoding="utf-8", errors="replace") as f:
         candidates += [words[1] for words in map(str.split, f) if len(words) > 1 and words[0] == "nameserver"]
     for text in candidates:

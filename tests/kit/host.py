@@ -178,6 +178,7 @@ class Host(Actor):
             self.state_dir / name
             for name in ("attachments", "identities", "names", "claims", "claims/uid", "claims/port", "run")
         ]
+        rooms.append(self.run_dir / "patience")
         kept = [self.state_dir / "cache", self.state_dir / "enroll.json"]
         found = [path for top in (self.state_dir, self.run_dir) for path in _tree(top)]
         left = [p for p in found if p not in rooms and not any(p.is_relative_to(k) for k in kept)]

@@ -54,6 +54,14 @@ def test_a_static_keys_tags_may_be_asked_for(tmp_path: Path) -> None:
     assert found.intent.tags == ("tag:b", "tag:a")
 
 
+@pytest.mark.parametrize("key", ["oauthClientSecretFile", "headscaleAPIKeyFile"])
+def test_a_key_per_pod_has_the_pods_tags(tmp_path: Path, key: str) -> None:
+    """Where a control plane makes the keys, what is permitted can be given."""
+    found = wish(tmp_path, {key: "/secret"}, **ENABLED, **{"tailscale.com_tags": "tag:ns-media"})
+    assert found.intent
+    assert found.intent.tags == ("tag:ns-media",)
+
+
 @pytest.mark.parametrize("source", ["file", "http"])
 def test_a_static_pods_name_has_its_hosts_cut_off(tmp_path: Path, source: str) -> None:
     """Kubelet says where it has a pod from, and appends the Node's name to one that is not from the API."""

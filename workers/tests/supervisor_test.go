@@ -36,13 +36,13 @@ func newPit(t testing.TB, args ...string) *pit {
 		t.Fatal(err)
 	}
 	// The artefact: notes its arguments, what it inherited, and prints what ./answer holds, to rekey. It fails as often
-	// as ./failures has lines.
+	// as ./failures has lines, with the exit statuses that they hold.
 	script := fmt.Sprintf(`#!/bin/sh
 cd %s
 echo "$@" >> asked
 { echo "$@"; env; readlink /proc/$$/fd/*; } > inherited.$2
 if [ "$2" = sync ]; then echo begin >> syncs; fi
-if [ -s failures ]; then sed -i 1d failures; echo no such luck >&2; exit 1; fi
+if [ -s failures ]; then s=$(head -n1 failures); sed -i 1d failures; echo no such luck >&2; exit $s; fi
 if [ "$2" = rekey ]; then cat answer; fi
 if [ "$2" = sync ]; then echo end >> syncs; fi
 `, p.dir)
@@ -176,12 +176,23 @@ func TestSupervisorStartsAgain(t *testing.T) {
 	}
 }
 
+// A control plane that is away (rekey exits with 11) is asked every few seconds, for as long as it takes.
+func TestSupervisorAsksSoon(t *testing.T) {
+	t.Parallel()
+	p := newPit(t)
+	p.write("answer", "key k\n")
+	p.write("failures", strings.Repeat("11\n", 5)) // 2+2+4+8+8+8 s at most; with the other delays it would take over a minute
+	p.script("exit 10", "stay")
+	p.begin("start")
+	WaitUntil(t, "the second start", func() bool { return strings.Count(p.read("asked"), "rekey") == 6 })
+}
+
 // rekey is asked again until it answers, with one line.
 func TestSupervisorAsksAgain(t *testing.T) {
 	t.Parallel()
 	p := newPit(t)
 	p.write("answer", "key k\n")
-	p.write("failures", "x\n")
+	p.write("failures", "1\n")
 	p.script("exit 10", "stay")
 	p.begin("start")
 	p.starts(2)
@@ -286,7 +297,7 @@ func TestNetnsVanishes(t *testing.T) {
 func TestSupervisorSyncs(t *testing.T) {
 	t.Parallel()
 	p := newPit(t)
-	p.write("failures", "x\n")
+	p.write("failures", "1\n")
 	p.script("say sync", "say sync", "say sync", "stay")
 	p.begin("start")
 	WaitUntil(t, "sync succeeds", func() bool { return strings.Contains(p.read("syncs"), "end") })

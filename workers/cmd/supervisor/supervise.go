@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -25,6 +26,7 @@ const (
 var (
 	crashDelays = delays{first: 100 * time.Millisecond, longest: 30 * time.Second}
 	keyDelays   = delays{first: 2 * time.Second, longest: 5 * time.Minute}
+	soonDelays  = delays{first: 2 * time.Second, longest: 8 * time.Second} // while the control plane is away, or we are not yet to ask it
 )
 
 type supervisor struct {
@@ -141,9 +143,10 @@ func (v *supervisor) next(status int, started chan<- string) (done bool, exit in
 	return false, 0
 }
 
-// later gives a start line to the loop after a delay, and does not give up before it has one.
+// later gives a start line to the loop after a delay, and does not give up before it has one. A control plane that was away is asked
+// soon: a node is back on the tailnet within seconds of it. What a person has to mend is looked at ever less often.
 func (v *supervisor) later(delay time.Duration, started chan<- string, line func() (string, error)) {
-	again := backoff{delays: keyDelays}
+	mended, soon := backoff{delays: keyDelays}, backoff{delays: soonDelays}
 	go func() {
 		for {
 			time.Sleep(delay)
@@ -153,10 +156,17 @@ func (v *supervisor) later(delay time.Duration, started chan<- string, line func
 				return
 			}
 			v.log.printf("no start line: %v", err)
-			delay = max(again.next(), keyDelays.first)
+			if exitStatus(err) == askAgain {
+				delay = jittered(soon.next())
+			} else {
+				delay = jittered(mended.next())
+			}
 		}
 	}()
 }
+
+// jittered cuts a delay by up to a quarter, so that nodes that failed together do not come together.
+func jittered(delay time.Duration) time.Duration { return delay - rand.N(delay/4) }
 
 func (v *supervisor) hear(word string) {
 	switch word {

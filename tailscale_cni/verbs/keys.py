@@ -1,0 +1,171 @@
+"""Auth keys: which control plane makes them, how often it may be asked, and what a person can do when it does not.
+
+Nothing of a key is kept: it goes from the answer to the pipe of the one worker that it was made for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import errors
+from ..control import Refused, Unavailable
+from ..control.static import StaticKey
+from ..state.patience import Patience, TooSoon
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..config import Config
+    from ..control import AuthKey, ControlPlane
+    from ..state.attachments import Attachment
+
+SECONDS = 20.0
+"""How long a control plane has to make a key, where no pod waits for it."""
+
+TURN = 5.0
+"""How long one waits for one's turn then."""
+
+
+def is_static(host: Config) -> bool:
+    """Whether all nodes of a host register with one key, whose tags were chosen when it was made."""
+    return not (host.oauth_client_secret_file or host.headscale_api_key_file)
+
+
+def choice(host: Config) -> dict[str, Any]:
+    """Who makes a host's keys, as an attachment records it: a later change is for the pods that come later."""
+    shared = {"auth_key_seconds": max(1, round(host.auth_key_ttl))}
+    if host.oauth_client_secret_file:
+        from ..control.tailscale import API
+
+        file = host.oauth_client_secret_file
+        return {"minter": "tailscale", "credential_file": file, "api_url": host.api_url or API, **shared}
+    if host.headscale_api_key_file:
+        return {
+            "minter": "headscale",
+            "credential_file": host.headscale_api_key_file,
+            "api_url": host.api_url or host.control_url,
+            "headscale_user": host.headscale_user,
+            **shared,
+        }
+    return {"minter": "static", "credential_file": host.auth_key_file}
+
+
+def control_plane(attachment: Attachment, seconds: float) -> ControlPlane | None:
+    """The API that a node was recorded with, for calls that take ``seconds`` together; None with a static key, which has none."""
+    if attachment.minter == "tailscale":
+        from ..control.tailscale import Tailscale
+
+        return Tailscale(
+            attachment.credential_file,
+            api_url=attachment.api_url,
+            key_seconds=attachment.auth_key_seconds,
+            seconds=seconds,
+        )
+    if attachment.minter == "headscale":
+        from ..control.headscale import Headscale
+
+        return Headscale(
+            attachment.credential_file,
+            api_url=attachment.api_url,
+            user=attachment.headscale_user,
+            key_seconds=attachment.auth_key_seconds,
+            seconds=seconds,
+        )
+    return None
+
+
+def mint(attachment: Attachment, seconds: float) -> AuthKey:
+    """An auth key for a node, made for this call and given to nobody else; a static one is what it is.
+
+    Raises NoAuthKey, ControlRefused (a person has to do something), ControlUnavailable (later).
+    """
+    plane = control_plane(attachment, seconds)
+    if plane is None:
+        return _make(StaticKey(attachment.credential_file), attachment)
+    with explained(attachment), _patiently(attachment):
+        return _make(plane, attachment)
+
+
+def mint_in_turn(attachment: Attachment) -> AuthKey:
+    """The same, where no pod waits: with time for an answer, and for one's turn if that comes soon."""
+    try:
+        return mint(attachment, SECONDS)
+    except errors.ControlUnavailable as e:
+        if not 0 < e.again <= TURN:
+            raise
+        time.sleep(e.again)
+    return mint(attachment, SECONDS)
+
+
+def connected(attachment: Attachment) -> None:
+    """A node is on the tailnet: the key that it needs next, should it need one, is the first again."""
+    if attachment.minter != "static":
+        Patience(attachment.run_dir).connected(_who(attachment))
+
+
+def _make(minter: StaticKey | ControlPlane, attachment: Attachment) -> AuthKey:
+    return minter.mint(hostname=attachment.hostname, tags=attachment.tags, ephemeral=attachment.ephemeral)
+
+
+def _who(attachment: Attachment) -> str:
+    """Whose patience it is. A pod's that fails is tried again in another sandbox, as another container of the same pod."""
+    return attachment.pod_uid or attachment.id
+
+
+@contextlib.contextmanager
+def _patiently(attachment: Attachment) -> Iterator[None]:
+    """Ask when it is time to, and take note of what came of it. Raises Unavailable when it is not."""
+    patience, who = Patience(attachment.run_dir), _who(attachment)
+    try:
+        patience.begin(who)
+    except TooSoon as e:
+        reason = f"it was asked in vain; the next time is in {e.seconds:.0f} s"
+        raise Unavailable(reason, reached=False, retry_after=e.seconds) from None
+    try:
+        yield
+    except Unavailable as e:
+        if e.reached or e.retry_after:
+            patience.unanswered(e.retry_after)
+        else:
+            patience.unreached(who)
+        raise
+    except (Refused, errors.NoAuthKey):  # the latter is a file of ours
+        patience.refused(who)
+        raise
+    patience.answered()
+
+
+@contextlib.contextmanager
+def explained(attachment: Attachment) -> Iterator[None]:
+    """What a control plane says, as errors that name the pod: ControlRefused, ControlUnavailable."""
+    try:
+        yield
+    except Refused as e:
+        raise errors.ControlRefused(
+            pod=attachment.who, url=attachment.api_url, reason=e.reason, advice=e.advice
+        ) from None
+    except Unavailable as e:
+        raise errors.ControlUnavailable(
+            pod=attachment.who,
+            url=attachment.api_url,
+            reason=e.reason,
+            advice=e.advice or "It is asked again by itself. Is it up, and reachable from this host?",
+            again=float(e.retry_after),
+        ) from None
+
+
+def why_not_connected(attachment: Attachment, state: str) -> str:
+    """What a person can do about a node that has not come further than this state of the backend (ipn.State)."""
+    if state == "NeedsMachineAuth":
+        return (
+            "The tailnet has device approval: approve the device in the admin console, or let the key approve it (one that is "
+            "pre-approved; an OAuth client makes such)."
+        )
+    if attachment.minter == "static" and state in ("NeedsLogin", "NoState", ""):
+        return (
+            f"If its log ({attachment.log}) says that the key expired or was used, the auth key in {attachment.credential_file} is "
+            "not reusable or too old: write a new one to the file."
+        )
+    return f"Look at the control plane, the auth key, and the log ({attachment.log})."

@@ -1,0 +1,238 @@
+"""Keys from a control plane's API: a key per pod, with the pod's tags, for one worker, and nowhere to be read."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.controlplane import ControlPlane
+from tests.kit.host import Host
+from tests.kit.process import Daemon, processes
+from tests.kit.runtime import CNIError, Pod, Sandbox
+from tests.kit.wait import wait_until
+
+NewHost = Callable[..., Host]
+TRUSTED = {"permissions": {"*": "all"}}
+
+
+def _write(path: Path, secret: str) -> str:
+    path.touch(0o600)
+    path.write_text(secret)
+    return str(path)
+
+
+def _oauth(new_host: NewHost, control: ControlPlane, **config: Any) -> Host:
+    """A host with an OAuth client, and no static key."""
+    host = new_host(apiURL=control.url, **{**TRUSTED, **config})
+    host.key_file.unlink()
+    client = control.new_client(tags=["tag:k8s-cni"])
+    host.configure(oauthClientSecretFile=_write(host.root / "oauth", client.secret))
+    return host
+
+
+def _headscale(new_host: NewHost, control: ControlPlane, **config: Any) -> Host:
+    """A host with a Headscale API key, and no static key."""
+    host = new_host(**{**TRUSTED, **config})
+    host.key_file.unlink()
+    host.configure(headscaleAPIKeyFile=_write(host.root / "apikey", control.new_api_key()))
+    return host
+
+
+KINDS = pytest.mark.parametrize("kind", [_oauth, _headscale], ids=["oauth", "headscale"])
+Kind = Callable[..., Host]
+
+
+def _secret(host: Host) -> str:
+    return next(path for name in ("oauth", "apikey") if (path := host.root / name).exists()).read_text()
+
+
+@KINDS
+def test_a_pod_is_enrolled_through_the_api(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
+    """A pod gets a key of its own, which is used once and gives what the pod asks for; after DEL nothing is left of it."""
+    host = kind(new_host, control)
+    before = {key["id"] for key in control.auth_keys()}
+    web = host.start(Pod.enrolled("api", tags="tag:k8s-pod,tag:media"))
+    addresses = host.addresses(web)
+    (key,) = [key for key in control.auth_keys() if key["id"] not in before]
+    assert (key["used"], key["reusable"], key["ephemeral"]) == (True, False, True)
+    node = control.node("api")
+    assert node
+    assert (node["addresses"], node["tags"]) == (addresses, ["tag:k8s-pod", "tag:media"])
+    host.runtime.delete(web)
+    assert control.node("api") is None
+    assert host.leftovers() == []
+
+
+@KINDS
+def test_no_two_pods_get_one_key(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
+    """Pods that start at once have a key each, used once each."""
+    host = kind(new_host, control)
+    before = {key["id"] for key in control.auth_keys()}
+    pods = [host.sandbox(Pod.enrolled(f"many-{number}", hostname="many")) for number in range(6)]
+    threads = [threading.Thread(target=host.runtime.add, args=(pod,)) for pod in pods]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({host.addresses(pod)[0] for pod in pods}) == len(pods)
+    made = [key for key in control.auth_keys() if key["id"] not in before]
+    assert [key["used"] for key in made] == [True] * len(pods)
+
+
+@KINDS
+def test_nothing_of_a_key_or_a_secret_is_to_be_read(
+    new_host: NewHost, control: ControlPlane, kind: Kind
+) -> None:
+    """While an ADD runs and after it, no argument, environment, log or file has anything of the keys or of the secret in it."""
+    host = kind(new_host, control)
+    before = {key["id"] for key in control.auth_keys()}
+    sandbox = host.sandbox(Pod.enrolled("secret"))
+    adding = threading.Thread(target=host.runtime.add, args=(sandbox,))
+    adding.start()
+    said = _said()
+    while adding.is_alive():
+        said |= _said()
+    adding.join()
+    host.addresses(sandbox)
+    said |= _said()
+    (key,) = [key["id"] for key in control.auth_keys() if key["id"] not in before]
+    for word in (key, _secret(host), "tskey-api-"):
+        assert not [text for text in said if word in text and str(host.root) in text]
+        holders = [path for path in host.root.rglob("*") if path.is_file() and word in _text(path)]
+        assert holders in ([], [host.root / "oauth"], [host.root / "apikey"]), word
+        assert word not in host.logs()
+    host.runtime.delete(sandbox)
+    assert key not in "".join(_text(path) for path in host.root.rglob("*") if path.is_file())
+
+
+def _said() -> set[str]:
+    """What each process of this machine shows of itself: its command line and its environment."""
+    return {"\0".join((*process.argv, process.environ)) for process in processes()}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace")
+
+
+@KINDS
+def test_a_pod_starts_while_the_control_plane_is_down(
+    new_host: NewHost, control: ControlPlane, kind: Kind
+) -> None:
+    """ADD succeeds with no key to be had, and the pod is on the tailnet within 15 s of the control plane's return."""
+    host = kind(new_host, control, readyTimeout="300ms")
+    with control.outage():
+        web = host.start(Pod.enrolled("keyless"))
+        assert web.interface("ts0").addresses == []
+    wait_until(lambda: host.running(web), 15, what="the pod on the tailnet")
+
+
+@KINDS
+def test_a_pod_that_requires_the_tailnet_fails_without_a_key(
+    new_host: NewHost, control: ControlPlane, kind: Kind
+) -> None:
+    """With ``required`` it is "try again", by pod and control plane; and the try that comes after its return is answered."""
+    host = kind(new_host, control, readyTimeout="20s")
+    pod = host.sandbox(Pod.enrolled("must", required="true"))
+    previous = host.runtime.add_primary(pod)
+    with control.outage(), pytest.raises(CNIError) as error:
+        host.runtime.chained("ADD", pod, prevResult=previous)
+    assert error.value.code == 11
+    assert "default/must" in error.value.msg
+    assert control.url in error.value.msg
+
+    wait_until(lambda: _adds(host, pod, previous), 15, what="an ADD that succeeds")
+    assert host.running(pod)
+
+
+def _adds(host: Host, pod: Sandbox, previous: dict[str, Any]) -> bool:
+    """Whether ADD succeeds, as the runtime tries it again."""
+    done = host.runtime.exec_plugin(
+        host.runtime.environ("ADD", pod), host.runtime.entry(pod, prevResult=previous)
+    )
+    answer = json.loads(done.stdout)
+    assert done.returncode == 0 or answer["code"] == 11, answer
+    return done.returncode == 0
+
+
+@KINDS
+@pytest.mark.parametrize("moment", ["before ADD", "after ADD"])
+def test_the_time_to_live_of_a_key_decides_nothing(
+    new_host: NewHost, control: ControlPlane, kind: Kind, moment: str
+) -> None:
+    """With keys that live a second and a control plane that is away for a minute, the pod is connected within 15 s of its return."""
+    host = kind(new_host, control, authKeyTTL="1s", readyTimeout="300ms")
+    if moment == "before ADD":
+        with control.outage():
+            web = host.start(Pod.enrolled("ttl"))
+            _a_minute_passes(host)
+    else:
+        # The login server is away, and the API is not: the key is made, and has expired when it can be used.
+        host.netns.run("nft", "--file", "-", stdin=NO_LOGIN.format(address=control.address))
+        web = host.start(Pod.enrolled("ttl"))
+        with control.outage():
+            _a_minute_passes(host)
+            host.netns.run("nft", "delete table inet away")
+    wait_until(lambda: host.running(web), 15, what="the pod on the tailnet")
+
+
+NO_LOGIN = """
+table inet away {{
+  chain out {{
+    type filter hook output priority 0
+    meta skuid >= 2000000000 ip daddr {address} reject
+  }}
+}}
+"""
+"""Root reaches the API, workers reach nothing."""
+
+
+def _a_minute_passes(host: Host) -> None:
+    with Daemon(["sleep", "60"], log=host.root / "sleep") as minute:
+        assert minute.stdout.read() == b""
+
+
+@KINDS
+def test_a_refusal_is_told_and_leaves_nothing(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
+    """What a person has to mend fails ADD with code 122, pod, control plane and advice; mended, the pod starts at the next try."""
+    host = kind(new_host, control)
+    file, secret = next(host.root.glob("oauth" if kind is _oauth else "apikey")), _secret(host)
+    spoilt = secret[:-4] + "0000"
+    file.write_text(spoilt)
+    web = host.sandbox(Pod.enrolled("refused"))
+    with pytest.raises(CNIError) as error:
+        host.runtime.add(web)
+    assert error.value.code == 122
+    assert "pod default/refused" in error.value.msg
+    assert str(file) in error.value.msg + error.value.details
+    assert spoilt not in error.value.msg + error.value.details
+    host.runtime.delete(web)
+    assert "ts0" not in web.netns.links()
+    assert host.processes() == []
+    file.write_text(secret)
+    wait_until(lambda: _starts(host, web.pod), 30, what="a try that succeeds")
+
+
+def _starts(host: Host, pod: Pod) -> bool:
+    """Whether another sandbox of the pod starts, as the runtime tries it again."""
+    host.addresses(host.start(pod))
+    return True
+
+
+@KINDS
+def test_a_deleted_node_gets_a_key_of_its_own_again(
+    new_host: NewHost, control: ControlPlane, kind: Kind
+) -> None:
+    """A node that an admin deletes comes back with a fresh key."""
+    host = kind(new_host, control)
+    web = host.start(Pod.enrolled("anew"))
+    host.addresses(web)
+    old = control.node("anew")
+    assert old
+    control.delete_node(old["id"])
+    new = wait_until(lambda: control.node("anew"), 60, what="a new node")
+    assert new["nodeKey"] != old["nodeKey"]
