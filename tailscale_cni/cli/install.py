@@ -9,19 +9,48 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import archive, artefact, config, conflist, errors
-from ..control.static import StaticKey
+from ..control import credential, headscale, static, tailscale
 from ..state import files
 from ..state.installation import Installation
-from ..verbs import joining, upkeep, wish
+from ..verbs import joining, keys, upkeep, wish
 from . import add_roots, layout
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 BINARY = "tailscale-cni"
+
+
+class Credential(NamedTuple):
+    """A secret that makes keys, or is one: a row of the options, and of ``config.yaml``."""
+
+    setting: str
+    name: str
+    """Of the file that it is copied to, beside the configuration."""
+    what: str
+    check: Callable[[str, str], None]
+    """Raises NoAuthKey for a secret of another kind, given with where it is from."""
+
+    @property
+    def option(self) -> str:
+        """``oauthClientSecretFile`` → ``--oauth-client-secret-file``."""
+        return f"--{self.attribute.replace('_', '-')}"
+
+    @property
+    def attribute(self) -> str:
+        """The option's value among the arguments, and the setting's in a Config."""
+        return config.attribute(self.setting)
+
+
+CREDENTIALS = (
+    Credential("authKeyFile", os.path.basename(config.KEY_FILE), static.WHAT, lambda _, __: None),
+    Credential("oauthClientSecretFile", "oauth-client-secret", tailscale.WHAT, tailscale.check),
+    Credential("headscaleAPIKeyFile", "headscale-api-key", headscale.WHAT, headscale.check),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +75,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--control-url", metavar="URL", help="a control plane other than Tailscale's, as your Headscale's URL"
     )
     parser.add_argument(
-        "--auth-key-file", metavar="FILE", help="a file with a reusable, tagged auth key; it is copied"
+        "--api-url", metavar="URL", help="the control plane's API, where it is neither Tailscale's nor there"
     )
+    parser.add_argument(
+        "--headscale-user", metavar="USER", help="whom keys are made for; needed before Headscale 0.28"
+    )
+    secrets = parser.add_mutually_exclusive_group()
+    for row in CREDENTIALS:
+        about = f"a file (0600) with {row.what}, or - for standard input; it is copied"
+        secrets.add_argument(row.option, metavar="FILE", help=about)
     parser.set_defaults(run=run)
 
 
@@ -60,9 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     primary = conflist.find_primary(root + conf_dir)
     _say(f"primary network: {primary.document['name']} ({primary.path})")
-    settings = _settings(arguments, root)
+    settings, secret = _settings(arguments, root), _secret(arguments)
     joining.make_roots(root + arguments.state_dir, root + arguments.run_dir)
-    _install_key(arguments, root)
+    _install_secret(arguments, root, secret)
     _install_settings(root + arguments.config_file, settings)
     entry = _entry(arguments)
     host = wish.load(entry | {"configFile": root + arguments.config_file})
@@ -94,27 +130,48 @@ def _entry(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _settings(arguments: argparse.Namespace, root: str) -> dict[str, Any]:
-    """What the options ask of ``config.yaml``."""
-    settings = {}
-    if arguments.control_url:
-        settings["controlURL"] = arguments.control_url
-    if arguments.auth_key_file and _key_file(arguments) != config.KEY_FILE:
-        settings["authKeyFile"] = _key_file(arguments)
-    config.Config.load({"configFile": f"{root}/nonexistent", **settings})
+    """What the options ask of ``config.yaml``. Raises InvalidConfiguration for what it cannot be, or not beside what is there."""
+    words = (
+        ("controlURL", arguments.control_url),
+        ("apiURL", arguments.api_url),
+        ("headscaleUser", arguments.headscale_user),
+    )
+    settings = {key: value for key, value in words if value}
+    row = _given(arguments)
+    if row and _place(arguments, row) != config.KEY_FILE:
+        settings[row.setting] = _place(arguments, row)
+    config.Config.load({"configFile": root + arguments.config_file, **settings})
     return settings
 
 
-def _key_file(arguments: argparse.Namespace) -> str:
-    return f"{os.path.dirname(arguments.config_file)}/{os.path.basename(config.KEY_FILE)}"
+def _given(arguments: argparse.Namespace) -> Credential | None:
+    return next((row for row in CREDENTIALS if getattr(arguments, row.attribute)), None)
 
 
-def _install_key(arguments: argparse.Namespace, root: str) -> None:
-    if not arguments.auth_key_file:
-        return
-    key = StaticKey(arguments.auth_key_file).mint(hostname="", tags=(), ephemeral=True)
-    path = root + _key_file(arguments)
-    if files.put(path, f"{key.reveal()}\n".encode(), 0o600):
-        _say(f"auth key: {path}")
+def _place(arguments: argparse.Namespace, row: Credential) -> str:
+    """Where its secret will be, as the host sees it."""
+    return f"{os.path.dirname(arguments.config_file)}/{row.name}"
+
+
+def _secret(arguments: argparse.Namespace) -> str:
+    """What was given; empty for nothing. Raises NoAuthKey."""
+    row = _given(arguments)
+    if row is None:
+        return ""
+    path = getattr(arguments, row.attribute)
+    if path == "-":
+        path = "standard input"
+        secret = credential.parse(sys.stdin.buffer.read(credential.LONGEST), path, row.what)
+    else:
+        secret = credential.read(path, row.what, row.option)
+    row.check(secret, path)
+    return secret
+
+
+def _install_secret(arguments: argparse.Namespace, root: str, secret: str) -> None:
+    row = _given(arguments)
+    if row and files.put(root + _place(arguments, row), f"{secret}\n".encode(), 0o600):
+        _say(f"{row.what}: {_place(arguments, row)}")
 
 
 def _install_settings(path: str, settings: dict[str, Any]) -> None:
@@ -148,8 +205,11 @@ def _install_binary(root: str, bin_dir: str) -> None:
 
 def _warn(host: config.Config, root: str) -> None:
     """What will keep the first pod from becoming a node."""
+    static_key, *others = CREDENTIALS
+    row = static_key if keys.is_static(host) else next(row for row in others if getattr(host, row.attribute))
+    path = root + getattr(host, row.attribute)
     try:
-        StaticKey(root + host.auth_key_file).mint(hostname="", tags=(), ephemeral=True)
+        row.check(credential.read(path, row.what, row.setting), path)
     except errors.NoAuthKey as e:
         _say(f"warning: {e}. {e.advice}")
     if not os.path.exists("/dev/net/tun"):
