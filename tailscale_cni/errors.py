@@ -144,7 +144,7 @@ class NotConnected(Error):
 
 
 class ControlUnavailable(Error):
-    """{pod}: the control plane {url} makes no auth key now: {reason}"""
+    """{pod}: the control plane {url} cannot be used now: {reason}"""
 
     code = 11
     hint = "{advice}"

@@ -68,7 +68,7 @@ class Rest:
     ) -> Answer:
         """Ask, with ``token`` as a bearer's; again if we are told to wait for less time than is left.
 
-        Raises Refused for a certificate that cannot be trusted and for an answer that leads elsewhere; Unavailable for no
+        Raises Refused for a certificate that nobody vouches for and for an answer that leads elsewhere; Unavailable for no
         answer, 429 and 5xx.
         """
         headers = {"Accept": "application/json", "User-Agent": f"tailscale-cni/{__version__}"}
@@ -179,7 +179,7 @@ class Rest:
             return ssl.create_default_context().wrap_socket(sock, server_hostname=host)
         except ssl.SSLCertVerificationError as e:
             sock.close()
-            raise Refused(*distrust(e.verify_code, e.verify_message, time.time())) from None
+            raise distrust(e.verify_code, e.verify_message, time.time()) from None
         except (OSError, ValueError) as e:
             sock.close()
             raise Unavailable(f"TLS fails: {_why(e)}", reached=False) from None
@@ -222,20 +222,25 @@ class _Timed(io.RawIOBase):
         self._sock.settimeout(left)
 
 
-def distrust(code: int, words: str, now: float) -> tuple[str, str]:
-    """Why a certificate is not trusted, and what to do: ``code`` is X509_V_ERR_… (openssl/x509_vfy.h), ``now`` the host's clock."""
+def distrust(code: int, words: str, now: float) -> Refused | Unavailable:
+    """A certificate that is not trusted: ``code`` is X509_V_ERR_… (openssl/x509_vfy.h), ``now`` the host's clock.
+
+    One whose time has not come, or is over, is no reason to keep a pod from starting: a host's clock is often set after its pods.
+    """
     clock = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     if code == 9:
-        return (
+        return Unavailable(
             f"its certificate is not valid yet, by this host's clock, which says {clock}",
             "Set the host's clock: it seems to be behind.",
+            reached=False,
         )
     if code == 10:
-        return (
+        return Unavailable(
             f"its certificate has expired, by this host's clock, which says {clock}",
             "If that is not the time, set the host's clock; else the control plane needs a new certificate.",
+            reached=False,
         )
-    return (
+    return Refused(
         f"its certificate is not trusted: {errors.show(words)}",
         "Somebody may be in between. A certificate authority of your own belongs into the host's store (update-ca-certificates).",
     )
