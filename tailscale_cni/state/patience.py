@@ -112,7 +112,10 @@ class Patience:
 
     def _take_back(self, who: str) -> None:
         entry = self._load(_name(who))
-        self._save(_name(who), entry._replace(failures=max(0, entry.failures - 1), until=0.0))
+        if entry.failures > 1:
+            self._save(_name(who), entry._replace(failures=entry.failures - 1, until=0.0))
+        else:
+            files.remove(f"{self.root}/{_name(who)}")
 
     def _locked(self) -> AbstractContextManager[bool]:
         return files.locked(self.root, LOCK_SECONDS, "the questions to the control plane", create=True)

@@ -9,7 +9,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from .. import errors
+from .. import errors, linux
 from ..control import Refused, Unavailable
 from ..control.static import StaticKey
 from ..state.patience import Patience, TooSoon
@@ -81,6 +81,7 @@ def mint(attachment: Attachment, seconds: float) -> AuthKey:
 
     Raises NoAuthKey, ControlRefused (a person has to do something), ControlUnavailable (later).
     """
+    linux.leave_no_core()
     plane = control_plane(attachment, seconds)
     if plane is None:
         return _make(StaticKey(attachment.credential_file), attachment)

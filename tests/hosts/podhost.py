@@ -107,6 +107,11 @@ class PodHost(Actor):
             ARTEFACT, "install", "--control-url", self.control.url, "--auth-key-file", KEY, *options
         )
 
+    def install_client(self, secret: str) -> None:
+        """The same with an OAuth client, whose secret is never on this disk but where it belongs. Raises Failed."""
+        urls = ["--control-url", self.control.url, "--api-url", self.control.url]
+        self.host.run(ARTEFACT, "install", *urls, "--oauth-client-secret-file", "-", stdin=secret)
+
     def reboot(self) -> None:
         """Off and on again, with the cable in."""
         self.host.reboot()
@@ -252,7 +257,7 @@ class PodHost(Actor):
             f"{STATE}/{name}"
             for name in ("attachments", "identities", "names", "claims", "claims/uid", "claims/port")
         }
-        rooms |= {STATE, RUN, f"{STATE}/enroll.json", f"{STATE}/install.json"}
+        rooms |= {STATE, RUN, f"{STATE}/enroll.json", f"{STATE}/install.json", f"{RUN}/patience"}
         files = {path for path in self.host.tree(STATE, RUN) - rooms if not path.startswith(f"{STATE}/cache")}
         units = (
             self.host.run("systemctl", "list-units", "--all", "--plain", "--no-legend", UNITS)

@@ -106,6 +106,9 @@ def test_nothing_of_a_key_or_a_secret_is_to_be_read(
         holders = [path for path in host.root.rglob("*") if path.is_file() and word in _text(path)]
         assert holders in ([], [host.root / "oauth"], [host.root / "apikey"]), word
         assert word not in host.logs()
+    for process in host.nodes():
+        limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+        assert [line.split()[4] for line in limits if line.startswith("Max core file size")] == ["0"]
     host.runtime.delete(sandbox)
     assert key not in "".join(_text(path) for path in host.root.rglob("*") if path.is_file())
 

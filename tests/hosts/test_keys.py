@@ -1,0 +1,62 @@
+"""A key per pod on a whole host: the one that ADD asked for is the one that the node registers with, whoever starts it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kit.controlplane import Client, ControlPlane
+from tests.kit.process import processes
+from tests.kit.runtime import CNIError, Pod
+from tests.kit.wait import wait_until
+
+from .podhost import CONFIG, RUN, PodHost
+
+
+def _installed(bare: PodHost, control: ControlPlane) -> Client:
+    client = control.new_client()
+    bare.install_client(client.secret)
+    return client
+
+
+def test_a_pod_takes_one_key(bare: PodHost, control: ControlPlane) -> None:
+    """One is made and used, with systemd and without; nothing of it or of the secret is to be read, and nothing is left."""
+    client = _installed(bare, control)
+    before = {key["id"] for key in control.auth_keys()}
+    web = bare.start(Pod.enrolled("web"))
+    row = bare.running(web)
+    (key,) = [key for key in control.auth_keys() if key["id"] not in before]
+    assert (key["used"], key["reusable"]) == (True, False)
+    words = f"{key['id']}|{client.secret}"
+    found = bare.host.attempt("grep", "-rslE", words, "/etc", "/var", RUN, "/run/log").stdout.decode()
+    assert found.split() == [f"{CONFIG}/oauth-client-secret"]
+    shown = ["\0".join((*process.argv, process.environ)) for process in processes()]
+    assert not [text for text in shown if key["id"] in text or client.secret in text]
+    assert not bare.host.file(f"{RUN}/{bare.id(web)}/start").exists
+    bare.call("DEL", web)
+    assert bare.node(row) is None
+    assert bare.leftovers() == []
+
+
+def test_a_refusal_fails_the_pod(bare: PodHost, control: ControlPlane) -> None:
+    """ADD says why, with systemd too, where another process starts the node."""
+    client = _installed(bare, control)
+    control.revoke_client(client)
+    web = bare.sandbox(Pod.enrolled("web"))
+    with pytest.raises(CNIError) as error:
+        bare.call("ADD", web)
+    said = error.value.msg + error.value.details
+    assert error.value.code == 122
+    assert f"{CONFIG}/oauth-client-secret" in said
+    assert client.secret not in said
+    bare.call("DEL", web)
+    assert bare.leftovers() == []
+
+
+def test_a_node_without_a_key_gets_one(bare: PodHost, control: ControlPlane) -> None:
+    """A pod that starts while the control plane is down is on the tailnet when it is back."""
+    _installed(bare, control)
+    bare.host.run("sh", "-c", f"echo readyTimeout: 300ms >>{CONFIG}/config.yaml")
+    with control.outage():
+        web = bare.start(Pod.enrolled("web"))
+        wait_until(lambda: bare.status()["web"]["state"] != "Running", what="a node that waits")
+    bare.running(web)
