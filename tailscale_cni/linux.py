@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
@@ -227,6 +227,76 @@ class Process:
                         return
             finally:
                 os.close(handle)
+
+
+def detach(become: Callable[[], object], log: str = os.devnull) -> int:
+    """A detached session leader with no descriptor of the runtime's: who waits for ours must not wait for it. Its ID.
+
+    It does ``become``, and ends; what goes wrong is in ``log``. A child that goes on where we are is there at once;
+    another Python would take as long as all the rest.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # who wakes a supervisor must not end one that has just begun
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
+        for standard in (1, 2):
+            os.dup2(os.open(log, append, 0o600), standard)
+        for fd in list(_inheritable()):
+            os.close(fd)
+        become()
+    except BaseException as e:  # noqa: BLE001 - it must not go on as a second one of what we are
+        os.write(2, f"{type(e).__name__}: {e}\n".encode())
+    finally:
+        os._exit(1)  # nor unwind what is its parent's
+
+
+def _inheritable() -> Iterator[int]:
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own descriptor is gone by now
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                yield int(name)
+
+
+def ask(question: Callable[[], bytes], wait: float, longest: int) -> bytes | None:
+    """What ``question`` gives, at most 64 KiB; None if it takes longer than ``wait`` seconds, or fails.
+
+    It is asked in a detached child that goes on without us, and is ended after ``longest`` seconds: so nothing waits
+    for what no time-out reaches, as a resolver that hangs.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+
+    def answer() -> None:
+        if os.fork():  # its child is nobody's, and no zombie of ours
+            return
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(longest)
+        os.close(reading)
+        os.write(writing, b"=" + question())
+
+    try:
+        child = detach(answer)
+        os.close(writing)
+        os.waitpid(child, 0)
+        return _answer(reading, wait)
+    finally:
+        os.close(reading)
+
+
+def _answer(reading: int, wait: float) -> bytes | None:
+    """All that is written until the end, behind the mark that there is an answer."""
+    import time
+
+    deadline, heard = time.monotonic() + wait, b""
+    while select.select([reading], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        part = os.read(reading, 1 << 16)
+        if not part:
+            return heard[1:] if heard else None
+        heard += part
+    return None
 
 
 def booted_with_systemd() -> bool:

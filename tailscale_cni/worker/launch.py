@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -18,7 +17,7 @@ from ..state import files
 from . import cgroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from ..state.attachments import Attachment
 
@@ -56,9 +55,9 @@ def start(attachment: Attachment, netns: int, tun: int, programs: Programs, firs
         files.make_directory(attachment.run_dir)
         files.make_directory(attachment.worker_dir)
         if attachment.launcher == "session":
-            child = _fork(
-                f"{attachment.worker_dir}/log",
+            child = linux.detach(
                 lambda: become_supervisor(attachment, netns, tun, programs, first),
+                f"{attachment.worker_dir}/log",
             )
             _record(attachment, child)
         else:
@@ -282,39 +281,6 @@ def _place(descriptors: list[int]) -> None:
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in descriptors]
     for number, fd in enumerate(high, 3):
         os.dup2(fd, number, inheritable=True)
-
-
-def _fork(log: str, become: Callable[[], NoReturn]) -> int:
-    """A detached session leader with no descriptor of the runtime's: who waits for ours must not wait for it. Its ID.
-
-    A child that goes on where we are is there at once; another Python would take as long as all the rest.
-    """
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        os.setsid()
-        signal.signal(
-            signal.SIGHUP, signal.SIG_IGN
-        )  # who wakes a supervisor must not end one that has just begun
-        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
-        for standard in (1, 2):
-            os.dup2(os.open(log, append, 0o600), standard)
-        for fd in list(_inheritable()):
-            os.close(fd)
-        become()
-    except BaseException as e:  # noqa: BLE001 - it must not go on as a second ADD
-        os.write(2, f"{type(e).__name__}: {e}\n".encode())
-    finally:
-        os._exit(1)  # nor unwind what is ADD's
-
-
-def _inheritable() -> Iterator[int]:
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the listing's own descriptor is gone by now
-            if int(name) > 2 and os.get_inheritable(int(name)):
-                yield int(name)
 
 
 def _loopback(*urls: str) -> Iterator[str]:
