@@ -286,6 +286,20 @@ class NotPermitted(Error):
     hint = "Ask for less; or an admin of the host allows it with '{line}' in {where}. docs/annotations.md says more."
 
 
+class BadKubeconfig(Error):
+    """the kubeconfig {path} cannot be used: {reason}"""
+
+    code = 130
+    hint = "{advice}"
+
+
+class KubernetesFailed(Error):
+    """the Kubernetes API gives no answer: {reason}"""
+
+    code = 131
+    hint = "Pods start without it, by what is known. docs/namespaces.md says what the kubeconfig must allow."
+
+
 class KeyHasItsTags(Error):
     """{pod}: the node should have the tags {tags}, and the static auth key gives it {given}"""
 

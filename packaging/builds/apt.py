@@ -9,7 +9,7 @@ from builds.cache import locked
 
 SUITES = {
     "venv": ["python3-venv"],
-    "unit": ["shellcheck", "strace"],
+    "unit": ["openssl", "shellcheck", "strace"],
     "netns": ["iproute2", "iputils-ping", "nftables", "procps"],
     "hosts": ["iproute2", "mmdebstrap", "systemd-container"],
     "cluster": ["iproute2", "nftables"],

@@ -1,0 +1,334 @@
+"""The few Kubernetes calls: a namespace's annotations, a pod's controller.
+
+What a kubeconfig says is checked once, and what it cannot say here (exec plugins, passwords, no verification) is refused by name.
+The API's answers are hostile until parsed: bounded in time and size, and of what is in them only strings are taken. Nothing here
+shows a secret. What costs (ssl, http.client, yaml) is imported by whoever asks, in a process that no pod waits for long.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import errors
+
+if TYPE_CHECKING:
+    import http.client
+    import ssl
+    from collections.abc import Mapping
+
+LARGEST_FILE = 2**20
+LARGEST_ANSWER = 8 * 2**20
+"""etcd takes objects of 1.5 MiB; as JSON they can be longer."""
+LONGEST_NAME = 253
+
+CLUSTER_KEYS = frozenset(("server", "certificate-authority", "certificate-authority-data", "extensions"))
+USER_KEYS = frozenset(
+    (
+        "token",
+        "tokenFile",
+        "client-certificate",
+        "client-certificate-data",
+        "client-key",
+        "client-key-data",
+        "extensions",
+    )
+)
+
+
+class Access(NamedTuple):
+    """Where an API server is, and what shows who we are. ``authority`` is PEM; empty: whom the host trusts."""
+
+    host: str
+    port: int
+    tls: bool
+    prefix: str
+    authority: str
+    token: str
+    certificate: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        """Never a secret."""
+        return f"Access({'https' if self.tls else 'http'}://{self.host}:{self.port}{self.prefix})"
+
+
+class Controller(NamedTuple):
+    """Who made a pod: ``ReplicaSet``, ``plex-7b5d9c6f8``."""
+
+    kind: str
+    name: str
+
+
+def load(path: str) -> Access:
+    """What the current context of a kubeconfig says. Raises BadKubeconfig.
+
+    kubernetes.io/docs/reference/config-api/kubeconfig.v1
+    """
+    document = _document(path)
+    context = _named(path, document, "context", document.get("current-context"))
+    cluster = _named(path, document, "cluster", context.get("cluster"))
+    user = _named(path, document, "user", context.get("user"))
+    for given, known in ((cluster, CLUSTER_KEYS), (user, USER_KEYS)):
+        for name, value in given.items():
+            if value and name not in known:
+                raise _bad(
+                    path, f"{errors.show(name)} is not supported", "Use a token or a client certificate."
+                )
+    host, port, tls, prefix = _server(path, cluster.get("server"))
+    certificate = _content(path, user, "client-certificate")
+    key = _content(path, user, "client-key", secret=True)
+    if bool(certificate) != bool(key):
+        raise _bad(path, "a client certificate and its key go together", "Give both or none.")
+    authority = _content(path, cluster, "certificate-authority").decode("ascii", "replace")
+    return Access(host, port, tls, prefix, authority, _token(path, user), certificate, key)
+
+
+def _document(path: str) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(_read(path, path, secret=True).decode())
+    except (ValueError, RecursionError, yaml.YAMLError) as e:
+        mark = getattr(e, "problem_mark", None)  # all else that it says may quote a token
+        where = f"line {mark.line + 1} is not YAML" if mark else "it is not YAML"
+        raise _bad(path, where) from None
+    if not isinstance(document, dict):
+        raise _bad(path, "it is not a map")
+    return document
+
+
+def _named(path: str, document: Mapping[str, Any], kind: str, name: object) -> Mapping[str, Any]:
+    """The context, cluster or user of that name: each list has ``{name: …, KIND: {…}}``."""
+    rows = document.get(f"{kind}s")
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and row.get("name") == name and isinstance(row.get(kind), dict):
+            found: Mapping[str, Any] = row[kind]
+            return found
+    raise _bad(
+        path,
+        f"it has no {kind} {errors.show(str(name))}",
+        "Is current-context set? 'kubectl config view' shows it.",
+    )
+
+
+def _server(path: str, server: object) -> tuple[str, int, bool, str]:
+    """Host, port, whether it is TLS, and what is in front of ``/api``. In clear only on this host: a token is a secret."""
+    from ipaddress import ip_address
+    from urllib.parse import urlsplit
+
+    try:
+        url = urlsplit(str(server))
+        host, tls = url.hostname or "", url.scheme == "https"
+        port = url.port or (443 if tls else 80)
+        valid = (
+            bool(host)
+            and "@" not in url.netloc
+            and not url.query
+            and str(server).isprintable()
+            and " " not in str(server)
+        )
+        in_clear = url.scheme == "http" and (host == "localhost" or ip_address(host).is_loopback)
+    except ValueError:
+        valid = in_clear = tls = False
+    if not (valid and (tls or in_clear)):
+        raise _bad(
+            path,
+            f"the server {errors.show(str(server).rpartition('@')[2])} is no https URL",
+            "Only a loopback address may be http.",
+        )
+    return host, port, tls, url.path.rstrip("/")
+
+
+def _token(path: str, user: Mapping[str, Any]) -> str:
+    given = user.get("token") or ""
+    if not given and user.get("tokenFile"):
+        given = (
+            _read(path, _absolute(path, user["tokenFile"]), secret=True).decode("ascii", "replace").strip()
+        )
+    if not isinstance(given, str) or not given.isascii() or not given.isprintable() or " " in given:
+        raise _bad(path, "its token is none")
+    return given
+
+
+def _content(path: str, given: Mapping[str, Any], key: str, *, secret: bool = False) -> bytes:
+    """``KEY-data``, which is base64, or what is in the file that ``KEY`` names; empty if there is neither."""
+    if given.get(f"{key}-data"):
+        try:
+            return base64.b64decode(str(given[f"{key}-data"]), validate=True)
+        except (binascii.Error, ValueError):
+            raise _bad(path, f"{key}-data is not base64") from None
+    return _read(path, _absolute(path, given[key]), secret=secret) if given.get(key) else b""
+
+
+def _absolute(path: str, named: object) -> str:
+    """A file that a kubeconfig names, from where it is itself."""
+    if not isinstance(named, str) or not named.isprintable():
+        raise _bad(path, "it names a file by something that is no path")
+    return os.path.join(os.path.dirname(path), named)
+
+
+def _read(kubeconfig: str, path: str, *, secret: bool = False) -> bytes:
+    """What is in a file. Raises BadKubeconfig, also for a secret that others may read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as f:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise _bad(kubeconfig, f"{path} is not a file")
+            if secret and (status.st_uid != os.geteuid() or status.st_mode & 0o077):
+                advice = f"It is a secret: 'chown root: {path}; chmod 600 {path}'."
+                raise _bad(kubeconfig, f"{path} is not a file of root's alone", advice)
+            content = f.read(LARGEST_FILE + 1)
+    except OSError as e:
+        raise _bad(kubeconfig, f"{path}: {e.strerror}") from None
+    if len(content) > LARGEST_FILE:
+        raise _bad(kubeconfig, f"{path} is larger than {LARGEST_FILE} bytes")
+    return content
+
+
+def _bad(
+    path: str, reason: str, advice: str = "docs/namespaces.md says how to make one."
+) -> errors.BadKubeconfig:
+    return errors.BadKubeconfig(path=path, reason=reason, advice=advice)
+
+
+class Api:
+    """A cluster's API. Every call is bounded by ``seconds`` and raises KubernetesFailed."""
+
+    def __init__(self, access: Access, seconds: float) -> None:
+        """Nothing is connected yet."""
+        self.access = access
+        self.seconds = seconds
+
+    def namespace_annotations(self, name: str) -> dict[str, str] | None:
+        """A namespace's annotations; None if there is no such namespace. ``name`` is a DNS label."""
+        found = self.get(f"/api/v1/namespaces/{name}")
+        return None if found is None else _strings(_map(found.get("metadata")).get("annotations"))
+
+    def controller(self, namespace: str, pod: str, uid: str | None) -> Controller | None:
+        """Who made a pod: itself (``Pod``) if nobody did; None if the API has not this pod, or another one of its name."""
+        found = self.get(f"/api/v1/namespaces/{namespace}/pods/{pod}")
+        metadata = _map(_map(found).get("metadata"))
+        if found is None or (uid and metadata.get("uid") != uid):
+            return None
+        references = metadata.get("ownerReferences")
+        for reference in map(_map, references if isinstance(references, list) else ()):
+            kind, name = reference.get("kind"), reference.get("name")
+            if reference.get("controller") is True and _is_name(kind) and _is_name(name):
+                return Controller(str(kind), str(name))
+        return Controller("Pod", pod)
+
+    def get(self, path: str) -> dict[str, Any] | None:
+        """An object; None if it is not there. ``path`` is below the server's and made of checked names."""
+        status, body = self._call("GET", path)
+        if status == 404:
+            return None
+        if status != 200:
+            raise errors.KubernetesFailed(reason=f"GET {path}: {status}: {_message(body)}")
+        return _object(body, f"GET {path}")
+
+    def _call(self, method: str, path: str) -> tuple[int, bytes]:
+        """A redirect is an answer like another: the token goes nowhere else."""
+        import http.client
+
+        deadline = time.monotonic() + self.seconds
+        headers = {"Accept": "application/json", "User-Agent": "tailscale-cni"}
+        if self.access.token:
+            headers["Authorization"] = f"Bearer {self.access.token}"
+        try:
+            connection = self._connection()
+            try:
+                connection.request(method, self.access.prefix + path, headers=headers)
+                with connection.getresponse() as response:
+                    return response.status, _until_the_end(response, connection, deadline)
+            finally:
+                connection.close()
+        except (OSError, ValueError, http.client.HTTPException) as e:
+            raise errors.KubernetesFailed(reason=f"{self.access!r}: {_reason(e)}") from None
+
+    def _connection(self) -> http.client.HTTPConnection:
+        import http.client
+
+        at = (self.access.host, self.access.port)
+        if not self.access.tls:
+            return http.client.HTTPConnection(*at, timeout=self.seconds)
+        return http.client.HTTPSConnection(*at, timeout=self.seconds, context=self._context())
+
+    def _context(self) -> ssl.SSLContext:
+        import ssl
+
+        context = ssl.create_default_context(cadata=self.access.authority or None)
+        if self.access.certificate:
+            pair = os.memfd_create("client")  # OpenSSL takes it from a file, and a key is not put on a disk
+            try:
+                os.write(pair, self.access.certificate + b"\n" + self.access.key)
+                context.load_cert_chain(
+                    f"/proc/self/fd/{pair}", password=lambda: b""
+                )  # nobody is there to type one
+            finally:
+                os.close(pair)
+        return context
+
+
+def _until_the_end(
+    response: http.client.HTTPResponse, connection: http.client.HTTPConnection, deadline: float
+) -> bytes:
+    """One answer, however slowly it comes, but no later, and no larger than it may be. Raises OSError."""
+    answer = bytearray()
+    while (left := deadline - time.monotonic()) > 0:
+        if connection.sock:  # it is gone when all has been read of an answer that ends the connection
+            connection.sock.settimeout(left)
+        part = response.read1(1 << 16)
+        if not part:
+            return bytes(answer)
+        answer += part
+        if len(answer) > LARGEST_ANSWER:
+            raise OSError(f"its answer is larger than {LARGEST_ANSWER} bytes")
+    raise TimeoutError("timed out")
+
+
+def _reason(e: Exception) -> str:
+    """Of a library's error, what it is, cut. It has seen the token in a header that it took: it does not quote it."""
+    return errors.show(str(e) or type(e).__name__)
+
+
+def _object(body: bytes, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise errors.KubernetesFailed(reason=f"{what}: the answer is no object")
+    return found
+
+
+def _message(body: bytes) -> str:
+    """What a Status object says."""
+    try:
+        return errors.show(_object(body, "")["message"])
+    except (errors.KubernetesFailed, KeyError):
+        return errors.show(body[: errors.SHOWN].decode("utf-8", "replace"))
+
+
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _strings(value: object) -> dict[str, str]:
+    return {key: text for key, text in _map(value).items() if isinstance(text, str)}
+
+
+def _is_name(value: object) -> bool:
+    """Of a kind or an object: a DNS name, or CamelCase."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= LONGEST_NAME
+        and value.isascii()
+        and value.replace("-", "0").replace(".", "0").isalnum()
+    )

@@ -1,0 +1,242 @@
+"""The Kubernetes client: what it reads of a kubeconfig, and what it makes of an API's answers."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tailscale_cni import errors, kube
+
+from .cni_call import ROOT
+from .kubernetes import TOKEN, ApiServer, certificate, kubeconfig
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    """An API server, in clear."""
+    server = ApiServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def api(server: ApiServer, tmp_path: Path) -> kube.Api:
+    """A client of it."""
+    return kube.Api(kube.load(str(kubeconfig(tmp_path / "kubeconfig", server.url))), 5.0)
+
+
+def data(path: Path) -> str:
+    """As a kubeconfig has it."""
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+@pytest.mark.parametrize("inline", [True, False], ids=["data", "files"])
+@pytest.mark.parametrize("by", ["token", "tokenFile", "certificate"])
+def test_speaks_tls_with_what_a_kubeconfig_gives(tmp_path: Path, by: str, *, inline: bool) -> None:
+    """A server that its authority vouches for, a user by token or certificate, each in the file or beside it."""
+    (pem, key), (client, client_key) = certificate(tmp_path, "server"), certificate(tmp_path, "client")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, key)
+    context.load_verify_locations(client)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    server = ApiServer(context)
+    (tmp_path / "token").touch(0o600)
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    user: dict[str, Any] = {"token": {"token": TOKEN}, "tokenFile": {"tokenFile": "token"}}.get(by, {})
+    if by == "certificate":
+        user = {"client-certificate": "client.crt", "client-key": "client.key"}
+        if inline:
+            user = {"client-certificate-data": data(client), "client-key-data": data(client_key)}
+    authority = (
+        {"certificate-authority-data": data(pem)} if inline else {"certificate-authority": "server.crt"}
+    )
+    try:
+        server.namespace("media", {"a": "b"})
+        file = kubeconfig(tmp_path / "kubeconfig", server.url, user, **authority)
+        assert kube.Api(kube.load(str(file)), 5.0).namespace_annotations("media") == {"a": "b"}
+        stranger = kubeconfig(
+            tmp_path / "stranger", server.url, user, **{"certificate-authority": "client.crt"}
+        )
+        with pytest.raises(errors.KubernetesFailed, match="certificate verify failed"):
+            kube.Api(kube.load(str(stranger)), 5.0).namespace_annotations("media")
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("user", "cluster", "reason"),
+    [
+        ({"exec": {"command": "aws"}}, {}, "'exec' is not supported"),
+        ({"username": "a", "password": "secret-word"}, {}, "'password' is not supported"),
+        ({"token": "secret-word\n"}, {}, "its token is none"),
+        ({"token": ["secret-word"]}, {}, "its token is none"),
+        ({"tokenFile": "missing"}, {}, "missing: No such file"),
+        ({"tokenFile": "wide"}, {}, "wide is not a file of root's alone"),
+        ({"client-certificate-data": "AA=="}, {}, "go together"),
+        ({"client-certificate-data": "secret-word!"}, {}, "client-certificate-data is not base64"),
+        ({}, {"insecure-skip-tls-verify": True}, "'insecure-skip-tls-verify' is not supported"),
+        ({}, {"server": "http://10.0.0.1:6443"}, "is no https URL"),
+        ({}, {"server": "http://secret-word@127.0.0.1"}, "is no https URL"),
+        ({}, {"server": "https://"}, "is no https URL"),
+        ({}, {"server": "https://a:99999"}, "is no https URL"),
+        ({}, {"server": ["a"]}, "is no https URL"),
+        ({}, {"certificate-authority": "/dev/null"}, "is not a file"),
+    ],
+)
+def test_a_kubeconfig_that_cannot_be_used_says_why(
+    tmp_path: Path, user: dict[str, Any], cluster: dict[str, Any], reason: str
+) -> None:
+    """By name, and with no secret in it."""
+    (tmp_path / "wide").write_text("secret-word")
+    file = kubeconfig(tmp_path / "kubeconfig", cluster.pop("server", "https://a"), user, **cluster)
+    with pytest.raises(errors.BadKubeconfig) as caught:
+        kube.load(str(file))
+    assert reason in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert "secret-word" not in f"{caught.value}{caught.value.advice}"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("users:\n- {user: {token: secret-word", "line 2 is not YAML"),
+        ("a: !!python/object/apply:os.getpid []", "is not YAML"),
+        ("[]", "not a map"),
+        ("", "not a map"),
+        ("{}", "it has no context"),
+        ("contexts: 3\ncurrent-context: a", "it has no context"),
+        ("contexts: [{name: a, context: {cluster: b}}]\ncurrent-context: a", "it has no cluster"),
+        ("\x00", "is not YAML"),
+        ("[" * 100_000, "is not YAML"),
+        ("#" * 2**21, "larger"),
+    ],
+)
+def test_a_broken_kubeconfig_is_an_error_of_ours(tmp_path: Path, text: str, reason: str) -> None:
+    """Whatever is in the file, and without quoting it."""
+    file = tmp_path / "kubeconfig"
+    file.touch(0o600)
+    file.write_text(text)
+    with pytest.raises(errors.BadKubeconfig, match=reason) as caught:
+        kube.load(str(file))
+    assert "secret-word" not in str(caught.value)
+
+
+def test_a_kubeconfig_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    """With the command that mends it."""
+    file = kubeconfig(tmp_path / "kubeconfig", "https://a")
+    file.chmod(0o644)
+    with pytest.raises(errors.BadKubeconfig) as caught:
+        kube.load(str(file))
+    assert f"chmod 600 {file}" in caught.value.advice
+
+
+def test_a_servers_path_is_in_front(tmp_path: Path, server: ApiServer) -> None:
+    """As Rancher's clusters have it."""
+    server.objects["/k8s/clusters/c-1/api/v1/namespaces/media"] = {"metadata": {"annotations": {"a": "b"}}}
+    file = kubeconfig(tmp_path / "kubeconfig", f"{server.url}/k8s/clusters/c-1/")
+    assert kube.Api(kube.load(str(file)), 5.0).namespace_annotations("media") == {"a": "b"}
+
+
+def test_what_is_not_there_is_none(api: kube.Api) -> None:
+    """A namespace and a pod that the API does not know."""
+    assert api.namespace_annotations("gone") is None
+    assert api.controller("gone", "pod", None) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (403, "403: 'the reason of 403'"),
+        (500, "500: 'the reason of 500'"),
+        (302, "302: 'the reason of 302'"),
+        (b"[]", "no object"),
+        (b"{", "no object"),
+        (b"[" * 100_000, "no object"),
+        (b"", "no object"),
+        (b" " * (kube.LARGEST_ANSWER + 1), "larger"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_of_ours(
+    api: kube.Api, server: ApiServer, answer: int | bytes, reason: str
+) -> None:
+    """Whatever comes; and a redirect is not followed with the token."""
+    server.objects["/api/v1/namespaces/media"] = answer
+    with pytest.raises(errors.KubernetesFailed) as caught:
+        api.namespace_annotations("media")
+    assert reason in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+def test_only_strings_are_taken(api: kube.Api, server: ApiServer) -> None:
+    """Annotations that are none are left out; no map is none at all."""
+    server.objects["/api/v1/namespaces/a"] = {"metadata": {"annotations": {"a": "b", "c": 1, "d": None}}}
+    server.objects["/api/v1/namespaces/b"] = {"metadata": []}
+    assert api.namespace_annotations("a") == {"a": "b"}
+    assert api.namespace_annotations("b") == {}
+
+
+OWNER = {"kind": "ReplicaSet", "name": "web-7b5d9c6f8", "controller": True}
+
+
+@pytest.mark.parametrize(
+    ("references", "found"),
+    [
+        ([OWNER], ("ReplicaSet", "web-7b5d9c6f8")),
+        ([{**OWNER, "controller": False}, {**OWNER, "name": "b"}], ("ReplicaSet", "b")),
+        (None, ("Pod", "web-x")),
+        ([], ("Pod", "web-x")),
+        (
+            [{**OWNER, "name": "a/b"}, 3, {**OWNER, "kind": ["a"]}, {**OWNER, "name": "a" * 300}],
+            ("Pod", "web-x"),
+        ),
+    ],
+)
+def test_a_pods_controller(api: kube.Api, server: ApiServer, references: Any, found: tuple[str, str]) -> None:
+    """The one that is marked so, if its name is one; the pod itself without; and nobody if it is another pod."""
+    server.pod("media", "web-x", uid="1", ownerReferences=references)
+    assert api.controller("media", "web-x", "1") == found
+    assert api.controller("media", "web-x", None) == found
+    assert api.controller("media", "web-x", "2") is None
+
+
+def test_a_server_that_hangs_costs_no_more_than_its_time(server: ApiServer, tmp_path: Path) -> None:
+    """Its connection is taken and never answered."""
+    server.hang.clear()
+    api = kube.Api(kube.load(str(kubeconfig(tmp_path / "kubeconfig", server.url))), 0.05)
+    with pytest.raises(errors.KubernetesFailed, match="timed out"):
+        api.namespace_annotations("media")
+
+
+def test_a_server_that_is_down_is_named(server: ApiServer, api: kube.Api) -> None:
+    """With its address."""
+    server.close()
+    with pytest.raises(errors.KubernetesFailed, match=server.url):
+        api.namespace_annotations("media")
+
+
+def test_it_shows_no_secret(tmp_path: Path) -> None:
+    """Neither does its representation."""
+    assert TOKEN not in repr(kube.load(str(kubeconfig(tmp_path / "kubeconfig", "https://a"))))
+
+
+def test_the_manifest_allows_what_is_asked_and_no_more() -> None:
+    """`get` of namespaces and pods, for one account, and a token of its own that does not expire."""
+    objects = list(yaml.safe_load_all((ROOT / "manifests" / "rbac.yaml").read_text(encoding="utf-8")))
+    found = {item["kind"]: item for item in objects}
+    assert sorted(found) == ["ClusterRole", "ClusterRoleBinding", "Secret", "ServiceAccount"]
+    assert found["ClusterRole"]["rules"] == [
+        {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["get"]}
+    ]
+    account = found["ServiceAccount"]["metadata"]
+    assert found["ClusterRoleBinding"]["subjects"] == [{"kind": "ServiceAccount", **account}]
+    assert found["ServiceAccount"]["automountServiceAccountToken"] is False
+    assert found["Secret"]["type"] == "kubernetes.io/service-account-token"
+    assert found["Secret"]["metadata"]["annotations"] == {
+        "kubernetes.io/service-account.name": account["name"]
+    }
