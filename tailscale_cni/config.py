@@ -305,7 +305,13 @@ SETTINGS = (
         "excludeNamespaces",
         _list(_string),
         ("kube-system",),
-        "Namespaces that 'enroll: all' leaves out.",
+        "Namespaces that 'enroll: all' leaves out, and that the API is never asked about.",
+    ),
+    Setting(
+        "kubeconfig",
+        _path,
+        "",
+        "A file (0600) that gives access to the cluster's API, for annotations of namespaces and for owners of pods.",
     ),
     Setting(
         "namespaces",
@@ -441,6 +447,7 @@ class Config(NamedTuple):
     api_url: str
     enroll: str
     exclude_namespaces: tuple[str, ...]
+    kubeconfig: str
     namespaces: Mapping[str, Mapping[str, str]]
     permissions: Mapping[str, Permission]
     tags: tuple[str, ...]
@@ -650,10 +657,13 @@ def fingerprint(path: str) -> list[int] | None:
 def door_view(config: Config, *watched: str) -> dict[str, Any]:
     """``stateDir/enroll.json``: what the door must know, for as long as the watched files are what they are.
 
-    ``annotated`` is its one word for "a pod that says nothing is no node"; where a namespace may say otherwise,
-    it must go and ask.
+    ``annotated`` is its word for "a pod that says nothing is no node", ``asked`` for "unless the API has said so of its
+    namespace, which is not one of ``except``" (``state.namespaces``). Where the configuration enrols a namespace, it must go and ask.
     """
     watch = {path: fingerprint(path) for path in watched} | {config.config_file: config.seen}
     said = (layer.get("tailscale.com/enabled", "false") for layer in config.namespaces.values())
-    by_namespace = config.enroll == "annotated" and any(word != "false" for word in said)
-    return {"version": 1, "enroll": "namespaces" if by_namespace else config.enroll, "watch": watch}
+    if config.enroll == "annotated" and any(word != "false" for word in said):
+        return {"version": 1, "enroll": "namespaces", "watch": watch}
+    if config.enroll == "annotated" and config.kubeconfig:
+        return {"version": 1, "enroll": "asked", "except": list(config.exclude_namespaces), "watch": watch}
+    return {"version": 1, "enroll": config.enroll, "watch": watch}

@@ -113,8 +113,15 @@ def answer(environ, entry, state_dir):  # type: (Mapping[bytes, bytes], dict[str
         annotations = {}
     assert all(type(value) is str for value in annotations.values())
     if verb != "DEL":
-        assert known["enroll"] == "annotated"
         assert annotations.get("tailscale.com/enabled", "false") == "false"
+        if known["enroll"] == "asked" and namespace not in known["except"]:
+            from time import monotonic
+
+            # Nor has its namespace said so, when it was asked last.
+            path = state_dir + "/namespaces/" + namespace + ".json"
+            known = parse(read(posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)))
+            assert known["asked"] <= monotonic() < known["until"]
+        assert known["enroll"] in ("annotated", "asked")
 
     if verb == "ADD":
         from _json import encode_basestring_ascii, make_encoder

@@ -19,7 +19,7 @@ from ..verbs import leaving
 from . import add_roots, layout
 from .install import BINARY
 
-DIRECTORIES = ("attachments", "identities", "names", "claims", "unreadable", "cache")
+DIRECTORIES = ("attachments", "identities", "names", "claims", "namespaces", "unreadable", "cache")
 FILES = ("run", "enroll.json", "install.json")
 """What is in a state directory."""
 

@@ -35,11 +35,12 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 class Outcome(NamedTuple):
-    """How a call ended: what goes to standard output, the error if any, the request if it was understood."""
+    """How a call ended: what goes to standard output, the error if any, the request if it was understood, and warnings."""
 
     text: bytes
     error: errors.Error | None
     request: request.Request | None
+    warnings: list[str]
 
 
 def main(
@@ -76,6 +77,7 @@ def _run(
 ) -> Outcome:
     """All that can fail. When it has ended, signals no longer interrupt."""
     data, asked = b"", None
+    warnings: list[str] = []
     try:
         _open_standard_descriptors()
         answer: Mapping[str, Any] | None
@@ -83,15 +85,15 @@ def _run(
             answer = _report(stdin)
         else:
             data = document.read(stdin)
-            asked = request.parse(environ, data)
+            asked = request.parse(environ, data)._replace(warn=warnings.append)
             answer = _perform(asked, stdout, load)
         text = b"" if answer is None else document.encode(answer)
         disarm()
-        return Outcome(text, None, asked)
+        return Outcome(text, None, asked, warnings)
     except BaseException as e:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are a verb's failures too
         disarm()
         error = _as_error(e)
-        return Outcome(_error_text(error, _callers_version(stdin, data)), error, asked)
+        return Outcome(_error_text(error, _callers_version(stdin, data)), error, asked, warnings)
 
 
 def _perform(
@@ -185,11 +187,15 @@ def _line(environ: Mapping[str, str], outcome: Outcome, seconds: float, *, deliv
         f"duration={seconds:.3f}s",
     ]
     if outcome.error:
-        sentence = printable(outcome.error.sentence, SENTENCE_LIMIT).replace("\\", "\\\\").replace('"', '\\"')
-        fields += ["outcome=error", f"code={outcome.error.code}", f'msg="{sentence}"']
+        fields += ["outcome=error", f"code={outcome.error.code}", f"msg={_quoted(outcome.error.sentence)}"]
     else:
         fields.append("outcome=ok" if delivered else "outcome=undelivered")
-    return " ".join(fields)
+    return " ".join((*fields, *(f"warning={_quoted(text)}" for text in outcome.warnings)))
+
+
+def _quoted(sentence: str) -> str:
+    text = printable(sentence, SENTENCE_LIMIT).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
 
 
 def _field(environ: Mapping[str, str], name: str) -> str:

@@ -54,6 +54,10 @@ class AttachmentKey(NamedTuple):
     ifname: str
 
 
+def _unheard(_: str) -> None:
+    """Nobody listens."""
+
+
 class Request(NamedTuple):
     """One call of a runtime, checked.
 
@@ -75,6 +79,8 @@ class Request(NamedTuple):
     args: Mapping[str, str] = MappingProxyType({})
     pod: Pod | None = None
     path: tuple[str, ...] = ()
+    warn: Callable[[str], None] = _unheard
+    """Takes a sentence for the call's log line: what went wrong, and fails nothing."""
 
 
 class _Invalid(Exception):  # a reason on its way to becoming a BadEnvironment

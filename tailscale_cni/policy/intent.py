@@ -10,7 +10,7 @@ from . import hostname
 from .permissions import demand, namespace_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ..config import Config
     from .annotations import Wish
@@ -38,13 +38,14 @@ def decide(
     pod: str,
     annotations: Mapping[str, str],
     namespace_annotations: Mapping[str, str] = NOTHING,
-    owner: Owner | None = None,
+    owner: Callable[[], Owner | None] = lambda: None,
 ) -> PodIntent | None:
     """What the pod should be; None if it should not be a node.
 
     Later wins: the host's defaults, what the host's configuration says of the namespace, the namespace's annotations
     as the API has them, the pod's own. A pod that says ``enabled: "false"``, or says nothing where only annotated pods are
-    enrolled, is left alone whatever else it says. Raises InvalidAnnotation, UnsupportedAnnotation, NotPermitted.
+    enrolled, is left alone whatever else it says. ``owner`` finds out who made the pod, if the node's name depends on it.
+    Raises InvalidAnnotation, UnsupportedAnnotation, NotPermitted.
     """
     layers = {
         f"namespace {namespace}, by {host.origin['namespaces']}": host.namespaces.get(namespace, NOTHING),
@@ -69,13 +70,15 @@ def _is_enrolled(host: Config, namespace: str, layers: Mapping[str, Mapping[str,
 
 
 def _intent(
-    host: Config, namespace: str, pod: str, wishes: Mapping[str, Wish], owner: Owner | None
+    host: Config, namespace: str, pod: str, wishes: Mapping[str, Wish], owner: Callable[[], Owner | None]
 ) -> PodIntent:
     values = {name: wish.value for name, wish in wishes.items()}
     tags = values.get("tags", host.tags)
     if host.auto_namespace_tag and namespace:
         tags = (*tags, namespace_tag(namespace))
-    workload = hostname.workload(pod, owner)
+    settled = "ephemeral" in values and ("hostname" in values or "{workload}" not in host.hostname_template)
+    who = None if settled else owner()  # it may have to be asked for
+    workload = hostname.workload(pod, who)
     by_default = hostname.render(
         host.hostname_template,
         workload,
@@ -87,6 +90,6 @@ def _intent(
         name=values.get("hostname", by_default),
         number=int(workload.ordinal) if "hostname" in values and workload.ordinal else None,
         tags=tuple(dict.fromkeys(tags)),
-        ephemeral=values.get("ephemeral", host.ephemeral and not hostname.is_stateful(pod, owner)),
+        ephemeral=values.get("ephemeral", host.ephemeral and not hostname.is_stateful(pod, who)),
         required=values.get("required", False),
     )

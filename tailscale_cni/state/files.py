@@ -221,6 +221,27 @@ def locked(
             os.close(fd)
 
 
+@contextlib.contextmanager
+def turn(path: str, *, wait: bool) -> Iterator[bool]:
+    """Whether it is our turn to replace a file, for as long as the body runs; it is made, empty, if it is not there.
+
+    It is not while somebody else's lasts; nor, after ``wait`` for that, when the file is another one by then: it has just been replaced.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        yield _is_ours(fd, wait=wait) and _is_at(fd, path)
+    finally:
+        os.close(fd)
+
+
+def _is_ours(fd: int, *, wait: bool) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _flock(fd: int, kind: int, deadline: float, seconds: float, what: str) -> None:
     while True:
         try:

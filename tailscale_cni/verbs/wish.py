@@ -1,4 +1,4 @@
-"""What the host and the pod ask for, taken together: the one place where configuration meets policy."""
+"""What the host, the namespace and the pod ask for, taken together: the one place where configuration meets policy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import errors, policy
 from ..config import Config
 from ..policy.annotations import ENABLED
-from . import keys
+from . import cluster, keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,12 @@ class Wish(NamedTuple):
             return cls(Config.load({**request.config, "configFile": os.devnull}), None)
         namespace, pod = (request.pod.namespace, request.pod.name) if request.pod else ("", "")
         intent = policy.decide(
-            config, namespace=namespace, pod=pod, annotations=annotations, owner=_node(annotations)
+            config,
+            namespace=namespace,
+            pod=pod,
+            annotations=annotations,
+            namespace_annotations=cluster.namespace_annotations(config, request),
+            owner=lambda: _node(annotations) or cluster.owner(config, request),
         )
         if intent and keys.is_static(config) and set(intent.tags) != set(config.tags):
             raise errors.KeyHasItsTags(

@@ -212,6 +212,18 @@ def test_no_combination_of_streams_is_a_traceback(redirections: str) -> None:
     assert "Exception" not in answer.stderr
 
 
+def test_a_warning_is_in_the_log_line_and_fails_nothing() -> None:
+    """On one line, quoted, with nothing like a key, whether the call succeeds or not."""
+
+    def verb(asked: Request) -> None:
+        asked.warn('the "API"\nsaid tskey-auth-secret')
+        asked.warn("another")
+
+    answer = call(verb=verb)
+    assert answer.status == 0
+    assert answer.stderr.endswith('outcome=ok warning="the \\"API\\"\\\\nsaid <key>" warning="another"\n')
+
+
 def test_a_runtime_that_went_away_is_exit_status_1() -> None:
     """A broken pipe is no traceback, at the end of the interpreter either."""
     reader, writer = os.pipe()

@@ -149,6 +149,7 @@ EXAMPLES: dict[str, Any] = {
     "apiURL": "https://api.example.com",
     "enroll": "all",
     "excludeNamespaces": ["a"],
+    "kubeconfig": "/kubeconfig",
     "namespaces": {"media": {"tailscale.com/enabled": "true"}},
     "permissions": {"*": "all", "media": {"tags": ["tag:a"]}, "guests": "none"},
     "tags": ["tag:a", "tag:b"],

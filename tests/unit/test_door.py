@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,9 +19,10 @@ from front import door
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tailscale_cni import config, verbs
+from tailscale_cni import config, errors, verbs
 from tailscale_cni.archive import fitted
 from tailscale_cni.cni import dispatch, document
+from tailscale_cni.state.namespaces import FRESH, Namespaces
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
@@ -69,6 +71,15 @@ class Host:
         self.state_dir.mkdir(0o711, exist_ok=True)
         view = config.door_view(config.Config.load(self.entry))
         (self.state_dir / "enroll.json").write_text(json.dumps(view), encoding="utf-8")
+
+    def has_asked(self, namespace: str, annotations: Mapping[str, str], *, age: int = 0) -> None:
+        """There is a kubeconfig, and this is what the API has said of a namespace."""
+        self.configure("kubeconfig: /nonexistent\n")
+        Namespaces(str(self.state_dir)).renew(namespace, lambda: annotations, wait=True)
+        file = self.state_dir / "namespaces" / f"{namespace}.json"
+        document = json.loads(file.read_text(encoding="utf-8"))
+        now = int(time.monotonic()) - age
+        file.write_text(json.dumps(document | {"asked": now, "until": now + FRESH}), encoding="utf-8")
 
     def at_the_door(self, environ: Mapping[str, str] = MappingProxyType({}), **keys: Any) -> bytes | None:
         """What the door answers; None if it goes on."""
@@ -227,12 +238,20 @@ MUTATED_ENTRY = st.dictionaries(st.sampled_from(KEYS.split()), st.sampled_from(O
 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["ADD", "DEL", "CHECK"]), st.sampled_from(VERSIONS), MUTATED_ENVIRON, MUTATED_ENTRY)
+@given(
+    st.sampled_from(["ADD", "DEL", "CHECK"]),
+    st.sampled_from(VERSIONS),
+    MUTATED_ENVIRON,
+    MUTATED_ENTRY,
+    st.sampled_from(["nothing", "no wish", "a wish"]),
+)
 def test_never_answers_otherwise_than_the_archive(
-    tmp_path: Path, verb: str, version: str, environ: dict[str, str], keys: dict[str, Any]
+    tmp_path: Path, verb: str, version: str, environ: dict[str, str], keys: dict[str, Any], asked: str
 ) -> None:
     """Whatever a call looks like: if the door answers it, the real path succeeds, and with the same bytes."""
     host = Host(tmp_path)
+    if asked != "nothing":
+        host.has_asked("default", {"tailscale.com/enabled": str(asked == "a wish").lower()})
     keys = {"cniVersion": version, "prevResult": PREV_RESULT | {"cniVersion": version}} | keys
     environ = {"CNI_COMMAND": verb} | environ
     answer = host.at_the_door(environ, **keys)
@@ -312,6 +331,56 @@ def test_goes_on_where_a_namespace_may_speak_for_its_pods(host: Host, layer: str
     assert (host.at_the_door() is not None) == passes
     assert (host.at_the_door({"CNI_COMMAND": "CHECK"}) is not None) == passes
     assert host.at_the_door({"CNI_COMMAND": "DEL"}) == b""
+
+
+@pytest.mark.parametrize("verb", ["ADD", "CHECK"])
+@pytest.mark.parametrize(
+    ("annotations", "passes"),
+    [({}, True), ({"tailscale.com/tags": "tag:a"}, True), ({"tailscale.com/enabled": "false"}, True)]
+    + [({"tailscale.com/enabled": word}, False) for word in ("true", "odd", "")],
+)
+def test_knows_a_namespace_by_what_the_api_said(
+    host: Host, verb: str, annotations: dict[str, str], *, passes: bool
+) -> None:
+    """Where a namespace was asked for just now and wants nothing, its pods pass; DEL asks the disk alone."""
+    host.has_asked("default", annotations)
+    assert (host.at_the_door({"CNI_COMMAND": verb}) is not None) == passes
+    assert host.at_the_door({"CNI_COMMAND": "DEL"}) == b""
+
+
+@pytest.mark.parametrize("age", [-5, FRESH + 1, 10**6])
+def test_goes_on_where_a_namespace_may_have_changed_its_mind(host: Host, age: int) -> None:
+    """What the API said before, or by the clock of another boot, has to be asked for anew."""
+    host.has_asked("default", {}, age=age)
+    assert host.at_the_door() is None
+
+
+def test_goes_on_for_a_namespace_that_nobody_has_seen(host: Host) -> None:
+    """Nor is what was never answered, or cannot be read, an answer."""
+    host.has_asked("other", {})
+    assert host.at_the_door() is None
+    host.has_asked("default", {})
+    assert host.at_the_door() is not None
+    for text in ("", "{", "{}", "[]"):
+        (host.state_dir / "namespaces" / "default.json").write_text(text, encoding="utf-8")
+        assert host.at_the_door() is None
+    Namespaces(str(host.state_dir)).renew("default", _fail, wait=True)
+    assert host.at_the_door() is None
+
+
+def _fail() -> dict[str, str]:
+    raise errors.KubernetesFailed(reason="it is down")
+
+
+def test_excluded_namespaces_need_no_api(host: Host) -> None:
+    """The pods that an API server needs pass with nothing known of their namespace."""
+    host.configure("kubeconfig: /nonexistent\n")
+    args = ENVIRON["CNI_ARGS"].replace("=default", "=kube-system")
+    assert host.at_the_door({"CNI_ARGS": args}) is not None
+    assert host.at_the_door() is None
+    host.configure("kubeconfig: /nonexistent\nexcludeNamespaces: [default]\n")
+    assert host.at_the_door({"CNI_ARGS": args}) is None
+    assert host.at_the_door() is not None
 
 
 @pytest.mark.parametrize(

@@ -516,7 +516,7 @@ def test_a_long_deployments_name_is_cut_as_kubernetes_cuts(length: int) -> None:
 def test_an_owner_knows_better(pod: str, kind: str, owner: str, name: str) -> None:
     """Where owner references are at hand, the workload's name is the owner's, and not guessed."""
     settings = host(enroll="all")
-    intent = policy.decide(settings, namespace="a", pod=pod, annotations={}, owner=Owner(kind, owner))
+    intent = policy.decide(settings, namespace="a", pod=pod, annotations={}, owner=lambda: Owner(kind, owner))
     assert intent
     assert intent.name == name
 
