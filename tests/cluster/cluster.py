@@ -28,6 +28,7 @@ KUBE: Final = "/etc/kubernetes"
 SOCKET: Final = "/run/containerd/containerd.sock"
 CNI_BIN: Final = "/opt/cni/bin"
 CNI_CONF: Final = "/etc/cni/net.d"
+STATIC_PODS: Final = f"{KUBE}/manifests"
 SERVICES: Final = "10.96.0.0/16"
 NODE: Final = "node1"
 PATIENCE: Final = 180.0
@@ -227,6 +228,7 @@ class Cluster(Actor):
             bind_address="127.0.0.1",
             leader_elect="false",
             service_account_private_key_file=f"{KUBE}/service-accounts.key",
+            root_ca_file=f"{KUBE}/pki/apiserver.crt",
         )
         self._start_kube(
             "kube-scheduler",
@@ -248,6 +250,7 @@ class Cluster(Actor):
     def start_kubelet(self) -> None:
         """It goes on with the pods that it finds."""
         self.machine.write("/etc/kubernetes/resolv.conf", "nameserver 127.0.0.1\n")
+        self.machine.run("mkdir", "-p", STATIC_PODS)
         self.machine.write("/var/lib/kubelet/config.yaml", json.dumps(_kubelet_config()))
         self._start_kube(
             "kubelet",
@@ -353,5 +356,6 @@ def _kubelet_config() -> dict[str, Any]:
         "nodeStatusUpdateFrequency": "5s",
         "oomScoreAdj": 0,
         "resolvConf": f"{KUBE}/resolv.conf",
+        "staticPodPath": STATIC_PODS,
         "syncFrequency": "10s",
     }

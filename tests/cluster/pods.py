@@ -21,7 +21,7 @@ SERVE: Final = (
 )
 
 
-def manifest(name: str, annotations: Mapping[str, str]) -> dict[str, Any]:
+def manifest(name: str, annotations: Mapping[str, str], *, namespace: str = "default") -> dict[str, Any]:
     """A pod with a small web server, Ready when kubelet's HTTP probe reaches it."""
     container = {
         "name": "app",
@@ -33,7 +33,7 @@ def manifest(name: str, annotations: Mapping[str, str]) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "annotations": dict(annotations)},
+        "metadata": {"name": name, "namespace": namespace, "annotations": dict(annotations)},
         "spec": {
             "containers": [container],
             "automountServiceAccountToken": False,
@@ -75,10 +75,18 @@ class ProcessNetns(Netns):
 class Pod(Actor):
     """A pod of a cluster; it is deleted with the block that it was made for."""
 
-    def __init__(self, cluster: Cluster, name: str, annotations: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        annotations: Mapping[str, str] = {},
+        *,
+        namespace: str = "default",
+    ) -> None:
         self.cluster = cluster
         self.name = name
-        cluster.create(manifest(name, annotations))
+        self.namespace = namespace
+        cluster.create(manifest(name, annotations, namespace=namespace))
         self.uid: str = self.get()["metadata"]["uid"]
 
     def close(self) -> None:
@@ -87,22 +95,24 @@ class Pod(Actor):
 
     def delete(self, *options: str) -> None:
         """`kubectl delete pod`. Raises Failed."""
-        self.cluster.kubectl("delete", "pod", self.name, *options)
+        self._kubectl("delete", "pod", self.name, *options)
 
     def gone(self, deadline: float = 60.0) -> None:
         """Returns when Kubernetes has forgotten it. Raises Failed."""
-        self.cluster.kubectl("wait", "--for=delete", f"pod/{self.name}", f"--timeout={deadline:g}s")
+        self._kubectl("wait", "--for=delete", f"pod/{self.name}", f"--timeout={deadline:g}s")
+
+    def _kubectl(self, *argv: str) -> str:
+        return self.cluster.kubectl(f"--namespace={self.namespace}", *argv)
 
     def get(self) -> dict[str, Any]:
         """The object."""
-        return self.cluster.get("pod", self.name)
+        found: dict[str, Any] = json.loads(self._kubectl("get", "pod", self.name, "--output=json"))
+        return found
 
     def ready(self, deadline: float = 60.0) -> Pod:
         """Itself, once it is Ready."""
         try:
-            self.cluster.kubectl(
-                "wait", "--for=condition=Ready", f"pod/{self.name}", f"--timeout={deadline:g}s"
-            )
+            self._kubectl("wait", "--for=condition=Ready", f"pod/{self.name}", f"--timeout={deadline:g}s")
         except Exception as error:
             raise AssertionError(f"{error}\n{self.get()['status']}\n{self.events()}") from error
         return self
@@ -115,14 +125,12 @@ class Pod(Actor):
 
     def exec(self, *argv: str) -> str:
         """What a command prints in its container. Raises Failed."""
-        return self.cluster.kubectl("exec", self.name, "--", *argv)
+        return self._kubectl("exec", self.name, "--", *argv)
 
     def events(self, reason: str = "") -> list[str]:
         """What kubelet and others said about it."""
         selector = f"involvedObject.uid={self.uid}" + (f",reason={reason}" if reason else "")
-        found = json.loads(
-            self.cluster.kubectl("get", "events", f"--field-selector={selector}", "--output=json")
-        )
+        found = json.loads(self._kubectl("get", "events", f"--field-selector={selector}", "--output=json"))
         return [event["message"] for event in found["items"]]
 
     def processes(self) -> list[Process]:
