@@ -240,7 +240,9 @@ def detach(become: Callable[[], object], log: str = os.devnull) -> int:
         return pid
     try:
         os.setsid()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # who wakes a supervisor must not end one that has just begun
+        signal.signal(
+            signal.SIGHUP, signal.SIG_IGN
+        )  # who wakes a supervisor must not end one that has just begun
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
         for standard in (1, 2):

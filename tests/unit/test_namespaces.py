@@ -26,6 +26,8 @@ from .cni_call import ROOT, config, environ, run
 from .kubernetes import ApiServer, kubeconfig
 
 ENABLED = "tailscale.com/enabled"
+SETTLED = {"tailscale.com/hostname": "tv", "tailscale.com/ephemeral": "true"}
+"""With these, nobody need know a pod's owner."""
 UID = "0a4ce9e4-6a0a-4a5c-9d21-9a5f7a0c8b11"
 
 
@@ -87,13 +89,13 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def test_a_namespace_enrols_its_pods(cluster: Cluster) -> None:
     """The first pod of a namespace waits for what the API says of it, and is a node by it."""
-    cluster.api.namespace("media", {ENABLED: "true", "tailscale.com/hostname": "tv", "other": "x"})
+    cluster.api.namespace("media", {ENABLED: "true", **SETTLED, "other": "x"})
     intent = cluster.wish().intent
     assert intent
-    assert intent.hostname == "tv"
+    assert intent.name == "tv"
     assert cluster.warnings == []
     kept = cluster.known.get("media")
-    assert kept.annotations == {ENABLED: "true", "tailscale.com/hostname": "tv"}
+    assert kept.annotations == {ENABLED: "true", **SETTLED}
 
 
 def test_a_pod_has_the_last_word(cluster: Cluster) -> None:
@@ -102,7 +104,7 @@ def test_a_pod_has_the_last_word(cluster: Cluster) -> None:
     assert not cluster.enrolls({ENABLED: "false"})
     intent = cluster.wish({"tailscale.com/hostname": "radio"}).intent
     assert intent
-    assert intent.hostname == "radio"
+    assert intent.name == "radio"
 
 
 def test_a_namespaces_wish_needs_permission(cluster: Cluster) -> None:
@@ -135,15 +137,15 @@ def test_what_is_old_is_used_and_renewed_meanwhile(cluster: Cluster) -> None:
 def test_an_api_that_is_down_changes_nothing(cluster: Cluster, down: str) -> None:
     """What was known holds, for every pod, and the log line says that it is old, and why."""
     cluster.api.namespace("media", {ENABLED: "true"})
-    assert cluster.enrolls({"tailscale.com/hostname": "tv"})
+    assert cluster.enrolls(SETTLED)
     if down == "refused":
         cluster.api.close()
     else:
         cluster.api.objects["/api/v1/namespaces/media"] = 403 if down == "forbidden" else 404
     cluster.grow_old()
-    assert cluster.enrolls({"tailscale.com/hostname": "tv"})
+    assert cluster.enrolls(SETTLED)
     cluster.renewed()
-    assert cluster.enrolls({"tailscale.com/hostname": "tv"})
+    assert cluster.enrolls(SETTLED)
     (warning,) = cluster.warnings
     assert "namespace media" in warning
     assert {"refused": "Connection refused", "forbidden": "403", "gone": "no namespace"}[down] in warning
@@ -215,7 +217,7 @@ def test_a_node_is_named_after_the_pods_owner(
     cluster.api.pod("media", pod, uid=UID, ownerReferences=owners)
     intent = cluster.wish({ENABLED: "true"}, pod=pod).intent
     assert intent
-    assert intent.hostname == name
+    assert intent.name == name
     assert cluster.warnings == []
 
 
@@ -231,7 +233,7 @@ def test_a_nodes_name_does_not_need_the_api(cluster: Cluster, down: str) -> None
         cluster.api.pod("media", "web-x2c4z", uid="other", ownerReferences=[])
     intent = cluster.wish({ENABLED: "true"}, pod="web-x2c4z").intent
     assert intent
-    assert intent.hostname == "web"
+    assert intent.name == "web"
     (warning,) = cluster.warnings
     assert "shape of the pod's name" in warning
 
@@ -239,7 +241,7 @@ def test_a_nodes_name_does_not_need_the_api(cluster: Cluster, down: str) -> None
 def test_a_name_that_was_given_is_asked_of_nobody(cluster: Cluster) -> None:
     """Nor is the API asked for the owner of a pod that is no node."""
     cluster.enrolls()
-    cluster.wish({ENABLED: "true", "tailscale.com/hostname": "tv"})
+    cluster.wish({ENABLED: "true", **SETTLED})
     assert cluster.api.asked == ["/api/v1/namespaces/media"]
 
 

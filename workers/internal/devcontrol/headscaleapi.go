@@ -87,7 +87,7 @@ func (h headscale) createKey(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, http.StatusBadRequest, codeInvalid, err.Error())
 		return
 	}
-	if err := checkTags(req.ACLTags); err != nil {
+	if err := headscaleTags(req.ACLTags); err != nil {
 		h.fail(w, http.StatusBadRequest, codeInvalid, err.Error())
 		return
 	}
@@ -114,8 +114,8 @@ func (headscale) key(k AuthKey) map[string]any {
 	}
 }
 
-// checkTags is what Headscale itself looks at (hscontrol/grpcv1.go, validateTag).
-func checkTags(tags []string) error {
+// headscaleTags is what Headscale itself looks at (hscontrol/grpcv1.go, validateTag).
+func headscaleTags(tags []string) error {
 	for _, tag := range tags {
 		switch {
 		case !strings.HasPrefix(tag, "tag:"):
@@ -206,7 +206,7 @@ func (h headscale) tagNode(w http.ResponseWriter, r *http.Request, n Node) {
 	}
 	err := readJSON(r, &req)
 	if err == nil {
-		err = checkTags(req.Tags)
+		err = headscaleTags(req.Tags)
 	}
 	if err == nil && !h.t.inPolicy(req.Tags) {
 		err = fmt.Errorf("requested tags %q are invalid or not permitted", req.Tags)
