@@ -69,5 +69,5 @@ def revive(state_dir: str, *, but: str = "") -> None:
         with contextlib.suppress(errors.Error, OSError), recorded_netns(attachment) as netns:
             if netns is None:
                 leaving.end(attachment)
-            elif attachment.launcher == "session":
+            elif attachment.launcher == "session" and launch.was_started(attachment):
                 joining.restart(attachment, netns)

@@ -107,6 +107,11 @@ def was_running(attachment: Attachment) -> bool:
     return os.path.exists(f"{attachment.worker_dir}/was-running")
 
 
+def was_started(attachment: Attachment) -> bool:
+    """Whether an ADD has come so far, in this boot: until then it may be waiting for a key, and nobody else is to start the node."""
+    return os.path.isdir(attachment.worker_dir)
+
+
 def end(attachment: Attachment) -> None:
     """End the node's processes; nothing if there are none."""
     if attachment.launcher == "systemd":

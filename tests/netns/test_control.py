@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
-from tests.kit.process import Daemon, processes
+from tests.kit.process import CLEAN, Daemon, Process, processes
 from tests.kit.runtime import CNIError, Pod, Sandbox
 from tests.kit.wait import wait_until
 
@@ -82,6 +83,38 @@ def test_no_two_pods_get_one_key(new_host: NewHost, control: ControlPlane, kind:
     assert len({host.addresses(pod)[0] for pod in pods}) == len(pods)
     made = [key for key in control.auth_keys() if key["id"] not in before]
     assert [key["used"] for key in made] == [True] * len(pods)
+
+
+SILENT = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+connection, _ = listener.accept()
+print("heard", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_nobody_waits_for_another_pods_key(new_host: NewHost, control: ControlPlane) -> None:
+    """While an ADD waits for an API, no other pod's call starts its node without a key, and its DEL waits for nobody."""
+    host = _oauth(new_host, control, readyTimeout="60s")
+    with host.netns.daemon([sys.executable, "-IS", "-c", SILENT], host.root / "silent") as silent:
+        host.configure(apiURL=f"http://127.0.0.1:{silent.first_line().strip()}")
+        waits = host.sandbox(Pod.enrolled("waits"))
+        previous = host.runtime.add_primary(waits)
+        argv = host.netns.within(host.runtime.plugin)
+        environ = CLEAN | host.runtime.environ("ADD", waits)
+        with Daemon(argv, log=host.root / "add.log", env=environ) as add:
+            add.stdin.write(json.dumps(host.runtime.entry(waits, prevResult=previous)).encode())
+            add.stdin.close()
+            assert silent.first_line() == "heard\n"
+            host.configure(apiURL=control.url)
+            host.addresses(host.start(Pod.enrolled("other")))
+            assert not (host.run_dir / host.id(waits)).exists()
+            host.runtime.chained("DEL", waits)
+            process = Process.of(add.pid)
+            assert process and process.alive
+            assert host.id(waits) not in [path.name for path in host.run_dir.iterdir()]
 
 
 @KINDS
