@@ -2,6 +2,7 @@ package devcontrol
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -10,11 +11,14 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-// KeyRequest asks for an auth key. ExpirySeconds of 0 means an hour.
+// KeyRequest asks for an auth key. ExpirySeconds of 0 means an hour. User is whose nodes without tags are, the owner's if it is
+// empty; Foreign: a user of another tailnet.
 type KeyRequest struct {
 	Reusable      bool     `json:"reusable"`
 	Ephemeral     bool     `json:"ephemeral"`
 	Tags          []string `json:"tags"`
+	User          string   `json:"user"`
+	Foreign       bool     `json:"foreign"`
 	ExpirySeconds int      `json:"expirySeconds"`
 }
 
@@ -45,7 +49,7 @@ type NodeInfo struct {
 
 // AdminHandler is the API that tests drive the tailnet by. Whoever can reach it owns the tailnet.
 //
-//	POST   /keys                {reusable, ephemeral, tags, expirySeconds} → {id, key}
+//	POST   /keys                {reusable, ephemeral, tags, user, foreign, expirySeconds} → {id, key}
 //	POST   /keys/{id}/expire
 //	GET    /nodes               → [NodeInfo]
 //	POST   /nodes               {hostname, tags} → NodeInfo, a node that nobody runs
@@ -60,6 +64,9 @@ type NodeInfo struct {
 //	POST   /users               {name} → {id}, of Headscale's API
 //	PUT    /tagowners           {tag: [owner]}, or null: what tags there are, and who owns them
 //	GET    /keys                → [{id, tags, ephemeral, reusable, used, expires}]
+//	POST   /nodes/{id}/share    {user}: with a user of another tailnet
+//	POST   /policy              a tailnet policy file, which holds from now on (ParsePolicy)
+//	DELETE /policy              everybody may talk to everybody
 func AdminHandler(t *Tailnet) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /keys", func(w http.ResponseWriter, r *http.Request) { createKey(t, w, r) })
@@ -91,6 +98,18 @@ func AdminHandler(t *Tailnet) http.Handler {
 		}
 		return t.Update(id, func(n *Node) { n.Tags = req.Tags })
 	}))
+	mux.HandleFunc("POST /nodes/{id}/share", onNode(func(id tailcfg.NodeID, r *http.Request) error {
+		var req struct{ User string }
+		if err := readJSON(r, &req); err != nil {
+			return err
+		}
+		return t.Share(id, req.User)
+	}))
+	mux.HandleFunc("POST /policy", func(w http.ResponseWriter, r *http.Request) { answer(w, loadPolicy(t, r)) })
+	mux.HandleFunc("DELETE /policy", func(w http.ResponseWriter, r *http.Request) {
+		t.SetPolicy(nil)
+		answer(w, nil)
+	})
 	accessHandlers(t, mux)
 	return mux
 }
@@ -148,6 +167,18 @@ func listKeys(t *Tailnet, w http.ResponseWriter) {
 	writeJSON(w, http.StatusOK, all)
 }
 
+func loadPolicy(t *Tailnet, r *http.Request) error {
+	text, err := io.ReadAll(io.LimitReader(r.Body, maxRequest))
+	if err != nil {
+		return err
+	}
+	policy, err := ParsePolicy(text)
+	if err == nil {
+		t.SetPolicy(policy)
+	}
+	return err
+}
+
 func createKey(t *Tailnet, w http.ResponseWriter, r *http.Request) {
 	req := KeyRequest{ExpirySeconds: 3600}
 	if err := readJSON(r, &req); err != nil {
@@ -158,7 +189,7 @@ func createKey(t *Tailnet, w http.ResponseWriter, r *http.Request) {
 		answer(w, err)
 		return
 	}
-	k := t.MintKey(AuthKey{Reusable: req.Reusable, Ephemeral: req.Ephemeral, Tags: req.Tags},
+	k := t.MintKey(AuthKey{Reusable: req.Reusable, Ephemeral: req.Ephemeral, Tags: req.Tags, User: req.User, Foreign: req.Foreign},
 		time.Duration(req.ExpirySeconds)*time.Second)
 	writeJSON(w, http.StatusCreated, KeyResponse{ID: k.ID, Key: k.Secret})
 }

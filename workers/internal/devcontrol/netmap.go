@@ -1,8 +1,11 @@
 package devcontrol
 
 import (
+	"hash/fnv"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"tailscale.com/net/tsaddr"
@@ -21,6 +24,7 @@ type netmap struct {
 	derp    *tailcfg.DERPMap
 	self    tailcfg.NodeID
 	told    map[tailcfg.NodeID]uint64 // node → the edition of it that the client has
+	filter  []tailcfg.FilterRule
 }
 
 // next returns what the client does not know yet: everything the first time, then the difference, nil if there is none.
@@ -36,41 +40,102 @@ func (m *netmap) next() (res *tailcfg.MapResponse, changed <-chan struct{}, ok b
 	first := m.told == nil
 	if first {
 		m.told = map[tailcfg.NodeID]uint64{}
-		res = m.everything()
+		res = m.everything(self)
 	} else {
 		res = &tailcfg.MapResponse{}
 	}
 	if m.isNews(self) {
 		res.Node = t.wireSelf(self)
 	}
-	peers := m.newPeers()
+	peers := m.newPeers(self)
 	if first {
 		res.Peers = peers
 	} else {
-		res.PeersChanged, res.PeersRemoved = peers, m.gone()
+		res.PeersChanged, res.PeersRemoved = peers, m.gone(self)
 	}
-	if !first && res.Node == nil && peers == nil && res.PeersRemoved == nil {
+	if filter := t.filter(self); first || !reflect.DeepEqual(filter, m.filter) {
+		res.PacketFilters = map[string][]tailcfg.FilterRule{"base": filter}
+		m.filter = filter
+	}
+	if !first && res.Node == nil && peers == nil && res.PeersRemoved == nil && res.PacketFilters == nil {
 		return nil, t.changed, true
 	}
+	res.UserProfiles = t.profiles()
 	return res, t.changed, true
 }
 
 // everything returns the parts of a netmap that do not change.
-func (m *netmap) everything() *tailcfg.MapResponse {
+func (m *netmap) everything(self *Node) *tailcfg.MapResponse {
 	now := time.Now()
-	domain := m.tailnet.Domain
+	domain := m.tailnet.domain(self)
 	return &tailcfg.MapResponse{
 		DERPMap:         m.derp,
 		Domain:          domain,
 		CollectServices: opt.False,
-		PacketFilter:    tailcfg.FilterAllowAll,
 		DNSConfig:       &tailcfg.DNSConfig{Proxied: true, Domains: []string{domain}},
 		ControlTime:     &now,
-		UserProfiles: []tailcfg.UserProfile{
-			{ID: ownerID, LoginName: "owner@" + domain, DisplayName: "Owner"},
-			{ID: taggedID, LoginName: "tagged-devices", DisplayName: "Tagged Devices"},
-		},
 	}
+}
+
+// filter returns what may arrive at a node. Whom a foreign node lets in is its own tailnet's business.
+func (t *Tailnet) filter(self *Node) []tailcfg.FilterRule {
+	if t.policy == nil || self.Foreign {
+		return tailcfg.FilterAllowAll
+	}
+	var others []*Node
+	for _, n := range t.nodes {
+		if n != self && sees(self, n) {
+			others = append(others, n)
+		}
+	}
+	slices.SortFunc(others, func(a, b *Node) int { return int(a.ID - b.ID) })
+	return t.policy.filter(self, others)
+}
+
+// sees reports whether two nodes are in one another's netmap: those of the tailnet, and a foreign one with those that are shared
+// with its user.
+func sees(a, b *Node) bool {
+	switch {
+	case a.Foreign && b.Foreign:
+		return false
+	case a.Foreign:
+		return slices.Contains(b.Shared, a.Login)
+	case b.Foreign:
+		return slices.Contains(a.Shared, b.Login)
+	}
+	return true
+}
+
+// domain is the tailnet's that a node belongs to.
+func (t *Tailnet) domain(n *Node) string {
+	if _, domain, ok := strings.Cut(n.Login, "@"); ok && n.Foreign {
+		return domain
+	}
+	return t.Domain
+}
+
+// userID returns the ID of a login.
+func (t *Tailnet) userID(login string) tailcfg.UserID {
+	if login == "" || login == t.owner() {
+		return ownerID
+	}
+	hash := fnv.New32a()
+	hash.Write([]byte(login))
+	return taggedID + 1 + tailcfg.UserID(hash.Sum32())
+}
+
+// profiles returns everybody who has a node.
+func (t *Tailnet) profiles() []tailcfg.UserProfile {
+	profiles := []tailcfg.UserProfile{
+		{ID: ownerID, LoginName: t.owner(), DisplayName: "Owner"},
+		{ID: taggedID, LoginName: "tagged-devices", DisplayName: "Tagged Devices"},
+	}
+	for _, n := range t.nodes {
+		if n.Login != "" && n.Login != t.owner() {
+			profiles = append(profiles, tailcfg.UserProfile{ID: t.userID(n.Login), LoginName: n.Login, DisplayName: n.Login})
+		}
+	}
+	return profiles
 }
 
 // isNews reports whether the client has another edition of the node than the current one, and takes note.
@@ -82,19 +147,19 @@ func (m *netmap) isNews(n *Node) bool {
 	return true
 }
 
-func (m *netmap) newPeers() (peers []*tailcfg.Node) {
+func (m *netmap) newPeers(self *Node) (peers []*tailcfg.Node) {
 	for id, n := range m.tailnet.nodes {
-		if id != m.self && m.isNews(n) {
-			peers = append(peers, m.tailnet.wireNode(n))
+		if id != m.self && sees(self, n) && m.isNews(n) {
+			peers = append(peers, m.tailnet.wirePeer(self, n))
 		}
 	}
 	slices.SortFunc(peers, func(a, b *tailcfg.Node) int { return int(a.ID - b.ID) })
 	return peers
 }
 
-func (m *netmap) gone() (ids []tailcfg.NodeID) {
+func (m *netmap) gone(self *Node) (ids []tailcfg.NodeID) {
 	for id := range m.told {
-		if _, ok := m.tailnet.nodes[id]; !ok {
+		if n, ok := m.tailnet.nodes[id]; !ok || (id != m.self && !sees(self, n)) {
 			ids = append(ids, id)
 			delete(m.told, id)
 		}
@@ -103,14 +168,24 @@ func (m *netmap) gone() (ids []tailcfg.NodeID) {
 	return ids
 }
 
+// wirePeer returns a node as another one sees it. Who was invited from another tailnet sees no tags, but who invited, and is in
+// quarantine: it opens connections, and none are opened to it (tailscale.com/kb/1084).
+func (t *Tailnet) wirePeer(viewer, n *Node) *tailcfg.Node {
+	w := t.wireNode(n)
+	if viewer.Foreign {
+		w.Tags, w.User, w.IsJailed = nil, ownerID, true
+	}
+	return w
+}
+
 // wireNode returns a node as its peers see it. Advertised routes are approved.
 func (t *Tailnet) wireNode(n *Node) *tailcfg.Node {
 	online, lastSeen := n.Online(), n.LastSeen
 	w := &tailcfg.Node{
 		ID:                n.ID,
 		StableID:          n.StableID(),
-		Name:              n.Name + "." + t.Domain + ".",
-		User:              ownerID,
+		Name:              n.Name + "." + t.domain(n) + ".",
+		User:              t.userID(n.Login),
 		Key:               n.Key,
 		KeyExpiry:         n.KeyExpiry,
 		Machine:           n.Machine,

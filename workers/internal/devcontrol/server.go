@@ -85,7 +85,7 @@ func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request, machine k
 	n, needsLogin, err := s.Tailnet.register(machine, &req)
 	res := tailcfg.RegisterResponse{
 		User:              tailcfg.User{ID: ownerID, DisplayName: "Owner"},
-		Login:             tailcfg.Login{ID: tailcfg.LoginID(ownerID), LoginName: "owner@" + s.Tailnet.Domain},
+		Login:             tailcfg.Login{ID: tailcfg.LoginID(ownerID), LoginName: s.Tailnet.owner()},
 		MachineAuthorized: true,
 	}
 	switch {

@@ -5,10 +5,11 @@
 // It is built on tailscale.com's own packages for the protocol. tailscale.com/tstest/integration/testcontrol, which
 // looks like the obvious base, can neither forget a node nor keep its keys over a restart, and knows one auth key.
 //
-// It must not be used for anything but tests: everybody may talk to everybody.
+// It must not be used for anything but tests: everybody may talk to everybody, unless a policy file says otherwise.
 package devcontrol
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -41,6 +42,8 @@ type AuthKey struct {
 	Reusable  bool
 	Ephemeral bool
 	Tags      []string
+	User      string // whose nodes they are without tags; empty: the owner's
+	Foreign   bool   // of another tailnet: somebody whom nodes are shared with
 	Expires   time.Time
 	Used      bool
 }
@@ -55,6 +58,9 @@ type Node struct {
 	Name      string // what it got: unique in the tailnet
 	Addresses []netip.Addr
 	Tags      []string
+	Login     string   // whose it is without tags
+	Foreign   bool     // of another tailnet: sees what is shared with Login, and is seen by that
+	Shared    []string // logins
 	Ephemeral bool
 	Hostinfo  *tailcfg.Hostinfo
 	Endpoints []netip.AddrPort
@@ -91,6 +97,7 @@ type Tailnet struct {
 	access  Access
 	tokens  map[string]token
 	lastID  tailcfg.NodeID
+	policy  *Policy // nil: everybody may talk to everybody
 	edition uint64
 	changed chan struct{} // closed and replaced by each edition
 	dirty   bool          // differs from the state file
@@ -213,6 +220,19 @@ func (t *Tailnet) ExpireNode(id tailcfg.NodeID) error {
 	return t.Update(id, func(n *Node) { n.KeyExpiry = time.Now() })
 }
 
+// Share lets a user of another tailnet see a node.
+func (t *Tailnet) Share(id tailcfg.NodeID, login string) error {
+	return t.Update(id, func(n *Node) { n.Shared = append(n.Shared, login) })
+}
+
+// SetPolicy has a policy hold from now on; nil: none.
+func (t *Tailnet) SetPolicy(p *Policy) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.policy = p
+	t.touch(nil)
+}
+
 // Sweep forgets the ephemeral nodes that have been offline for too long.
 func (t *Tailnet) Sweep(now time.Time) {
 	t.mu.Lock()
@@ -259,9 +279,13 @@ func (t *Tailnet) register(machine key.MachinePublic, req *tailcfg.RegisterReque
 	}
 	known.Key, known.KeyExpiry = req.NodeKey, time.Time{}
 	known.Tags, known.Ephemeral = slices.Clone(k.Tags), k.Ephemeral
+	known.Login, known.Foreign = cmp.Or(k.User, t.owner()), k.Foreign
 	t.introduce(known, req)
 	return known, false, nil
 }
+
+// owner is the login of the person whose tailnet it is.
+func (t *Tailnet) owner() string { return "owner@" + t.Domain }
 
 func isLogout(req *tailcfg.RegisterRequest) bool {
 	return !req.Expiry.IsZero() && req.Expiry.Before(time.Now())
