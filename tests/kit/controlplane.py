@@ -60,13 +60,17 @@ class Tailnet:
         reusable: bool = True,
         ephemeral: bool = True,
         tags: Sequence[str] = ("tag:k8s-pod",),
+        user: str = "",
+        foreign: bool = False,
         expiry_seconds: int = 3600,
     ) -> AuthKey:
-        """A new auth key."""
+        """A new auth key. Without tags, for nodes of ``user``: the tailnet's owner, or somebody of another tailnet."""
         wanted = {
             "reusable": reusable,
             "ephemeral": ephemeral,
             "tags": list(tags),
+            "user": user,
+            "foreign": foreign,
             "expirySeconds": expiry_seconds,
         }
         return AuthKey(**self._call("POST", "/keys", wanted))
@@ -128,17 +132,31 @@ class Tailnet:
         """A node that nobody runs comes or goes."""
         self._call("POST", f"/nodes/{node_id}/online", {"online": online})
 
+    def share(self, node_id: str, user: str) -> None:
+        """Let somebody of another tailnet see a node."""
+        self._call("POST", f"/nodes/{node_id}/share", {"user": user})
+
+    @contextlib.contextmanager
+    def policy(self, file: Path) -> Iterator[None]:
+        """A policy file holds for the length of a block; then everybody may talk to everybody again. Raises RuntimeError for a bad one."""
+        self._call("POST", "/policy", file.read_text(encoding="utf-8"))
+        try:
+            yield
+        finally:
+            self._call("DELETE", "/policy")
+
     def _call(self, method: str, path: str, body: object = ...) -> Any:
         connection = _AdminConnection(self._admin)
         try:
-            connection.request(method, path, json.dumps(body) if body is not ... else None)
+            text = body if isinstance(body, str) else None if body is ... else json.dumps(body)
+            connection.request(method, path, text)
             response = connection.getresponse()
-            text = response.read()
+            answer = response.read()
         finally:
             connection.close()
         if response.status >= 300:
-            raise RuntimeError(f"{method} {path}: {response.status} {text!r}")
-        return json.loads(text) if text else None
+            raise RuntimeError(f"{method} {path}: {response.status} {answer!r}")
+        return json.loads(answer) if answer else None
 
 
 class ControlPlane(Tailnet, Actor):

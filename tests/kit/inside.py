@@ -3,7 +3,7 @@
 Run as a program, with the standard library only:
 
     web PORT TEXT            an HTTP server that answers TEXT and the address that asked; prints "ready"
-    fetch URL [--source A]   prints what a web server answers
+    fetch URL [--source A] [--seconds S]   prints what a web server answers
     echo PORT                a TCP server that sends every line back; prints "ready"
     talk HOST PORT           a TCP connection: lines of standard input go out, lines that come in are printed
     inbox PORT               prints every UDP datagram that arrives; prints "ready"
@@ -80,14 +80,12 @@ def web(port: int, text: str) -> None:
     server.serve_forever()
 
 
-def fetch(url: str, source: str | None) -> None:
+def fetch(url: str, source: str | None, seconds: float) -> None:
     """Print a page. Raises OSError."""
     parts = urllib.parse.urlsplit(url)
     assert parts.hostname
     local = (source, 0) if source else None
-    connection = http.client.HTTPConnection(
-        parts.hostname, parts.port or 80, CONNECT_SECONDS, source_address=local
-    )
+    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, seconds, source_address=local)
     connection.request("GET", parts.path or "/")
     sys.stdout.write(connection.getresponse().read().decode())
 
@@ -146,7 +144,9 @@ def main() -> None:
         return added
 
     command("web", "port", "text")
-    command("fetch", "url").add_argument("--source")
+    fetching = command("fetch", "url")
+    fetching.add_argument("--source")
+    fetching.add_argument("--seconds", type=float, default=CONNECT_SECONDS)
     command("echo", "port")
     command("talk", "host", "port")
     command("inbox", "port")

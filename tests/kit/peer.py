@@ -11,7 +11,7 @@ from typing import Any
 
 from . import tools, traffic
 from .actor import Actor
-from .controlplane import ControlPlane
+from .controlplane import AuthKey, ControlPlane
 from .netns import Netns
 from .process import Daemon, Failed, Process, attempt, run, with_bind
 from .wait import wait_until
@@ -28,7 +28,7 @@ class Peer(Actor):
     """A phone or a laptop, with a kernel interface of its own or, ``userspace``, without one.
 
     Its mount namespace is private too, because tailscaled writes ``/etc/resolv.conf``. ``netns`` is one that is already on the
-    wire (then it stays the caller's), or a new one.
+    wire (then it stays the caller's), or a new one. ``key`` says whose it is, or which tags it has.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Peer(Actor):
         name: str,
         *,
         userspace: bool = False,
+        key: AuthKey | None = None,
     ) -> None:
         root.mkdir(parents=True)
         self.control, self.netns, self.root, self.name, self.userspace = (
@@ -49,7 +50,7 @@ class Peer(Actor):
             userspace,
         )
         self._daemon = self._start_daemon()
-        self._register()
+        self._register(key or control.mint(tags=["tag:peer"]))
 
     def close(self) -> None:
         """Log out, and end."""
@@ -137,13 +138,13 @@ class Peer(Actor):
         wait_until((self.root / "sock").exists, what="tailscaled's socket")
         return daemon
 
-    def _register(self) -> None:
-        key = self.root / "authkey"
-        key.touch(0o600)
-        key.write_text(self.control.mint(tags=["tag:peer"]).key)
+    def _register(self, key: AuthKey) -> None:
+        file = self.root / "authkey"
+        file.touch(0o600)
+        file.write_text(key.key)
         options = [
             f"--login-server={self.control.url}",
-            f"--auth-key=file:{key}",
+            f"--auth-key=file:{file}",
             f"--hostname={self.name}",
         ]
         self.tailscale("up", *options, "--netfilter-mode=off", "--timeout=20s")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .actor import Actor
 from .netns import Netns
-from .process import Daemon
+from .process import Daemon, Failed, attempt
 
 INSIDE: list[str | Path] = [
     sys.executable,
@@ -25,6 +25,15 @@ def web_server(netns: Netns, log: Path, *, port: int = 80, text: str = "hello") 
 def fetch(netns: Netns, url: str, *, source: str | None = None) -> str:
     """A page, as seen from a namespace. Raises Failed."""
     return netns.run(*INSIDE, "fetch", url, *(["--source", source] if source else [])).strip()
+
+
+def reaches(netns: Netns, url: str, *, seconds: float = 3) -> bool:
+    """Whether there is a page for who asks from a namespace; what is dropped takes ``seconds``. Raises Failed for any other end."""
+    done = attempt(netns.within(*INSIDE, "fetch", url, "--seconds", str(seconds)))
+    said = done.stderr.decode()
+    if done.returncode and "timed out" not in said:
+        raise Failed(said)
+    return not done.returncode
 
 
 def echo_server(netns: Netns, log: Path, *, port: int = 7) -> Daemon:

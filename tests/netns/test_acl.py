@@ -1,0 +1,223 @@
+"""The policies of docs/acl.md, on a tailnet of their own: what each is for is possible, and what it is against is not.
+
+Everything is tried without a policy first: what is then refused was there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit import traffic
+from tests.kit.controlplane import ControlPlane
+from tests.kit.host import Host
+from tests.kit.netns import Netns
+from tests.kit.peer import Peer
+from tests.kit.runtime import Pod, Sandbox
+from tests.kit.traffic import reaches
+from tests.kit.wait import wait_until
+from tests.kit.world import World
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "acl"
+ALICE, BOB, MALLORY = "alice@example.com", "bob@example.com", "mallory@example.com"
+FRIEND = "carol@elsewhere.org"
+
+pytestmark = pytest.mark.timeout(300, func_only=True)
+
+
+class Tailnet:
+    """A tailnet with nobody on it, its hosts and devices."""
+
+    def __init__(self, world: World, root: Path, stack: ExitStack) -> None:
+        self.world, self.root, self.stack = world, root, stack
+        self.control = stack.enter_context(ControlPlane(world.wire, root / "control"))
+
+    def host(self, tag: str) -> Host:
+        """A host whose auth key gives that tag."""
+        host = Host(self.world.wire, self.control, self.root / tag.replace(":", "-"), tags=[tag])
+        host.set_key(self.control.mint(tags=[tag]).key)
+        return self.stack.enter_context(host)
+
+    def pod(self, host: Host, name: str, *ports: int) -> Server:
+        """A pod of that host, with a page on each port."""
+        sandbox = host.start(Pod.enrolled(name))
+        address = host.addresses(sandbox)[0]
+        for port in ports:
+            log = self.root / f"{name}-{port}"
+            self.stack.enter_context(traffic.web_server(sandbox.netns, log, port=port, text=name))
+        return Server(sandbox, address)
+
+    def device(self, name: str, **key: Any) -> Peer:
+        """A phone, a laptop: a real tailscaled, of whom the key says."""
+        netns = self.stack.enter_context(Netns(name))
+        self.world.wire.plug(netns)
+        given = self.control.mint(ephemeral=False, **({"tags": []} | key))
+        return self.stack.enter_context(Peer(self.control, netns, self.root / name, name, key=given))
+
+
+class Server:
+    """A pod, where others find it."""
+
+    def __init__(self, sandbox: Sandbox, address: str) -> None:
+        self.sandbox, self.netns, self.address = sandbox, sandbox.netns, address
+
+    def url(self, port: int) -> str:
+        """Of its page on that port."""
+        return f"http://{self.address}:{port}/"
+
+
+@pytest.fixture
+def tailnet(world: World) -> Iterator[Tailnet]:
+    """A tailnet whose policy is this test's alone."""
+    with ExitStack() as stack:
+        yield Tailnet(world, world.root / f"acl{os.urandom(4).hex()}", stack)
+
+
+Way = tuple[Netns, str]
+
+
+def assert_only(tailnet: Tailnet, example: str, possible: list[Way], impossible: list[Way]) -> None:
+    """All of it is possible without the policy, and with it only what should be; and all again when it is gone."""
+    for netns, url in possible + impossible:
+        wait_until(lambda netns=netns, url=url: reaches(netns, url), what=f"{url} without a policy")  # type: ignore[misc]
+    with tailnet.control.policy(EXAMPLES / example):
+        for netns, url in impossible:
+            wait_until(lambda netns=netns, url=url: not reaches(netns, url), what=f"the end of {url}")  # type: ignore[misc]
+        assert [url for netns, url in possible if not reaches(netns, url, seconds=10)] == []
+        assert [url for netns, url in impossible if reaches(netns, url)] == []
+    for netns, url in impossible:
+        wait_until(lambda netns=netns, url=url: reaches(netns, url), what=f"{url} without a policy again")  # type: ignore[misc]
+
+
+def test_media_server(tailnet: Tailnet) -> None:
+    """Alice's phone opens Plex by its name, and nothing else of it, nor its database; Plex does; a stranger nothing."""
+    plex = tailnet.pod(tailnet.host("tag:media"), "plex", 32400, 8080)
+    postgres = tailnet.pod(tailnet.host("tag:database"), "postgres", 5432)
+    phone, stranger = tailnet.device("phone", user=ALICE), tailnet.device("stranger", user=MALLORY)
+    assert_only(
+        tailnet,
+        "media-server.hujson",
+        possible=[(phone.netns, plex.url(32400)), (plex.netns, postgres.url(5432))],
+        impossible=[
+            (phone.netns, plex.url(8080)),
+            (phone.netns, postgres.url(5432)),
+            (stranger.netns, plex.url(32400)),
+            (postgres.netns, plex.url(32400)),
+        ],
+    )
+    with tailnet.control.policy(EXAMPLES / "media-server.hujson"):
+        assert phone.fetch(f"http://plex.{tailnet.control.domain}:32400/").startswith("plex ")
+
+
+def test_dev_tools(tailnet: Tailnet) -> None:
+    """Developers use the tools, the build machine the registry, and only an operator reaches production."""
+    gitea = tailnet.pod(tailnet.host("tag:tools"), "gitea", 3000, 22)
+    registry = tailnet.pod(tailnet.host("tag:registry"), "registry", 5000)
+    shop = tailnet.pod(tailnet.host("tag:prod"), "shop", 443)
+    alice, bob = tailnet.device("alice", user=ALICE), tailnet.device("bob", user=BOB)
+    builder = tailnet.device("builder", tags=["tag:ci"])
+    assert_only(
+        tailnet,
+        "dev-tools.hujson",
+        possible=[
+            (bob.netns, gitea.url(3000)),
+            (alice.netns, shop.url(443)),
+            (builder.netns, registry.url(5000)),
+            (shop.netns, registry.url(5000)),
+        ],
+        impossible=[
+            (bob.netns, gitea.url(22)),
+            (bob.netns, shop.url(443)),
+            (builder.netns, gitea.url(3000)),
+            (registry.netns, shop.url(443)),
+        ],
+    )
+
+
+def test_game_server(tailnet: Tailnet) -> None:
+    """Who is on the tailnet plays, over TCP and UDP, and one of them has the console too."""
+    host = tailnet.host("tag:game")
+    game = tailnet.pod(host, "minecraft", 25565, 25575)
+    other = tailnet.pod(tailnet.host("tag:k8s-pod"), "other", 25565)
+    alice, bob = tailnet.device("alice", user=ALICE), tailnet.device("bob", user=BOB)
+    assert_only(
+        tailnet,
+        "game-server.hujson",
+        possible=[
+            (alice.netns, game.url(25565)),
+            (alice.netns, game.url(25575)),
+            (bob.netns, game.url(25565)),
+        ],
+        impossible=[
+            (bob.netns, game.url(25575)),
+            (bob.netns, other.url(25565)),
+            (game.netns, other.url(25565)),
+        ],
+    )
+    with (
+        traffic.inbox(game.netns, tailnet.root / "refused", port=2459) as refused,
+        traffic.inbox(game.netns, tailnet.root / "taken", port=2456) as taken,
+    ):
+        traffic.send(bob.netns, game.address, "before", port=2459)
+        assert refused.stdout.readline().endswith(b" before\n")
+        with tailnet.control.policy(EXAMPLES / "game-server.hujson"):
+            wait_until(lambda: not reaches(bob.netns, game.url(25575)), what="the policy")
+            traffic.send(bob.netns, game.address, "hello", port=2459)
+            traffic.send(bob.netns, game.address, "hello", port=2456)
+            assert taken.stdout.readline().endswith(b" hello\n")
+            assert select.select([refused.stdout], [], [], 0)[0] == []
+
+
+def test_a_friend_sees_what_is_shared(tailnet: Tailnet) -> None:
+    """One node, by its whole name, as its owner's and without a tag, on the ports that the policy shares; and it cannot call back.
+
+    What is shared is a node: the pod that replaces an ephemeral one is another.
+    """
+    host, control = tailnet.host("tag:game"), tailnet.control
+    game = tailnet.pod(host, "minecraft", 25565, 25575)
+    tailnet.pod(host, "other")
+    phone = tailnet.device("friend", user=FRIEND, foreign=True)
+    assert peers(phone) == {}
+    with control.policy(EXAMPLES / "game-server.hujson"):
+        node = control.node("minecraft")
+        assert node
+        control.share(node["id"], FRIEND)
+        seen = wait_until(lambda: peers(phone), what="what is shared")
+        assert list(seen) == [f"minecraft.{control.domain}."]
+        (peer,) = seen.values()
+        assert game.address in peer["TailscaleIPs"]
+        assert not peer.get("Tags")
+        whois = json.loads(phone.tailscale("whois", "--json", game.address))
+        assert whois["UserProfile"]["LoginName"] == f"owner@{control.domain}"
+        assert wait_until(lambda: reaches(phone.netns, game.url(25565)), what="the game")
+        assert phone.fetch(f"http://minecraft.{control.domain}:25565/").startswith("minecraft ")
+        assert not reaches(phone.netns, game.url(25575))
+        with traffic.web_server(phone.netns, tailnet.root / "friend-page", text="friend"):
+            page = f"http://{phone.addresses[0]}/"
+            assert reaches(phone.netns, page)
+            assert not reaches(game.netns, page)
+        host.runtime.delete(game.sandbox)
+        wait_until(lambda: not peers(phone), what="the end of what was shared")
+        again = tailnet.pod(host, "minecraft")
+        assert again.address != game.address
+        assert peers(phone) == {}
+
+
+def peers(device: Peer) -> dict[str, Any]:
+    """What a device sees, by its names."""
+    return {peer["DNSName"]: peer for peer in (device.status().get("Peer") or {}).values()}
+
+
+def test_a_policy_that_is_not_understood_is_refused(tailnet: Tailnet) -> None:
+    """And nothing of it holds: a rule that is left out silently would be believed."""
+    file = tailnet.root / "policy.hujson"
+    file.write_text('{"ssh": []}')
+    with pytest.raises(RuntimeError, match="unknown field"), tailnet.control.policy(file):
+        pass
