@@ -201,12 +201,6 @@ func (p *Policy) check(selector string) error {
 	return fmt.Errorf("%q is not defined, or not supported here", selector)
 }
 
-// Owns reports whether an OAuth client of the one tag may make keys of the other.
-func (p *Policy) Owns(client, tag string) bool {
-	owners, there := p.tagOwners[tag]
-	return there && (client == tag || slices.Contains(owners, client))
-}
-
 // run makes sure of what a test says.
 func (p *Policy) run(test policyTest) error {
 	protos, err := parseProtocol(test.Proto)

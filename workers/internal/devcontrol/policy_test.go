@@ -41,13 +41,19 @@ func TestExamples(t *testing.T) {
 			t.Errorf("%s: %v", file, err)
 			continue
 		}
+		tailnet := NewTailnet("tailnet.test", 0)
+		tailnet.SetPolicy(p)
+		client := OAuthClient{Tags: []string{"tag:k8s"}}
 		for tag := range p.tagOwners {
-			if p.Owns("tag:k8s", tag) != (tag != "tag:ci") {
+			if tailnet.mayGive(client, []string{tag}) != (tag != "tag:ci") {
 				t.Errorf("%s: tag:k8s and %s", file, tag)
 			}
-			if tag != "tag:k8s" && p.Owns(tag, "tag:k8s") {
-				t.Errorf("%s: %s owns tag:k8s", file, tag)
+			if tag != "tag:k8s" && tailnet.mayGive(OAuthClient{Tags: []string{tag}}, []string{"tag:k8s"}) {
+				t.Errorf("%s: %s may give tag:k8s", file, tag)
 			}
+		}
+		if tailnet.mayGive(client, []string{"tag:unheard-of"}) {
+			t.Errorf("%s: a tag that is not in it", file)
 		}
 	}
 }

@@ -229,7 +229,10 @@ func (t *Tailnet) Share(id tailcfg.NodeID, login string) error {
 func (t *Tailnet) SetPolicy(p *Policy) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.policy = p
+	t.policy, t.access.TagOwners = p, nil
+	if p != nil {
+		t.access.TagOwners = p.tagOwners
+	}
 	t.touch(nil)
 }
 
