@@ -56,7 +56,10 @@ class Contestant:
     address: str
 
     def rate(self, traffic: Traffic, seconds: int) -> float:
-        """Bits per second that arrive. A server that is not done with the call before is asked again."""
+        """Bits per second that arrive. Asked again where the server is not done with the call before, or has lost the first datagram.
+
+        It waits for that one for ever.
+        """
         return wait_until(
             lambda: self._rate(traffic, seconds), what=f"a measurement of {traffic}, {self.address}"
         )
@@ -64,10 +67,11 @@ class Contestant:
     def _rate(self, traffic: Traffic, seconds: int) -> float | None:
         way = ["--reverse"] if traffic.sends else []
         client = ["iperf3", "--client", self.address, "--port", PORT, "--json", f"--time={seconds}"]
-        done = self.far.netns.attempt(*client, *traffic.options, *way)
+        done = self.far.netns.attempt("timeout", str(seconds + 10), *client, *traffic.options, *way)
         end = json.loads(done.stdout or b"{}").get("end") or {}
-        total = end.get("sum_received") or end.get("sum")
-        return float(total["bits_per_second"]) if total else None
+        total = end.get("sum_received") or end.get("sum") or {}
+        rate: float | None = total.get("bits_per_second")  # null where nothing came
+        return rate
 
     def is_near(self) -> bool:
         """Whether there is a direct path by now."""
