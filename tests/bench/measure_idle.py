@@ -29,7 +29,7 @@ def measure(lab: Lab) -> list[Row]:
     """Row g; in QUICK with ten pods, for some seconds."""
     size, settle, seconds = (10, 3, 6) if lab.quick else (40, 30, 60)
     with lab.host("idle", readyTimeout="60s") as host:
-        pods = [host.start(Pod.enrolled(f"idle-{n}")) for n in range(size)]
+        pods = [host.start(Pod.enrolled(f"idle-{n}x")) for n in range(size)]
         for pod in pods:
             host.addresses(pod)
         pass_time(settle)

@@ -67,7 +67,7 @@ def measure(lab: Lab) -> list[Row]:
     with ExitStack() as stack:
         host = stack.enter_context(lab.host("memory"))
         peers = [stack.enter_context(lab.peer(f"mode-{u}", userspace=u)) for u in (False, True)]
-        pods = [host.start(Pod.enrolled(f"memory-{n}")) for n in range(2)]
+        pods = [host.start(Pod.enrolled(f"memory-{n}x")) for n in range(2)]
         rows = []
         for size in SIZES:
             crowd = Crowd(lab.control, size)

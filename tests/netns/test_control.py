@@ -74,7 +74,7 @@ def test_no_two_pods_get_one_key(new_host: NewHost, control: ControlPlane, kind:
     """Pods that start at once have a key each, used once each."""
     host = kind(new_host, control)
     before = {key["id"] for key in control.auth_keys()}
-    pods = [host.sandbox(Pod.enrolled(f"many-{number}", hostname="many")) for number in range(6)]
+    pods = [host.sandbox(Pod.enrolled(f"many-{number}x", hostname="many")) for number in range(6)]
     threads = [threading.Thread(target=host.runtime.add, args=(pod,)) for pod in pods]
     for thread in threads:
         thread.start()

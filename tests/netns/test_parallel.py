@@ -13,7 +13,7 @@ PODS = 20
 
 def test_many_pods_at_once(host: Host, control: ControlPlane) -> None:
     """Twenty parallel ADDs make twenty different nodes, with uids and ports of their own; twenty parallel DELs leave nothing."""
-    sandboxes = [host.sandbox(Pod.enrolled(f"many-{n}")) for n in range(PODS)]
+    sandboxes = [host.sandbox(Pod.enrolled(f"many-{n}x")) for n in range(PODS)]
     with ThreadPoolExecutor(PODS) as pool:
         list(pool.map(host.runtime.add, sandboxes))
         addresses = [tuple(found) for found in pool.map(host.addresses, sandboxes)]
