@@ -109,7 +109,7 @@ def one_more(lab: Lab, host: Host) -> list[Row]:
 
 def pods(host: Host, count: int) -> list[Sandbox]:
     """Sandboxes of pods that want to be nodes."""
-    return [host.sandbox(Pod.enrolled(f"crowd-{next(NUMBERS)}")) for _ in range(count)]
+    return [host.sandbox(Pod.enrolled(f"crowd-{next(NUMBERS)}x")) for _ in range(count)]
 
 
 def add_and_remove(host: Host) -> float:

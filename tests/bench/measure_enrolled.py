@@ -50,7 +50,7 @@ def enrol(host: Host) -> float:
 
 def add(host: Host) -> tuple[Sandbox, float]:
     """A pod whose primary interface is there, and the seconds of our ADD."""
-    sandbox = host.sandbox(Pod.enrolled(f"pod-{next(NUMBERS)}"))
+    sandbox = host.sandbox(Pod.enrolled(f"pod-{next(NUMBERS)}x"))
     previous = host.runtime.add_primary(sandbox)
     started = time.perf_counter()
     host.runtime.chained("ADD", sandbox, prevResult=previous)

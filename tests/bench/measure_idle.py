@@ -34,8 +34,8 @@ def measure(lab: Lab) -> list[Row]:
             host.addresses(pod)
         pass_time(settle)
         idle = per_minute(host, pods, seconds)
-        plain = [neighbour(host, pods, Pod(f"guest-{next(NUMBERS)}")) for _ in range(lab.rounds)]
-        enrolled = [neighbour(host, pods, Pod.enrolled(f"guest-{next(NUMBERS)}")) for _ in range(lab.rounds)]
+        plain = [neighbour(host, pods, Pod(f"guest-{next(NUMBERS)}x")) for _ in range(lab.rounds)]
+        enrolled = [neighbour(host, pods, Pod.enrolled(f"guest-{next(NUMBERS)}x")) for _ in range(lab.rounds)]
     what = f"CPU of a neighbour per pod start and stop, {size} pods"
     return [
         Row("g", f"CPU of an idle node a minute, {size} pods", "ms", idle, None, Bound(30)),
