@@ -229,9 +229,10 @@ class Process:
                 os.close(handle)
 
 
-def detach(become: Callable[[], object], log: str = os.devnull) -> int:
-    """A detached session leader with no descriptor of the runtime's: who waits for ours must not wait for it. Its ID.
+def detach(become: Callable[[], object], log: str = os.devnull, keep: tuple[int, ...] = ()) -> int:
+    """A detached session leader with no descriptor but those to ``keep``. Its ID.
 
+    Who waits for an end of ours, as the runtime does for that of our output, or for a lock, must not wait for its.
     It does ``become``, and ends; what goes wrong is in ``log``. A child that goes on where we are is there at once;
     another Python would take as long as all the rest.
     """
@@ -240,15 +241,13 @@ def detach(become: Callable[[], object], log: str = os.devnull) -> int:
         return pid
     try:
         os.setsid()
-        signal.signal(
-            signal.SIGHUP, signal.SIG_IGN
-        )  # who wakes a supervisor must not end one that has just begun
+        # Who wakes a supervisor must not end one that has just begun.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
         for standard in (1, 2):
             os.dup2(os.open(log, append, 0o600), standard)
-        for fd in list(_inheritable()):
-            os.close(fd)
+        _close_all_but(keep)
         become()
     except BaseException as e:  # noqa: BLE001 - it must not go on as a second one of what we are
         os.write(2, f"{type(e).__name__}: {e}\n".encode())
@@ -256,11 +255,11 @@ def detach(become: Callable[[], object], log: str = os.devnull) -> int:
         os._exit(1)  # nor unwind what is its parent's
 
 
-def _inheritable() -> Iterator[int]:
+def _close_all_but(keep: tuple[int, ...]) -> None:
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the listing's own descriptor is gone by now
-            if int(name) > 2 and os.get_inheritable(int(name)):
-                yield int(name)
+        if int(name) > 2 and int(name) not in keep:
+            with contextlib.suppress(OSError):  # the listing's own is gone by now
+                os.close(int(name))
 
 
 def ask(question: Callable[[], bytes], wait: float, longest: int) -> bytes | None:
@@ -280,7 +279,7 @@ def ask(question: Callable[[], bytes], wait: float, longest: int) -> bytes | Non
         os.write(writing, b"=" + question())
 
     try:
-        child = detach(answer)
+        child = detach(answer, keep=(reading, writing))
         os.close(writing)
         os.waitpid(child, 0)
         return _answer(reading, wait)

@@ -15,11 +15,11 @@ from .. import config, conflist, errors
 from ..state import files
 from ..state.attachments import Attachments
 from ..state.installation import Installation
-from ..verbs import leaving
+from ..verbs import devices, leaving
 from . import add_roots, layout
 from .install import BINARY
 
-DIRECTORIES = ("attachments", "identities", "names", "claims", "namespaces", "unreadable", "cache")
+DIRECTORIES = ("attachments", "identities", "names", "claims", "namespaces", "outbox", "unreadable", "cache")
 FILES = ("run", "enroll.json", "install.json")
 """What is in a state directory."""
 
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     if left:
         _say(f"{left} nodes could not be ended; run this again")
         return 1
+    devices.deliver(arguments.state_dir)
     files.remove(f"{bin_dir}/{BINARY}")
     if arguments.purge:
         _purge(installed)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..state.attachments import Attachment, Attachments
-from ..verbs import joining, keys, leaving, succession
+from ..verbs import devices, joining, keys, leaving, succession
 from ..verbs.namespace import recorded_netns
 from ..worker import launch
 
@@ -78,10 +78,12 @@ def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
     if current is None:
         return GONE
     if not launch.is_as_recorded(current):
+        devices.retag(current)  # while it is still what it was: nobody waits for it
         return MOVED
     node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
     if node.addressed:
         joining.synchronise(attachment, node)
+    devices.deliver_soon(attachment.state_dir)
     return 0
 
 

@@ -24,18 +24,23 @@ class Identity(NamedTuple):
     port: int = 0
     control_url: str = ""
     tags: tuple[str, ...] = ()
+    node_id: str = ""
+    node_key: str = ""
 
     @classmethod
     def load(cls, state_dir: str, key: str) -> Identity:
         """What was saved of it; nothing but its key if nothing was. Raises UnreadableState."""
         document = files.read_json(_record(state_dir, key)) or {}
-        uid, port, url, tags = (document.get(name) for name in cls._fields[1:])
+        uid, port, tags = (document.get(name) for name in ("uid", "port", "tags"))
+        url, node_id, node_key = (document.get(name) for name in ("control_url", "node_id", "node_key"))
         return cls(
             key,
             uid if isinstance(uid, int) else 0,
             port if isinstance(port, int) else 0,
             url if isinstance(url, str) else "",
             tuple(map(str, tags)) if isinstance(tags, list) else (),
+            node_id if isinstance(node_id, str) else "",
+            node_key if isinstance(node_key, str) else "",
         )
 
     @classmethod
@@ -71,17 +76,20 @@ def make(attachment: Attachment) -> None:
     os.chown(path, uid, uid, follow_symlinks=False)
 
 
-def fit(attachment: Attachment) -> None:
-    """Write down what an attachment is. Keys that are for something else are no use to it: they go first.
+def fit(attachment: Attachment) -> Identity | None:
+    """Write down what an attachment is. Keys that are for something else are no use to it: they go first, and are returned.
 
     A kept identity must not keep a tag that was taken away, nor one control plane's keys be shown to another.
     """
     known, wanted = Identity.load(attachment.state_dir, attachment.key), Identity.of(attachment)
-    if known == wanted:
-        return
     if (known.control_url, set(known.tags)) != (wanted.control_url, set(wanted.tags)):
         files.remove_tree(attachment.identity_dir)
-    wanted.save(attachment.state_dir)
+        wanted.save(attachment.state_dir)
+        return known
+    wanted = wanted._replace(node_id=known.node_id, node_key=known.node_key)
+    if wanted != known:
+        wanted.save(attachment.state_dir)
+    return None
 
 
 def forget(state_dir: str, identity: Identity) -> None:

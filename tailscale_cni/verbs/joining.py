@@ -19,7 +19,7 @@ from ..state.claims import Claims
 from ..state.identities import Identity
 from ..state.names import Name
 from ..worker import launch
-from . import keys, succession, underlay
+from . import devices, keys, succession, underlay
 from .leaving import end, unmake
 from .namespace import is_recorded, pod_network, recorded_netns, tailnet, worker_uids
 
@@ -60,6 +60,8 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
             attachment = _record(store, request, config, intent, netns)
         runs = launch.supervised(attachment)
     if not runs:
+        devices.retag(attachment)
+        succession.fit(attachment)
         # A key that cannot be had is told here, where a person sees it.
         seconds = min(max(config.ready_timeout, SHORTEST_ASK), keys.SECONDS)
         restart(attachment, netns, start_line(attachment, seconds))
@@ -165,8 +167,8 @@ def _claim(attachment: Attachment, config: Config) -> Attachment:
         uid = uids.take(attachment.key, (first, last), "uidBase", lambda _: True)
     port = known.port or ports.take(attachment.key, config.ports, "ports", _is_free)
     attachment = attachment._replace(uid=uid, port=port)
-    if attachment.identity:
-        identities.fit(attachment)
+    if attachment.identity and not known.uid:
+        Identity.of(attachment).save(attachment.state_dir)
     return attachment
 
 
@@ -205,12 +207,14 @@ def begin_anew(attachment: Attachment) -> Attachment | None:
         if current is None or current.nonce != attachment.nonce:
             return None
         current = succession.shed(store, current)
+        succession.fit(current)
         identities.make(current)
     return current
 
 
 def _start(store: Attachments, attachment: Attachment, netns: int, line: bytes) -> None:
     """Everything that a node needs before it has an address. The processes register while Python configures."""
+    succession.fit(attachment)
     identities.make(attachment)
     underlay.prepare(store, attachment)
     _launch(attachment, netns, line)
@@ -326,4 +330,5 @@ def synchronise(attachment: Attachment, node: Node) -> None:
                 pod.prepare(pod_network(current))
                 pod.apply(pod_network(current), tailnet(node))
         launch.note_configured(current, node.asked, map(str, node.addresses))
+        devices.note(current, node)
     keys.connected(attachment)

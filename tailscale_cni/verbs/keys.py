@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..control import AuthKey, ControlPlane
     from ..state.attachments import Attachment
+    from ..state.outbox import Farewell
 
 SECONDS = 20.0
 """How long a control plane has to make a key, where no pod waits for it."""
@@ -52,8 +53,11 @@ def choice(host: Config) -> dict[str, Any]:
     return {"minter": "static", "credential_file": host.auth_key_file}
 
 
-def control_plane(attachment: Attachment, seconds: float) -> ControlPlane | None:
-    """The API that a node was recorded with, for calls that take ``seconds`` together; None with a static key, which has none."""
+def control_plane(attachment: Attachment | Farewell, seconds: float) -> ControlPlane | None:
+    """The API that a node, or its farewell, was recorded with, for calls that take ``seconds`` together.
+
+    None with a static key, which has none.
+    """
     if attachment.minter == "tailscale":
         from ..control.tailscale import Tailscale
 

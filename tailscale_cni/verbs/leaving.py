@@ -14,7 +14,7 @@ from ..state import files, identities
 from ..state.attachments import LOCK_SECONDS, Attachments
 from ..state.identities import Identity
 from ..worker import cgroup, launch
-from . import succession, underlay
+from . import devices, succession, underlay
 from .namespace import pod_network, recorded_netns
 
 if TYPE_CHECKING:
@@ -48,15 +48,13 @@ def _tidy(store: Attachments, last: Attachment) -> None:
 
 
 def log_out(attachment: Attachment) -> None:
-    """Let the control plane forget the node at once.
-
-    One that is down forgets an ephemeral node by its own time-out.
-    """
+    """Let the control plane forget the node at once. One that cannot be told so now is told later (``devices``)."""
     with contextlib.suppress(errors.LocalApiFailed):
         if launch.running(attachment):
             from ..worker.localapi import LocalApi
 
             LocalApi.of(attachment, LOGOUT_SECONDS).logout()
+            devices.logged_out(attachment)
 
 
 def unmake(store: Attachments, attachment: Attachment) -> None:
@@ -74,6 +72,8 @@ def unmake(store: Attachments, attachment: Attachment) -> None:
 
 def _discard(store: Attachments, attachment: Attachment) -> None:
     """Remove the files of an attachment whose processes and interface are gone."""
+    if attachment.ephemeral:
+        devices.owe(attachment)
     files.remove_tree(attachment.worker_dir)
     if attachment.ephemeral or not identities.is_registered(attachment.state_dir, attachment.key):
         identities.forget(attachment.state_dir, Identity.of(attachment))

@@ -18,6 +18,7 @@ from ..state.attachments import Attachments
 from ..state.identities import Identity
 from ..state.names import Name
 from ..worker import launch
+from . import devices
 
 if TYPE_CHECKING:
     from ..state.attachments import Attachment
@@ -43,7 +44,9 @@ def shed(store: Attachments, attachment: Attachment) -> Attachment:
     if not attachment.former:
         return attachment
     for key in attachment.former:
-        identities.forget(store.state_dir, Identity.load(store.state_dir, key))
+        identity = Identity.load(store.state_dir, key)
+        devices.owe_identity(attachment, identity)
+        identities.forget(store.state_dir, identity)
     attachment = attachment._replace(former=())
     store.save(attachment)
     return attachment
@@ -130,7 +133,7 @@ def settle(attachment: Attachment) -> Attachment | None:
             for other in held:
                 if other != number:
                     name.free(other)
-                    if not current.ephemeral:
+                    if _is_left_behind(current):
                         name.drop(other)
     return current
 
@@ -144,10 +147,21 @@ def _move(name: Name, attachment: Attachment, number: int) -> Attachment:
     if not known.uid:
         name.keep(number, attachment.identity)
         return moved
-    former = (*attachment.former, attachment.identity)
-    moved = moved._replace(identity=known.key, uid=known.uid, port=known.port, former=former)
-    identities.fit(moved)
-    return moved
+    former = (*attachment.former, attachment.identity) if _is_left_behind(attachment) else ()
+    return moved._replace(identity=known.key, uid=known.uid, port=known.port, former=former)
+
+
+def _is_left_behind(attachment: Attachment) -> bool:
+    """Whether the node that it was for a while is to be forgotten. Where nobody can be told to, the next pod is that one again."""
+    return not attachment.ephemeral and attachment.minter != "static"
+
+
+def fit(attachment: Attachment) -> None:
+    """Have no keys but those that are for what the attachment is: those of an identity that is kept can be for others."""
+    if attachment.identity:
+        unfit = identities.fit(attachment)
+        if unfit:
+            devices.owe_identity(attachment, unfit)
 
 
 def _at(attachment: Attachment, number: int) -> Attachment:

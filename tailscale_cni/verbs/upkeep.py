@@ -12,7 +12,7 @@ from ..state import files
 from ..state.attachments import Attachments
 from ..state.installation import Installation
 from ..worker import launch
-from . import joining, leaving
+from . import devices, joining, leaving
 from .namespace import recorded_netns
 
 
@@ -71,3 +71,4 @@ def revive(state_dir: str, *, but: str = "") -> None:
                 leaving.end(attachment)
             elif attachment.launcher == "session" and launch.was_started(attachment):
                 joining.restart(attachment, netns)
+    devices.deliver_soon(state_dir)

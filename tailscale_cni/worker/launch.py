@@ -58,6 +58,7 @@ def start(attachment: Attachment, netns: int, tun: int, programs: Programs, firs
             child = linux.detach(
                 lambda: become_supervisor(attachment, netns, tun, programs, first),
                 f"{attachment.worker_dir}/log",
+                keep=(netns, tun),
             )
             _record(attachment, child)
         else:

@@ -35,6 +35,8 @@ class Node(NamedTuple):
     online: bool
     tags: tuple[str, ...]
     node_id: str
+    node_key: str = ""
+    """``nodekey:…``, the public one."""
     asked: int = 0
     """When it was asked: it says all that had happened by then. CLOCK_MONOTONIC, in nanoseconds."""
     peers: tuple[Address, ...] = ()
@@ -132,7 +134,8 @@ def _node(status: dict[str, Any], asked: int) -> Node:
         addresses=_one_of_each(tailnet_addresses(status.get("TailscaleIPs"))),
         online=own.get("Online") is True,
         tags=tuple(_text(tag) for tag in _list(own.get("Tags"))),
-        node_id=_text(own.get("ID")),
+        node_id=_word(own.get("ID")),
+        node_key=_word(own.get("PublicKey")),
         asked=asked,
         peers=tuple(address for peer in peers for address in tailnet_addresses(peer.get("TailscaleIPs"))),
         paths=tuple("direct" if peer.get("CurAddr") else "relay" for peer in active),
@@ -175,3 +178,9 @@ def _list(value: object) -> list[Any]:
 def _text(value: object) -> str:
     """At most a domain name, printable: names of nodes come from whoever chose them."""
     return "".join(c for c in value if c.isprintable())[:255] if isinstance(value, str) else ""
+
+
+def _word(value: object) -> str:
+    """An ID: without spaces, or none."""
+    text = _text(value)
+    return "" if " " in text else text

@@ -21,6 +21,7 @@ ROOMS: Final = {
     "attachments",
     "identities",
     "names",
+    "outbox",
     "claims",
     "uid",
     "port",

@@ -255,7 +255,15 @@ class PodHost(Actor):
         """Everything that is on this host because of a pod: empty before the first and after the last one."""
         rooms = {
             f"{STATE}/{name}"
-            for name in ("attachments", "identities", "names", "claims", "claims/uid", "claims/port")
+            for name in (
+                "attachments",
+                "identities",
+                "names",
+                "outbox",
+                "claims",
+                "claims/uid",
+                "claims/port",
+            )
         }
         rooms |= {STATE, RUN, f"{STATE}/enroll.json", f"{STATE}/install.json", f"{RUN}/patience"}
         files = {path for path in self.host.tree(STATE, RUN) - rooms if not path.startswith(f"{STATE}/cache")}

@@ -176,7 +176,16 @@ class Host(Actor):
         """What attachments have left in ``stateDir`` and ``runDir``: all but the unpacked build and the rooms themselves."""
         rooms = [
             self.state_dir / name
-            for name in ("attachments", "identities", "names", "claims", "claims/uid", "claims/port", "run")
+            for name in (
+                "attachments",
+                "identities",
+                "names",
+                "outbox",
+                "claims",
+                "claims/uid",
+                "claims/port",
+                "run",
+            )
         ]
         rooms.append(self.run_dir / "patience")
         kept = [self.state_dir / "cache", self.state_dir / "enroll.json"]

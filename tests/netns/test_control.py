@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +12,10 @@ import pytest
 
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
+from tests.kit.planes import KINDS, Kind, NewHost, oauth
 from tests.kit.process import CLEAN, Daemon, Process, processes
 from tests.kit.runtime import CNIError, Pod, Sandbox
 from tests.kit.wait import wait_until
-
-NewHost = Callable[..., Host]
-TRUSTED = {"permissions": {"*": "all"}}
-
-
-def _write(path: Path, secret: str) -> str:
-    path.touch(0o600)
-    path.write_text(secret)
-    return str(path)
-
-
-def _oauth(new_host: NewHost, control: ControlPlane, **config: Any) -> Host:
-    """A host with an OAuth client, and no static key."""
-    host = new_host(apiURL=control.url, **{**TRUSTED, **config})
-    host.key_file.unlink()
-    client = control.new_client(tags=["tag:k8s-cni"])
-    host.configure(oauthClientSecretFile=_write(host.root / "oauth", client.secret))
-    return host
-
-
-def _headscale(new_host: NewHost, control: ControlPlane, **config: Any) -> Host:
-    """A host with a Headscale API key, and no static key."""
-    host = new_host(**{**TRUSTED, **config})
-    host.key_file.unlink()
-    host.configure(headscaleAPIKeyFile=_write(host.root / "apikey", control.new_api_key()))
-    return host
-
-
-KINDS = pytest.mark.parametrize("kind", [_oauth, _headscale], ids=["oauth", "headscale"])
-Kind = Callable[..., Host]
 
 
 def _secret(host: Host) -> str:
@@ -97,7 +67,7 @@ sys.stdin.read()
 
 def test_nobody_waits_for_another_pods_key(new_host: NewHost, control: ControlPlane) -> None:
     """While an ADD waits for an API, no other pod's call starts its node without a key, and its DEL waits for nobody."""
-    host = _oauth(new_host, control, readyTimeout="60s")
+    host = oauth(new_host, control, readyTimeout="60s")
     with host.netns.daemon([sys.executable, "-IS", "-c", SILENT], host.root / "silent") as silent:
         host.configure(apiURL=f"http://127.0.0.1:{silent.first_line().strip()}")
         waits = host.sandbox(Pod.enrolled("waits"))
@@ -236,7 +206,7 @@ def _a_minute_passes(host: Host) -> None:
 def test_a_refusal_is_told_and_leaves_nothing(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
     """What a person has to mend fails ADD with code 122, pod, control plane and advice; mended, the pod starts at the next try."""
     host = kind(new_host, control)
-    file, secret = next(host.root.glob("oauth" if kind is _oauth else "apikey")), _secret(host)
+    file, secret = next(host.root.glob("oauth" if kind is oauth else "apikey")), _secret(host)
     spoilt = secret[:-4] + "0000"
     file.write_text(spoilt)
     web = host.sandbox(Pod.enrolled("refused"))

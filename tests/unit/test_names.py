@@ -31,7 +31,13 @@ class Host:
     def add(self, name: str = "web", *, age: float = 0, **more: Any) -> Attachment:
         """A pod is added, and its node registers."""
         serial = next(SERIAL)
-        base = {"network": "net", "ifname": "eth0", "netns": "/n", "run_dir": f"{self.root}/run"}
+        base = {
+            "minter": "headscale",
+            "network": "net",
+            "ifname": "eth0",
+            "netns": "/n",
+            "run_dir": f"{self.root}/run",
+        }
         attachment = Attachment(
             container_id=f"c{serial}",
             state_dir=str(self.root),
@@ -117,6 +123,18 @@ def test_a_rollout_ends_with_the_name_and_the_keys_that_it_began_with(host: Host
         assert not Path(new.identity_dir).exists()
     host.delete(now)
     assert host.add(ephemeral=False).key == first.key
+
+
+def test_with_a_static_key_nothing_is_left_behind(host: Host) -> None:
+    """Nobody could be told that the second node is no more: the next pod is that one again."""
+    now, interim = host.add(ephemeral=False, minter="static"), set()
+    for _ in range(3):
+        new = host.add(ephemeral=False, minter="static")
+        interim.add(new.key)
+        host.delete(now)
+        now = host.settled(new)
+        assert now.former == ()
+    assert len(interim) == 1
 
 
 def test_an_ephemeral_one_takes_over_the_name_alone(host: Host) -> None:

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -77,9 +78,9 @@ type Node struct {
 // Online reports whether the node listens for changes.
 func (n *Node) Online() bool { return n.streams > 0 }
 
-// StableID is the node's ID in the form that clients and APIs use.
+// StableID is the node's ID in the form that clients and APIs use: its number, as in Headscale; Tailscale's is opaque.
 func (n *Node) StableID() tailcfg.StableNodeID {
-	return tailcfg.StableNodeID(fmt.Sprintf("n%dCNTRL", n.ID))
+	return tailcfg.StableNodeID(strconv.FormatInt(int64(n.ID), 10))
 }
 
 func (n *Node) expired(now time.Time) bool {

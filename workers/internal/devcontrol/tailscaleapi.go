@@ -187,7 +187,7 @@ func (a tailscale) onDevice(do func(http.ResponseWriter, *http.Request, OAuthCli
 	return func(w http.ResponseWriter, r *http.Request, client OAuthClient) {
 		id, nodes := r.PathValue("id"), a.t.Nodes()
 		i := slices.IndexFunc(nodes, func(n Node) bool {
-			return string(n.StableID()) == id || strconv.FormatInt(int64(n.ID), 10) == id
+			return string(n.StableID()) == id
 		})
 		if i < 0 {
 			refuse(w, http.StatusNotFound, "no matching device found")

@@ -1,0 +1,117 @@
+"""What the control plane is told of a node besides its key: other tags, and that it is no more.
+
+Only of the node that was recorded: its ID **and** its node key have to be the recorded ones, never a name. With a static key there
+is nobody to tell it to: then the server's own time-out, or a person, does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from .. import errors, linux
+from ..control import Refused, Unavailable, is_same
+from ..state import files, identities
+from ..state.identities import Identity
+from ..state.outbox import Farewell, Outbox
+from . import keys
+
+if TYPE_CHECKING:
+    from ..state.attachments import Attachment
+    from ..worker.localapi import Node
+
+SECONDS = 10.0
+"""How long one call of an API may take here."""
+
+DELIVERY = 60.0
+"""How long a child goes on that says what was not said: what is left then is for the next call."""
+
+
+def note(attachment: Attachment, node: Node) -> None:
+    """Remember who the node is, to tell the control plane of it when nobody can ask it any more."""
+    if attachment.minter == "static" or not (node.node_id and node.node_key):
+        return
+    files.write_volatile(_note(attachment), f"{node.node_id} {node.node_key}\n".encode())
+    if attachment.identity:
+        known = Identity.load(attachment.state_dir, attachment.key)
+        now = known._replace(node_id=node.node_id, node_key=node.node_key)
+        if now != known:
+            now.save(attachment.state_dir)
+
+
+def logged_out(attachment: Attachment) -> None:
+    """The node has said itself that it is no more."""
+    files.remove(_note(attachment))
+
+
+def owe(attachment: Attachment) -> None:
+    """Write down that the attachment's node is to be forgotten, unless it has said so itself."""
+    words = files.read(_note(attachment)).split()
+    if len(words) == 2:
+        _post(attachment, *words)
+
+
+def owe_identity(attachment: Attachment, identity: Identity) -> None:
+    """The same, of an identity that the attachment had, or has found."""
+    if identity.node_id and identity.control_url == attachment.control_url:
+        _post(attachment, identity.node_id, identity.node_key)
+
+
+def _post(attachment: Attachment, node_id: str, node_key: str) -> None:
+    if attachment.minter != "static":
+        Outbox(attachment.state_dir).post(Farewell.of(attachment, node_id, node_key))
+
+
+def deliver_soon(state_dir: str) -> None:
+    """Say what was not said yet, in a child that nobody waits for; nothing if all has been said."""
+    if any(Outbox(state_dir).all()):
+        linux.detach(lambda: deliver(state_dir))
+
+
+def deliver(state_dir: str) -> None:
+    """Say all of it, again and again for a minute; one process at a time does."""
+    outbox, deadline, pause = Outbox(state_dir), time.monotonic() + DELIVERY, 1.0
+    with contextlib.suppress(errors.Busy), files.locked(outbox.root, 0, "the outbox", create=False) as there:
+        while there:
+            for farewell in outbox.all():
+                if _say(farewell):
+                    outbox.said(farewell)
+            if not any(outbox.all()) or time.monotonic() + pause > deadline:
+                return
+            time.sleep(pause)
+            pause *= 2
+
+
+def _say(farewell: Farewell) -> bool:
+    """Whether the control plane knows by now. What it refuses is said again: a person may mend it."""
+    try:
+        plane = keys.control_plane(farewell, SECONDS)
+        if plane and is_same(plane.device(farewell.node_id), farewell.node_key):
+            plane.delete(farewell.node_id)
+    except (Refused, Unavailable, errors.NoAuthKey) as e:
+        os.write(2, f"{farewell.who}: node {farewell.node_id} cannot be deleted: {e}\n".encode())
+        return False
+    return True
+
+
+def retag(attachment: Attachment) -> None:
+    """Give a node that is kept the tags that its pod wants by now, at the control plane that it is of.
+
+    Where that cannot be, its keys are no use any more (``identities.fit``): it registers anew.
+    """
+    known = Identity.load(attachment.state_dir, attachment.key)
+    if not (known.node_id and identities.is_registered(attachment.state_dir, attachment.key)):
+        return
+    if known.control_url != attachment.control_url or set(known.tags) == set(attachment.tags):
+        return
+    with contextlib.suppress(Refused, Unavailable, errors.NoAuthKey):
+        plane = keys.control_plane(attachment, SECONDS)
+        if plane and is_same(plane.device(known.node_id), known.node_key):
+            plane.set_tags(known.node_id, attachment.tags)
+            known._replace(tags=attachment.tags).save(attachment.state_dir)
+
+
+def _note(attachment: Attachment) -> str:
+    return f"{attachment.worker_dir}/node"

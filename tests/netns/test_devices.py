@@ -1,0 +1,131 @@
+"""What the control plane is told of a node besides its key: its end, and other tags; and of no other node."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+from tests.kit.controlplane import ControlPlane
+from tests.kit.host import Host
+from tests.kit.planes import KINDS, Kind, NewHost
+from tests.kit.runtime import Pod, Sandbox
+from tests.kit.wait import wait_until
+
+
+def _lasting(pod: str, name: str, **annotations: str) -> Pod:
+    return Pod.enrolled(f"{name}-7b5d9c6f8-{pod}", **{"ephemeral": "false", **annotations})
+
+
+def _is(host: Host, control: ControlPlane, sandbox: Sandbox, name: str) -> bool:
+    node = control.node(name)
+    return bool(
+        node and node["online"] and host.running(sandbox) and node["addresses"] == host.addresses(sandbox)
+    )
+
+
+def _names(control: ControlPlane, prefix: str) -> list[str]:
+    return sorted(node["name"] for node in control.nodes() if node["name"].startswith(prefix))
+
+
+@KINDS
+def test_a_rollout_leaves_no_second_node(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
+    """The new pod is what the old one was, and what it was for a moment is deleted: nothing of it is left anywhere."""
+    host = kind(new_host, control)
+    now = host.start(_lasting("x2c4b", "roll"))
+    first = host.addresses(now)
+    for suffix in ("x2c4c", "x2c4d", "x2c4f"):
+        new = host.start(_lasting(suffix, "roll"))
+        assert host.addresses(new) != first
+        host.runtime.delete(now)
+        wait_until(partial(_is, host, control, new, "roll"), what="the name of the one that ended")
+        assert host.addresses(new) == first
+        wait_until(lambda: _names(control, "roll") == ["roll"], what="the end of the second node")
+        now = new
+    assert len([path for path in (host.state_dir / "identities").iterdir() if path.is_dir()]) == 1
+    assert list((host.state_dir / "outbox").iterdir()) == []
+
+
+@KINDS
+def test_a_tag_that_was_taken_away_is_gone(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
+    """The node that is kept has the tags that its pod wants by now, at the same address."""
+    host = kind(new_host, control)
+    old = host.start(_lasting("x2c4b", "tags", tags="tag:k8s-pod,tag:media"))
+    before = host.addresses(old)
+    host.runtime.delete(old)
+    new = host.start(_lasting("x2c4c", "tags", tags="tag:k8s-pod"))
+    assert host.addresses(new) == before
+    node = control.node("tags")
+    assert node
+    assert node["tags"] == ["tag:k8s-pod"]
+
+
+@KINDS
+def test_a_rollout_takes_a_tag_away(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
+    """Also where the two pods are there at once, and the new one takes over what the old one was."""
+    host = kind(new_host, control)
+    old = host.start(_lasting("x2c4b", "less", tags="tag:k8s-pod,tag:media"))
+    before = host.addresses(old)
+    new = host.start(_lasting("x2c4c", "less", tags="tag:k8s-pod"))
+    host.addresses(new)
+    host.runtime.delete(old)
+    wait_until(partial(_is, host, control, new, "less"), what="the name of the one that ended")
+    assert host.addresses(new) == before
+    node = control.node("less")
+    assert node
+    assert node["tags"] == ["tag:k8s-pod"]
+
+
+@KINDS
+def test_a_farewell_that_could_not_be_said_is_said_later(
+    new_host: NewHost, control: ControlPlane, kind: Kind
+) -> None:
+    """The control plane was away when the pod ended, and keeps the node, until it is told."""
+    host = kind(new_host, control)
+    pod = host.start(Pod.enrolled("unsaid"))
+    host.addresses(pod)
+    with control.outage():
+        host.runtime.delete(pod)
+        assert [path.suffix for path in (host.state_dir / "outbox").iterdir()] == [".json"]
+    wait_until(lambda: control.node("unsaid") is None, what="the end of the node")
+    wait_until(lambda: host.leftovers() == [], what="nothing left")
+
+
+@KINDS
+def test_another_node_of_the_same_id_is_left_alone(
+    new_host: NewHost, control: ControlPlane, kind: Kind
+) -> None:
+    """A control plane that was restored gives an ID to somebody else: the node key tells."""
+    host = kind(new_host, control)
+    pod, friend = host.start(Pod.enrolled("mine")), host.start(Pod.enrolled("friend"))
+    host.addresses(pod)
+    host.addresses(friend)
+    victim = control.node("friend")
+    assert victim
+    note = host.run_dir / host.id(pod) / "node"
+    stable, key = note.read_text().split()
+    other, _ = (host.run_dir / host.id(friend) / "node").read_text().split()
+    note.write_text(f"{other} {key}\n")
+    with control.outage():
+        host.runtime.delete(pod)
+    wait_until(lambda: list((host.state_dir / "outbox").iterdir()) == [], what="the outbox to be empty")
+    assert [node["nodeKey"] for node in control.nodes() if node["name"] == "friend"] == [victim["nodeKey"]]
+    assert stable != other
+
+
+def test_what_cannot_be_read_keeps_nothing_else_from_being_said(
+    new_host: NewHost, control: ControlPlane
+) -> None:
+    """A file that somebody broke is left, and the others are said."""
+    from tests.kit.planes import oauth
+
+    host = oauth(new_host, control)
+    pod = host.start(Pod.enrolled("between"))
+    host.addresses(pod)
+    outbox = host.state_dir / "outbox"
+    outbox.mkdir(mode=0o700)
+    for name, text in (("0.json", "{"), ("f.json", json.dumps({"node_id": 1}))):
+        (outbox / name).write_text(text)
+    with control.outage():
+        host.runtime.delete(pod)
+    wait_until(lambda: control.node("between") is None, what="the end of the node")
+    assert {path.name for path in outbox.iterdir()} >= {"0.json", "f.json"}
