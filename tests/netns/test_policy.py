@@ -103,10 +103,15 @@ def test_a_node_has_the_tags_that_its_pod_asks_for(host: Host, control: ControlP
             121,
             ["the node should have the tags tag:k8s-pod, tag:ns-media"],
         ),
-        ({}, {"ephemeral": "false"}, 102, ["tailscale.com/ephemeral='false' is not supported"]),
+        (
+            {"permissions": {"*": "all"}},
+            {"ssh": "true"},
+            102,
+            ["tailscale.com/ssh='true' is not supported"],
+        ),
         ({}, {"tags": "db\n"}, 101, [r"tailscale.com/tags='db\n' is not valid", "as in tag:web,tag:public"]),
     ],
-    ids=["tag", "none", "static key", "namespace tag", "ephemeral", "odd"],
+    ids=["tag", "none", "static key", "namespace tag", "not yet", "odd"],
 )
 def test_a_wish_that_is_refused_is_named(
     host: Host, settings: dict[str, Any], wishes: dict[str, str], code: int, said: list[str]
