@@ -10,11 +10,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-
-try:  # hashlib's own, without the OpenSSL that importing it loads
-    from _blake2 import blake2s
-except ImportError:
-    from hashlib import blake2s
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors, linux
@@ -171,7 +166,7 @@ def _is_like(value: object, default: object) -> bool:
 def identify(network: str, container_id: str, ifname: str) -> str:
     """An attachment's id: 12 hex digits."""
     text = f"{network}\0{container_id}\0{ifname}".encode()
-    return blake2s(text, digest_size=6).hexdigest()
+    return files.digest(text, 6)
 
 
 def _record(state_dir: str, network: str, container_id: str, ifname: str) -> str:
@@ -217,6 +212,11 @@ class Attachments:
         except (errors.UnreadableState, TypeError, ValueError):
             self._keep_a_copy(path)
             return self._bare(network, container_id, ifname)
+
+    def current(self, attachment: Attachment) -> Attachment | None:
+        """What it is by now; None if a DEL, or another ADD of the same container, has taken it away."""
+        found = self.get(attachment.network, attachment.container_id, attachment.ifname)
+        return found if found and found.nonce == attachment.nonce else None
 
     def _bare(self, network: str, container_id: str, ifname: str) -> Attachment:
         return Attachment(

@@ -11,6 +11,11 @@ import json
 import os
 import stat
 import time
+
+try:  # hashlib's own, without the OpenSSL that importing it loads
+    from _blake2 import blake2s
+except ImportError:
+    from hashlib import blake2s
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
@@ -20,6 +25,11 @@ if TYPE_CHECKING:
 
 LARGEST = 2**20
 """Bytes of a file of state; ours have a few hundred."""
+
+
+def digest(text: bytes, size: int) -> str:
+    """A name for what cannot be one itself: ``size`` bytes of BLAKE2s, in hex."""
+    return blake2s(text, digest_size=size).hexdigest()
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:

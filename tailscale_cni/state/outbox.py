@@ -9,11 +9,6 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-try:  # hashlib's own, without the OpenSSL that importing it loads
-    from _blake2 import blake2s
-except ImportError:
-    from hashlib import blake2s
-
 from .. import errors
 from . import files
 
@@ -69,4 +64,4 @@ class Outbox:
 
     def _path(self, farewell: Farewell) -> str:
         text = f"{farewell.api_url}\0{farewell.node_id}\0{farewell.node_key}".encode()
-        return f"{self.root}/{blake2s(text, digest_size=12).hexdigest()}.json"
+        return f"{self.root}/{files.digest(text, 12)}.json"

@@ -12,11 +12,6 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-try:  # hashlib's own, without the OpenSSL that importing it loads
-    from _blake2 import blake2s
-except ImportError:
-    from hashlib import blake2s
-
 from .. import errors, linux
 from . import files
 from .attachments import LOCK_SECONDS
@@ -149,7 +144,7 @@ class Patience:
 
 def _name(who: str) -> str:
     """A pod's UID is the runtime's to choose: it is no file's name."""
-    return blake2s(who.encode(), digest_size=8).hexdigest()
+    return files.digest(who.encode(), 8)
 
 
 def _now() -> float:

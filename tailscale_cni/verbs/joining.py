@@ -193,8 +193,8 @@ def restart(attachment: Attachment, netns: int, line: bytes = NO_KEY) -> None:
     store = Attachments(attachment.state_dir)
     succession.settle(attachment)
     with store.locked(attachment.container_id):
-        current = store.get(attachment.network, attachment.container_id, attachment.ifname)
-        if current and current.nonce == attachment.nonce and not launch.supervised(current):
+        current = store.current(attachment)
+        if current and not launch.supervised(current):
             _start(store, succession.shed(store, current), netns, line)
 
 
@@ -203,8 +203,8 @@ def begin_anew(attachment: Attachment) -> Attachment | None:
     succession.settle(attachment)
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
-        current = store.get(attachment.network, attachment.container_id, attachment.ifname)
-        if current is None or current.nonce != attachment.nonce:
+        current = store.current(attachment)
+        if current is None:
             return None
         current = succession.shed(store, current)
         succession.fit(current)
@@ -309,8 +309,8 @@ def _await_running(attachment: Attachment, deadline: float) -> Node | None:
 def _still_wanted(attachment: Attachment) -> None:
     """Raises DeletedMeanwhile if a DEL, or another ADD, has taken the attachment away."""
     store = Attachments(attachment.state_dir)
-    current = store.get(attachment.network, attachment.container_id, attachment.ifname)
-    if current is None or current.nonce != attachment.nonce:
+    current = store.current(attachment)
+    if current is None:
         raise errors.DeletedMeanwhile(pod=attachment.who)
 
 
@@ -320,8 +320,8 @@ def synchronise(attachment: Attachment, node: Node) -> None:
 
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
-        current = store.get(attachment.network, attachment.container_id, attachment.ifname)
-        if current is None or current.nonce != attachment.nonce:
+        current = store.current(attachment)
+        if current is None:
             raise errors.DeletedMeanwhile(pod=attachment.who)
         with recorded_netns(current) as netns:
             if netns is None:

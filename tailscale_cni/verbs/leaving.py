@@ -32,8 +32,8 @@ def end(attachment: Attachment) -> None:
         log_out(attachment)
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
-        current = store.get(attachment.network, attachment.container_id, attachment.ifname)
-        if current and current.nonce == attachment.nonce:
+        current = store.current(attachment)
+        if current:
             unmake(store, current)
     _tidy(store, attachment)
 
@@ -87,8 +87,8 @@ def reap(attachment: Attachment) -> None:
     cgroup.leave()
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
-        current = store.get(attachment.network, attachment.container_id, attachment.ifname)
-        if current and current.nonce == attachment.nonce:
+        current = store.current(attachment)
+        if current:
             cgroup.remove(attachment.id)
             _discard(store, current)
     _tidy(store, attachment)

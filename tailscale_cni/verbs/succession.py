@@ -119,8 +119,8 @@ def settle(attachment: Attachment) -> Attachment | None:
     """
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
-        current = store.get(attachment.network, attachment.container_id, attachment.ifname)
-        if current is None or current.nonce != attachment.nonce:
+        current = store.current(attachment)
+        if current is None:
             return None
         name = Name.of(current)
         with name.locked():
