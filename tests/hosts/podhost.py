@@ -19,6 +19,7 @@ from tailscale_cni.state.attachments import identify
 from tests.kit import tools
 from tests.kit.actor import Actor
 from tests.kit.controlplane import ControlPlane
+from tests.kit.host import ROOMS
 from tests.kit.netns import Netns
 from tests.kit.process import CLEAN, Process
 from tests.kit.runtime import ANNOTATIONS, CNIError, Pod, Sandbox
@@ -253,18 +254,7 @@ class PodHost(Actor):
 
     def leftovers(self) -> list[str]:
         """Everything that is on this host because of a pod: empty before the first and after the last one."""
-        rooms = {
-            f"{STATE}/{name}"
-            for name in (
-                "attachments",
-                "identities",
-                "names",
-                "outbox",
-                "claims",
-                "claims/uid",
-                "claims/port",
-            )
-        }
+        rooms = {f"{STATE}/{name}" for name in ROOMS}
         rooms |= {STATE, RUN, f"{STATE}/enroll.json", f"{STATE}/install.json", f"{RUN}/patience"}
         files = {path for path in self.host.tree(STATE, RUN) - rooms if not path.startswith(f"{STATE}/cache")}
         units = (

@@ -25,6 +25,9 @@ from .wire import Wire
 CGROUPS = Path("/sys/fs/cgroup")
 SUBNET, SUBNET6 = "10.88.0.0/24", "fd88::/64"
 
+ROOMS = ("attachments", "identities", "names", "outbox", "claims", "claims/uid", "claims/port")
+"""Directories of a state directory that stay when the last pod has ended."""
+
 
 class Host(Actor):
     """A machine that runs pods.
@@ -174,19 +177,7 @@ class Host(Actor):
 
     def files(self) -> list[str]:
         """What attachments have left in ``stateDir`` and ``runDir``: all but the unpacked build and the rooms themselves."""
-        rooms = [
-            self.state_dir / name
-            for name in (
-                "attachments",
-                "identities",
-                "names",
-                "outbox",
-                "claims",
-                "claims/uid",
-                "claims/port",
-                "run",
-            )
-        ]
+        rooms = [self.state_dir / name for name in (*ROOMS, "run")]
         rooms.append(self.run_dir / "patience")
         kept = [self.state_dir / "cache", self.state_dir / "enroll.json"]
         found = [path for top in (self.state_dir, self.run_dir) for path in _tree(top)]

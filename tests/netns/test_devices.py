@@ -7,7 +7,7 @@ from functools import partial
 
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
-from tests.kit.planes import KINDS, Kind, NewHost
+from tests.kit.planes import KINDS, Kind, NewHost, oauth
 from tests.kit.runtime import Pod, Sandbox
 from tests.kit.wait import wait_until
 
@@ -116,8 +116,6 @@ def test_what_cannot_be_read_keeps_nothing_else_from_being_said(
     new_host: NewHost, control: ControlPlane
 ) -> None:
     """A file that somebody broke is left, and the others are said."""
-    from tests.kit.planes import oauth
-
     host = oauth(new_host, control)
     pod = host.start(Pod.enrolled("between"))
     host.addresses(pod)
