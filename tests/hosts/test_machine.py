@@ -86,7 +86,10 @@ def test_a_plain_host_has_no_systemd(tmp_path: Path) -> None:
         assert host.run("cat", "/proc/1/comm") != "systemd\n"
         assert not host.file("/run/systemd/system").exists
         host.run("sh", "-c", "setsid sleep 1001 </dev/null >/dev/null 2>&1 &")
-        orphan = next(process for process in host.called("sleep") if "1001" in process.argv)
+        orphan = wait_until(
+            lambda: next((process for process in host.called("sleep") if "1001" in process.argv), None),
+            what="the orphan",
+        )
         parent = Process.of(orphan.parent)
         assert parent and parent.status["NSpid"].split()[-1] == "1"
 

@@ -733,7 +733,7 @@ def test_remove_does_what_is_left_to_do(world: World, gone: str) -> None:
     world.pod.run(*gone.split())
     world.call(pod.remove, NETWORK)
     assert "ts0" not in world.state()
-    assert "5180" not in world.state()
+    assert "5180:\t" not in world.state()
     assert "tailscale-cni" not in world.state()
 
 
@@ -808,7 +808,7 @@ def test_a_kernel_without_netfilter(world: World) -> None:
         world.call(pod.remove, NETWORK)
 
     in_thread(without)
-    assert "5180" not in world.state()
+    assert "5180:\t" not in world.state()
 
 
 def test_a_kernel_with_netfilter_and_without_nf_tables(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
