@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 
 from tests.kit import tools
 
@@ -54,9 +55,11 @@ def main() -> int:
     for letters, measure in MEASURES.items():
         if wanted and not wanted.intersection(letters):
             continue
-        print(f"rows {', '.join(letters)} …", file=sys.stderr, flush=True)
+        print(f"rows {', '.join(letters)} … ", end="", file=sys.stderr, flush=True)
+        started = time.monotonic()
         with Lab.opened(quick=options.quick) as lab:
             rows += measure(lab)
+        print(f"{time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     rows.sort(key=lambda row: row.letter)
     print(report.table(rows))
     run = report.Run.of(rows, quick=options.quick)

@@ -74,6 +74,8 @@ def ours_at_once(host: Host, size: int, failures: list[float]) -> float:
 def anchors_at_once(lab: Lab, size: int) -> float:
     """Seconds until as many sidecars are up."""
     with ExitStack() as stack:
+        # Entered first, left last: a daemon ends with the thread that started it.
+        pool = stack.enter_context(ThreadPoolExecutor(size))
         sidecars = []
         for _ in range(size):
             netns = stack.enter_context(Netns("sidecar"))
@@ -81,8 +83,7 @@ def anchors_at_once(lab: Lab, size: int) -> float:
             root = lab.root / f"crowd-{next(NUMBERS)}"
             sidecars.append(stack.enter_context(sidecar(lab.control, netns, root)))
         started = time.perf_counter()
-        with ThreadPoolExecutor(size) as pool:
-            list(pool.map(lambda one: one.start(), sidecars))
+        list(pool.map(lambda one: one.start(), sidecars))
         return time.perf_counter() - started
 
 
