@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 import stat
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import errors
+from .untrusted import as_dict, as_list
 
 if TYPE_CHECKING:
-    import http.client
     import ssl
     from collections.abc import Mapping
+
+    from .web import Answer
 
 LARGEST_FILE = 2**20
 LARGEST_ANSWER = 8 * 2**20
@@ -44,10 +45,8 @@ USER_KEYS = frozenset(
 class Access(NamedTuple):
     """Where an API server is, and what shows who we are. ``authority`` is PEM; empty: whom the host trusts."""
 
-    host: str
-    port: int
-    tls: bool
-    prefix: str
+    base: str
+    """Its URL, and what is in front of ``/api``."""
     authority: str
     token: str
     certificate: bytes
@@ -55,7 +54,7 @@ class Access(NamedTuple):
 
     def __repr__(self) -> str:
         """Never a secret."""
-        return f"Access({'https' if self.tls else 'http'}://{self.host}:{self.port}{self.prefix})"
+        return f"Access({self.base})"
 
 
 class Controller(NamedTuple):
@@ -80,13 +79,13 @@ def load(path: str) -> Access:
                 raise _bad(
                     path, f"{errors.show(name)} is not supported", "Use a token or a client certificate."
                 )
-    host, port, tls, prefix = _server(path, cluster.get("server"))
+    base = _server(path, cluster.get("server"))
     certificate = _content(path, user, "client-certificate")
     key = _content(path, user, "client-key", secret=True)
     if bool(certificate) != bool(key):
         raise _bad(path, "a client certificate and its key go together", "Give both or none.")
     authority = _content(path, cluster, "certificate-authority").decode("ascii", "replace")
-    return Access(host, port, tls, prefix, authority, _token(path, user), certificate, key)
+    return Access(base, authority, _token(path, user), certificate, key)
 
 
 def _document(path: str) -> Mapping[str, Any]:
@@ -117,15 +116,15 @@ def _named(path: str, document: Mapping[str, Any], kind: str, name: object) -> M
     )
 
 
-def _server(path: str, server: object) -> tuple[str, int, bool, str]:
-    """Host, port, whether it is TLS, and what is in front of ``/api``. In clear only on this host: a token is a secret."""
+def _server(path: str, server: object) -> str:
+    """Its URL, without a slash at its end. In clear only on this host: a token is a secret."""
     from ipaddress import ip_address
     from urllib.parse import urlsplit
 
     try:
         url = urlsplit(str(server))
         host, tls = url.hostname or "", url.scheme == "https"
-        port = url.port or (443 if tls else 80)
+        _ = url.port
         valid = (
             bool(host)
             and "@" not in url.netloc
@@ -142,7 +141,7 @@ def _server(path: str, server: object) -> tuple[str, int, bool, str]:
             f"the server {errors.show(str(server).rpartition('@')[2])} is no https URL",
             "Only a loopback address may be http.",
         )
-    return host, port, tls, url.path.rstrip("/")
+    return url._replace(path=url.path.rstrip("/"), fragment="").geturl()
 
 
 def _token(path: str, user: Mapping[str, Any]) -> str:
@@ -209,16 +208,16 @@ class Api:
     def namespace_annotations(self, name: str) -> dict[str, str] | None:
         """A namespace's annotations; None if there is no such namespace. ``name`` is a DNS label."""
         found = self.get(f"/api/v1/namespaces/{name}")
-        return None if found is None else _strings(_map(found.get("metadata")).get("annotations"))
+        return None if found is None else _strings(as_dict(found.get("metadata")).get("annotations"))
 
     def controller(self, namespace: str, pod: str, uid: str | None) -> Controller | None:
         """Who made a pod: itself (``Pod``) if nobody did; None if the API has not this pod, or another one of its name."""
         found = self.get(f"/api/v1/namespaces/{namespace}/pods/{pod}")
-        metadata = _map(_map(found).get("metadata"))
+        metadata = as_dict(as_dict(found).get("metadata"))
         if found is None or (uid and metadata.get("uid") != uid):
             return None
         references = metadata.get("ownerReferences")
-        for reference in map(_map, references if isinstance(references, list) else ()):
+        for reference in map(as_dict, as_list(references)):
             kind, name = reference.get("kind"), reference.get("name")
             if reference.get("controller") is True and _is_name(kind) and _is_name(name):
                 return Controller(str(kind), str(name))
@@ -226,39 +225,25 @@ class Api:
 
     def get(self, path: str) -> dict[str, Any] | None:
         """An object; None if it is not there. ``path`` is below the server's and made of checked names."""
-        status, body = self._call("GET", path)
-        if status == 404:
+        answer = self.call("GET", path)
+        if answer.status == 404:
             return None
-        if status != 200:
-            raise errors.KubernetesFailed(reason=f"GET {path}: {status}: {_message(body)}")
-        return _object(body, f"GET {path}")
+        if answer.status != 200:
+            raise errors.KubernetesFailed(reason=f"GET {path}: {answer.status}: {answer.message}")
+        if not isinstance(answer.document, dict):
+            raise errors.KubernetesFailed(reason=f"GET {path}: the answer is no object")
+        return answer.document
 
-    def _call(self, method: str, path: str) -> tuple[int, bytes]:
-        """A redirect is an answer like another: the token goes nowhere else."""
-        import http.client
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """Whatever is answered. A redirect is an answer like another: the token goes nowhere else."""
+        from .web import NoAnswer, Server
 
+        server = Server(self.access.base, largest=LARGEST_ANSWER, trust=self._context)
         deadline = time.monotonic() + self.seconds
-        headers = {"Accept": "application/json", "User-Agent": "tailscale-cni"}
-        if self.access.token:
-            headers["Authorization"] = f"Bearer {self.access.token}"
         try:
-            connection = self._connection()
-            try:
-                connection.request(method, self.access.prefix + path, headers=headers)
-                with connection.getresponse() as response:
-                    return response.status, _until_the_end(response, connection, deadline)
-            finally:
-                connection.close()
-        except (OSError, ValueError, http.client.HTTPException) as e:
-            raise errors.KubernetesFailed(reason=f"{self.access!r}: {_reason(e)}") from None
-
-    def _connection(self) -> http.client.HTTPConnection:
-        import http.client
-
-        at = (self.access.host, self.access.port)
-        if not self.access.tls:
-            return http.client.HTTPConnection(*at, timeout=self.seconds)
-        return http.client.HTTPSConnection(*at, timeout=self.seconds, context=self._context())
+            return server.ask(method, path, deadline, token=self.access.token, body=body)
+        except NoAnswer as e:
+            raise errors.KubernetesFailed(reason=f"{self.access.base}: {e.reason}") from None
 
     def _context(self) -> ssl.SSLContext:
         import ssl
@@ -279,52 +264,8 @@ class Api:
         return context
 
 
-def _until_the_end(
-    response: http.client.HTTPResponse, connection: http.client.HTTPConnection, deadline: float
-) -> bytes:
-    """One answer, however slowly it comes, but no later, and no larger than it may be. Raises OSError."""
-    answer = bytearray()
-    while (left := deadline - time.monotonic()) > 0:
-        if connection.sock:  # it is gone when all has been read of an answer that ends the connection
-            connection.sock.settimeout(left)
-        part = response.read1(1 << 16)
-        if not part:
-            return bytes(answer)
-        answer += part
-        if len(answer) > LARGEST_ANSWER:
-            raise OSError(f"its answer is larger than {LARGEST_ANSWER} bytes")
-    raise TimeoutError("timed out")
-
-
-def _reason(e: Exception) -> str:
-    """Of a library's error, what it is, cut. It has seen the token in a header that it took: it does not quote it."""
-    return errors.show(str(e) or type(e).__name__)
-
-
-def _object(body: bytes, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise errors.KubernetesFailed(reason=f"{what}: the answer is no object")
-    return found
-
-
-def _message(body: bytes) -> str:
-    """What a Status object says."""
-    try:
-        return errors.show(_object(body, "")["message"])
-    except (errors.KubernetesFailed, KeyError):
-        return errors.show(body[: errors.SHOWN].decode("utf-8", "replace"))
-
-
-def _map(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _strings(value: object) -> dict[str, str]:
-    return {key: text for key, text in _map(value).items() if isinstance(text, str)}
+    return {key: text for key, text in as_dict(value).items() if isinstance(text, str)}
 
 
 def _is_name(value: object) -> bool:

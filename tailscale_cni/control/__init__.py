@@ -6,13 +6,7 @@ token lives as long as the object that asked for it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
-
-LONGEST_TEXT = 255
-"""Characters of a name or an ID that an API may give: a domain name has no more."""
-
-MOST = 64
-"""Tags or addresses of a device: who has more is not one of ours."""
+from typing import NamedTuple, Protocol
 
 
 class AuthKey:
@@ -107,26 +101,6 @@ def is_same(device: Device | None, node_key: str) -> bool:
     An ID alone proves nothing: Headscale's are 1, 2, 3, and after a restore 7 is somebody's laptop.
     """
     return device is not None and bool(node_key) and device.node_key == node_key
-
-
-def as_dict(value: object) -> dict[str, Any]:
-    """A JSON object, or an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def as_text(value: object) -> str:
-    """At most a domain name, printable."""
-    return "".join(c for c in value if c.isprintable())[:LONGEST_TEXT] if isinstance(value, str) else ""
-
-
-def as_list(value: object) -> list[Any]:
-    """A JSON list, or an empty one."""
-    return value if isinstance(value, list) else []
-
-
-def as_texts(value: object) -> tuple[str, ...]:
-    """The texts of a JSON list, not too many of them."""
-    return tuple(as_text(item) for item in as_list(value)[:MOST] if isinstance(item, str))
 
 
 def as_auth_key(value: object, limit: int = 512) -> AuthKey:

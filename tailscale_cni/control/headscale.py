@@ -10,22 +10,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from . import (
-    AuthKey,
-    Device,
-    Refused,
-    Unavailable,
-    as_auth_key,
-    as_dict,
-    as_list,
-    as_text,
-    as_texts,
-    credential,
-)
+from ..untrusted import as_dict, as_list, as_text, as_texts
+from . import AuthKey, Device, Refused, Unavailable, as_auth_key, credential
 from .rest import Rest
 
 if TYPE_CHECKING:
-    from .rest import Answer
+    from ..web import Answer
 
 WHAT = "an API key of Headscale"
 NEW_KEY = "'headscale apikeys create --expiration 90d' makes one."

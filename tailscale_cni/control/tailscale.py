@@ -9,22 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from . import (
-    AuthKey,
-    Device,
-    Refused,
-    Unavailable,
-    as_auth_key,
-    as_dict,
-    as_list,
-    as_text,
-    as_texts,
-    credential,
-)
+from ..untrusted import as_dict, as_list, as_text, as_texts
+from . import AuthKey, Device, Refused, Unavailable, as_auth_key, credential
 from .rest import Rest
 
 if TYPE_CHECKING:
-    from .rest import Answer
+    from ..web import Answer
 
 API = "https://api.tailscale.com"
 WHAT = "the secret of an OAuth client (tskey-client-…)"

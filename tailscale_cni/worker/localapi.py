@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
 from ..tailnet import Address, is_tailnet
+from ..untrusted import as_dict, as_list, as_text, as_texts, as_word
 
 if TYPE_CHECKING:
     from ..state.attachments import Attachment
@@ -125,21 +126,21 @@ def _until_the_end(connection: socket.socket, deadline: float) -> bytes:
 
 
 def _node(status: dict[str, Any], asked: int) -> Node:
-    own = _dict(status.get("Self"))
-    peers = [_dict(peer) for peer in _dict(status.get("Peer")).values()]
+    own = as_dict(status.get("Self"))
+    peers = [as_dict(peer) for peer in as_dict(status.get("Peer")).values()]
     active = [peer for peer in peers if peer.get("Active") is True]
     return Node(
-        state=_text(status.get("BackendState")),
-        name=_text(own.get("DNSName")).rstrip("."),
+        state=as_text(status.get("BackendState")),
+        name=as_text(own.get("DNSName")).rstrip("."),
         addresses=_one_of_each(tailnet_addresses(status.get("TailscaleIPs"))),
         online=own.get("Online") is True,
-        tags=tuple(_text(tag) for tag in _list(own.get("Tags"))),
-        node_id=_word(own.get("ID")),
-        node_key=_word(own.get("PublicKey")),
+        tags=as_texts(own.get("Tags")),
+        node_id=as_word(own.get("ID")),
+        node_key=as_word(own.get("PublicKey")),
         asked=asked,
         peers=tuple(address for peer in peers for address in tailnet_addresses(peer.get("TailscaleIPs"))),
         paths=tuple("direct" if peer.get("CurAddr") else "relay" for peer in active),
-        last_handshake=max((_text(peer.get("LastHandshake")) for peer in peers), default=""),
+        last_handshake=max((as_text(peer.get("LastHandshake")) for peer in peers), default=""),
     )
 
 
@@ -149,7 +150,7 @@ def tailnet_addresses(value: object) -> tuple[Address, ...]:
     Whatever else is in it is left out.
     """
     found = []
-    for text in _list(value):
+    for text in as_list(value):
         try:
             address = ipaddress.ip_address(text) if isinstance(text, str) else None
         except ValueError:
@@ -165,22 +166,3 @@ def _one_of_each(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
     for address in addresses:
         first.setdefault(address.version, address)
     return tuple(first.values())
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    """At most a domain name, printable: names of nodes come from whoever chose them."""
-    return "".join(c for c in value if c.isprintable())[:255] if isinstance(value, str) else ""
-
-
-def _word(value: object) -> str:
-    """An ID: without spaces, or none."""
-    text = _text(value)
-    return "" if " " in text else text

@@ -63,7 +63,7 @@ def test_speaks_tls_with_what_a_kubeconfig_gives(tmp_path: Path, by: str, *, inl
         stranger = kubeconfig(
             tmp_path / "stranger", server.url, user, **{"certificate-authority": "client.crt"}
         )
-        with pytest.raises(errors.KubernetesFailed, match="certificate verify failed"):
+        with pytest.raises(errors.KubernetesFailed, match="certificate is not trusted"):
             kube.Api(kube.load(str(stranger)), 5.0).namespace_annotations("media")
     finally:
         server.close()
@@ -152,9 +152,9 @@ def test_what_is_not_there_is_none(api: kube.Api) -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (403, "403: 'the reason of 403'"),
-        (500, "500: 'the reason of 500'"),
-        (302, "302: 'the reason of 302'"),
+        (403, "403: the reason of 403"),
+        (500, "500: the reason of 500"),
+        (302, "302: the reason of 302"),
         (b"[]", "no object"),
         (b"{", "no object"),
         (b"[" * 100_000, "no object"),
@@ -209,7 +209,7 @@ def test_a_server_that_hangs_costs_no_more_than_its_time(server: ApiServer, tmp_
     """Its connection is taken and never answered."""
     server.hang.clear()
     api = kube.Api(kube.load(str(kubeconfig(tmp_path / "kubeconfig", server.url))), 0.05)
-    with pytest.raises(errors.KubernetesFailed, match="timed out"):
+    with pytest.raises(errors.KubernetesFailed, match=r"timed out|in time"):
         api.namespace_annotations("media")
 
 
