@@ -59,9 +59,9 @@ type node struct {
 	addressed bool // the control plane has given us an address
 	running   bool // it has been
 	prefs     *ipn.Prefs
-	self      *tailcfg.Node
-	known     map[tailcfg.NodeID]*tailcfg.Node
-	told      string // digest of what the kernel was last told to be
+	addresses []netip.Prefix
+	known     map[tailcfg.NodeID]*tailcfg.Node // peers, if wantsPeers
+	told      string                           // digest of what the kernel was last told to be
 }
 
 // run is the node until it ends; it returns the exit status.
@@ -261,12 +261,21 @@ func (n *node) logout() {
 
 // follow watches what becomes of the node.
 func (n *node) follow() {
-	const mask = ipn.NotifyInitialState | ipn.NotifyInitialPrefs | ipn.NotifyInitialNetMap | ipn.NotifyPeerPatches |
-		ipn.NotifyPeerWireGuardState
 	before := n.before
 	for {
-		watcher, err := n.lc.WatchIPNBus(context.Background(), mask)
-		for err == nil {
+		// The news of peers is what most of the bus is: a tailnet of fifty nodes that are up and down. It is JSON, and its reader pays for
+		// both sides.
+		peers := n.wantsPeers()
+		mask := ipn.NotifyInitialState | ipn.NotifyInitialPrefs | ipn.NotifyPeerWireGuardState
+		if peers {
+			mask |= ipn.NotifyInitialNetMap | ipn.NotifyPeerPatches
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		watcher, err := n.lc.WatchIPNBus(ctx, mask)
+		if err == nil {
+			err = n.askAddresses(ctx)
+		}
+		for err == nil && peers == n.wantsPeers() {
 			var notify ipn.Notify
 			if notify, err = watcher.Next(); err == nil {
 				n.take(&notify)
@@ -276,10 +285,29 @@ func (n *node) follow() {
 				before = nil
 			}
 		}
-		// We fell behind: begin again with the current state.
-		n.log.tailscale("bus: %v", err)
-		time.Sleep(100 * time.Millisecond)
+		cancel()
+		if err != nil {
+			// We fell behind: begin again with the current state.
+			n.log.tailscale("bus: %v", err)
+			time.Sleep(100 * time.Millisecond)
+		}
 	}
+}
+
+// wantsPeers reports whether the kernel has routes that depend on what peers are.
+func (n *node) wantsPeers() bool { return n.peerRoutes || n.prefs != nil && n.prefs.RouteAll }
+
+// askAddresses learns what our addresses are by now. From then on the bus says when they change.
+func (n *node) askAddresses(ctx context.Context) error {
+	status, err := n.lc.StatusWithoutPeers(ctx)
+	if err != nil {
+		return err
+	}
+	n.addresses = nil
+	for _, a := range status.TailscaleIPs {
+		n.addresses = append(n.addresses, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return nil
 }
 
 // take acts on one message of the bus.
@@ -300,7 +328,7 @@ func (n *node) take(m *ipn.Notify) {
 		}
 	}
 	if m.SelfChange != nil {
-		n.self = m.SelfChange
+		n.addresses = m.SelfChange.Addresses
 	}
 	for _, p := range m.PeersChanged {
 		n.known[p.ID] = p
@@ -399,10 +427,10 @@ func (n *node) takeState(s ipn.State) {
 
 // tellKernel says sync when our addresses or the routes through us are not what they were.
 func (n *node) tellKernel() {
-	if !n.addressed || n.self == nil || n.prefs == nil {
+	if !n.addressed || len(n.addresses) == 0 || n.prefs == nil {
 		return
 	}
-	if now := digest(n.self, n.known, n.prefs, n.peerRoutes); now != n.told {
+	if now := digest(n.addresses, n.known, n.prefs, n.peerRoutes); now != n.told {
 		n.told = now
 		n.say.sync()
 	}

@@ -141,7 +141,7 @@ func findPath(ctx context.Context, lc *local.Client, ip netip.Addr) error {
 }
 
 // digest is what the kernel must be told anew when it changes: our addresses, and the routes through us.
-func digest(self *tailcfg.Node, peers map[tailcfg.NodeID]*tailcfg.Node, prefs *ipn.Prefs, peerRoutes bool) string {
+func digest(addresses []netip.Prefix, peers map[tailcfg.NodeID]*tailcfg.Node, prefs *ipn.Prefs, peerRoutes bool) string {
 	var lines []string
 	for id, p := range peers {
 		for _, r := range p.AllowedIPs {
@@ -152,5 +152,5 @@ func digest(self *tailcfg.Node, peers map[tailcfg.NodeID]*tailcfg.Node, prefs *i
 		}
 	}
 	slices.Sort(lines)
-	return fmt.Sprint(self.Addresses, prefs.RouteAll, prefs.ExitNodeID, prefs.ExitNodeIP, prefs.AdvertiseRoutes, lines)
+	return fmt.Sprint(addresses, prefs.RouteAll, prefs.ExitNodeID, prefs.ExitNodeIP, prefs.AdvertiseRoutes, lines)
 }

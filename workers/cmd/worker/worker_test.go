@@ -120,7 +120,7 @@ func TestPeerFile(t *testing.T) {
 func TestDigest(t *testing.T) {
 	address := netip.MustParsePrefix("100.64.0.2/32")
 	subnet := netip.MustParsePrefix("10.0.0.0/8")
-	self := &tailcfg.Node{Addresses: []netip.Prefix{netip.MustParsePrefix("100.64.0.1/32")}}
+	self := []netip.Prefix{netip.MustParsePrefix("100.64.0.1/32")}
 	none := map[tailcfg.NodeID]*tailcfg.Node{}
 	peers := map[tailcfg.NodeID]*tailcfg.Node{2: {Addresses: []netip.Prefix{address}, AllowedIPs: []netip.Prefix{address, subnet}}}
 	off, on := &ipn.Prefs{}, &ipn.Prefs{RouteAll: true}
@@ -133,7 +133,7 @@ func TestDigest(t *testing.T) {
 	if digest(self, none, off, true) == digest(self, peers, off, true) {
 		t.Error("a peer's address is one where each needs a route")
 	}
-	if digest(self, none, off, false) == digest(&tailcfg.Node{}, none, off, false) {
+	if digest(self, none, off, false) == digest(nil, none, off, false) {
 		t.Error("our own address is one")
 	}
 }
