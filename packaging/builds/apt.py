@@ -13,7 +13,7 @@ SUITES = {
     "netns": ["iproute2", "iputils-ping", "nftables", "procps"],
     "hosts": ["iproute2", "mmdebstrap", "systemd-container"],
     "cluster": ["iproute2", "nftables"],
-    "bench": ["iperf3", "iproute2", "nftables"],
+    "bench": ["iperf3", "iproute2", "iptables", "nftables"],
 }
 
 

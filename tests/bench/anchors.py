@@ -17,7 +17,8 @@ from tests.kit.wait import wait_until
 class Sidecar:
     """tailscaled with a kernel interface or, ``userspace``, without one, in a namespace that is on the wire.
 
-    The least that makes it a node: no netfilter, no logs, a key from a file. ``start`` and ``up`` are what is measured.
+    As Tailscale's container image starts it: with its own choice of a firewall, and iptables at hand. Only its logs are off, as ours
+    are. ``start`` and ``up`` are what is measured.
     """
 
     def __init__(self, control: ControlPlane, netns: Netns, root: Path, *, userspace: bool = False) -> None:
@@ -41,11 +42,10 @@ class Sidecar:
 
     def start(self) -> None:
         """From nothing to a node with its address."""
-        env = {"TS_DEBUG_FIREWALL_MODE": "nftables", "TS_DISABLE_PORTMAPPER": "1", "HOME": str(self.root)}
-        env |= {"PATH": os.defpath + ":/usr/sbin:/sbin"}
+        env = {"TS_DISABLE_PORTMAPPER": "1", "HOME": str(self.root), "PATH": os.defpath + ":/usr/sbin:/sbin"}
         self._daemon = Daemon(self._daemon_argv, log=self.root / "log", env=env)
         wait_until(self._socket.exists, what="tailscaled's socket")
-        run([*self._client, "up", *self._up, "--netfilter-mode=off", "--timeout=60s"], timeout=90)
+        run([*self._client, "up", *self._up, "--timeout=60s"], timeout=90)
 
     def close(self) -> None:
         """Log out, and end."""
