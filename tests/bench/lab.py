@@ -45,8 +45,9 @@ class Lab:
 
     @contextlib.contextmanager
     def host(self, name: str, **config: Any) -> Iterator[Host]:
-        """A machine that runs pods; ``config`` is for our plugin's conflist entry."""
+        """A machine that runs pods, with a default route as any has; ``config`` is for our plugin's conflist entry."""
         with Host(self.wire, self.control, self.root / name, **config) as host:
+            host.netns.run("ip", "route", "add", "default", "dev", "eth0")
             yield host
 
     @contextlib.contextmanager

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"net"
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"tailscale.com/net/netmon"
 )
 
@@ -19,20 +22,98 @@ var ignoredByDefault = []string{
 // that starts would otherwise cost each of its neighbours a link change.
 //
 // The list is not cached: tailscale looks after each change, a second apart at least, and not again without another one, so
-// that an old answer would hide a change of address.
+// that an old answer would hide a change of address. But it is cheap: each pod that starts or stops makes every node of the host look.
 func watchInterfaces(ignore []string) {
 	netmon.RegisterInterfaceGetter(func() ([]netmon.Interface, error) {
-		all, err := net.Interfaces()
+		all, err := interfaces()
 		if err != nil {
 			return nil, err
 		}
 		kept := relevant(all, ignore, defaultRoutes())
-		list := make([]netmon.Interface, len(kept))
+		list := make([]netmon.Interface, 0, len(kept))
 		for i := range kept {
-			list[i].Interface = &kept[i]
+			if describe(&kept[i]) == nil { // or it is gone by now
+				list = append(list, netmon.Interface{Interface: &kept[i]})
+			}
 		}
 		return list, nil
 	})
+}
+
+// interfaces returns the names of all interfaces of our network namespace, and whether they are loopback; describe knows the rest. net.Interfaces
+// would have the kernel say all that it knows of each, 2 kB, where a host has one per pod.
+func interfaces() ([]net.Interface, error) {
+	var all []net.Interface
+	err := forLines("/proc/net/dev", func(line []byte) {
+		if name, _, found := bytes.Cut(line, []byte(":")); found {
+			i := net.Interface{Name: string(bytes.TrimSpace(name))}
+			if i.Name == "lo" {
+				i.Flags = net.FlagLoopback
+			}
+			all = append(all, i)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+var interfaceFlags = map[uint16]net.Flags{
+	unix.IFF_UP:          net.FlagUp,
+	unix.IFF_RUNNING:     net.FlagRunning,
+	unix.IFF_BROADCAST:   net.FlagBroadcast,
+	unix.IFF_LOOPBACK:    net.FlagLoopback,
+	unix.IFF_POINTOPOINT: net.FlagPointToPoint,
+	unix.IFF_MULTICAST:   net.FlagMulticast,
+}
+
+// describe fills in what tailscale looks at: index, MTU and flags, by netdevice(7).
+func describe(i *net.Interface) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	request, err := unix.NewIfreq(i.Name)
+	if err != nil {
+		return err
+	}
+	for number, take := range map[uint]func(){
+		unix.SIOCGIFINDEX: func() { i.Index = int(request.Uint32()) },
+		unix.SIOCGIFMTU:   func() { i.MTU = int(request.Uint32()) },
+		unix.SIOCGIFFLAGS: func() { i.Flags = flags(request.Uint16()) },
+	} {
+		if err := unix.IoctlIfreq(fd, number, request); err != nil {
+			return err
+		}
+		take()
+	}
+	return nil
+}
+
+func flags(kernels uint16) net.Flags {
+	var all net.Flags
+	for its, flag := range interfaceFlags {
+		if kernels&its != 0 {
+			all |= flag
+		}
+	}
+	return all
+}
+
+// forLines reads a file of procfs, whose lines are short.
+func forLines(path string, do func(line []byte)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		do(lines.Bytes())
+	}
+	return lines.Err()
 }
 
 // relevant leaves out interfaces by prefix, except those with a default route: in k3d and kind eth0 is a veth. If nothing
@@ -62,22 +143,25 @@ func hasPrefix(name string, prefixes []string) bool {
 	return false
 }
 
-// defaultRoutes returns the interfaces of the main table's default routes, IPv4 and IPv6.
+// defaultRoutes returns the interfaces of the main table's default routes, IPv4 and IPv6. A file may be absent: the kernel may have no
+// IPv4, or no IPv6.
 func defaultRoutes() map[string]bool {
 	names := map[string]bool{}
-	v4, _ := os.ReadFile("/proc/net/route") // absent where the kernel has no IPv4 or no procfs
-	for line := range strings.Lines(string(v4)) {
+	forLines("/proc/net/route", func(line []byte) {
 		// Iface Destination Gateway Flags RefCnt Use Metric Mask …
-		if f := strings.Fields(line); len(f) > 7 && f[1] == "00000000" && f[7] == "00000000" {
-			names[f[0]] = true
+		if f := bytes.Fields(line); len(f) > 7 && string(f[1]) == "00000000" && string(f[7]) == "00000000" {
+			names[string(f[0])] = true
 		}
-	}
-	v6, _ := os.ReadFile("/proc/net/ipv6_route")
-	for line := range strings.Lines(string(v6)) {
+	})
+	everywhere := []byte(strings.Repeat("0", 32) + " 00 ")
+	forLines("/proc/net/ipv6_route", func(line []byte) {
+		if !bytes.HasPrefix(line, everywhere) { // most lines, several per pod
+			return
+		}
 		// destination prefix-length source source-length next-hop metric refcnt use flags Iface
-		if f := strings.Fields(line); len(f) > 9 && f[1] == "00" && f[3] == "00" && f[9] != "lo" {
-			names[f[9]] = true
+		if f := bytes.Fields(line); len(f) > 9 && string(f[3]) == "00" && string(f[9]) != "lo" {
+			names[string(f[9])] = true
 		}
-	}
+	})
 	return names
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,34 @@ import (
 )
 
 // Interfaces that come and go with pods are left out, but one with a default route never is, and the list is never empty.
+// What we say of an interface is what Go's own, dearer, way says of it.
+func TestInterfaces(t *testing.T) {
+	want, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	byName := map[string]net.Interface{}
+	for _, i := range got {
+		if err := describe(&i); err != nil {
+			t.Fatalf("%s: %v", i.Name, err)
+		}
+		byName[i.Name] = i
+	}
+	for _, i := range want {
+		i.HardwareAddr = nil
+		if !reflect.DeepEqual(byName[i.Name], i) {
+			t.Errorf("got %+v, want %+v", byName[i.Name], i)
+		}
+	}
+	if len(byName) != len(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 func TestRelevantInterfaces(t *testing.T) {
 	for _, test := range []struct {
 		name     string
