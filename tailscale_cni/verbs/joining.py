@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from ..policy import PodIntent
     from ..worker.localapi import Node
 
-POLL_SECONDS = 0.015
+RETRY_SECONDS = 0.05
+"""Before a worker that does not answer is asked again: its supervisor takes a tenth of a second to start another."""
+
+LAST_WORD_SECONDS = 0.5
+"""For a worker that has no address, to say why."""
 
 NO_KEY = b"start\n"
 """The start line of a node that has been registered, or is to try."""
@@ -280,7 +284,7 @@ def connect(attachment: Attachment, seconds: float, deadline: float) -> None:
     At ``deadline`` (CLOCK_MONOTONIC), which is ``seconds`` after the call began, the pod starts without: the supervisor configures the
     address when it comes. Raises DeletedMeanwhile, and NotConnected for a pod that must not start off the tailnet.
     """
-    node = _await_running(attachment, deadline)
+    node = _await_address(attachment, deadline)
     if node and node.addressed:
         synchronise(attachment, node)
     elif attachment.required:
@@ -289,21 +293,23 @@ def connect(attachment: Attachment, seconds: float, deadline: float) -> None:
         raise errors.NotConnected(pod=attachment.who, seconds=seconds, state=state, advice=advice)
 
 
-def _await_running(attachment: Attachment, deadline: float) -> Node | None:
+def _await_address(attachment: Attachment, deadline: float) -> Node | None:
+    """The node, if it answers, with its address if it has got that by the deadline."""
     from ..worker.localapi import LocalApi  # while the node registers
 
-    node = None
-    while time.monotonic() < deadline:
+    while (left := deadline - time.monotonic()) > 0:
         try:
-            api = LocalApi.of(attachment, max(0.1, deadline - time.monotonic()))
-            node = api.node(peers=attachment.routes_per_peer)
+            LocalApi.of(attachment, left).await_address()
+            node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
             if node.addressed:
                 return node
-        except errors.LocalApiFailed:
+        except errors.LocalApiFailed:  # it is being started again
             _still_wanted(attachment)
-        time.sleep(POLL_SECONDS)
+        time.sleep(RETRY_SECONDS)
     _still_wanted(attachment)
-    return node
+    with contextlib.suppress(errors.LocalApiFailed):
+        return LocalApi.of(attachment, LAST_WORD_SECONDS).node(peers=attachment.routes_per_peer)
+    return None
 
 
 def _still_wanted(attachment: Attachment) -> None:

@@ -7,6 +7,7 @@ long as a node takes to register.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import socket
@@ -18,10 +19,20 @@ from ..tailnet import Address, is_tailnet
 from ..untrusted import as_dict, as_list, as_text, as_texts, as_word
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..state.attachments import Attachment
 
 LARGEST_ANSWER = 16 * 2**20
+LARGEST_LINE = 2**20
 HOST = "local-tailscaled.sock"
+
+INITIAL_STATE = 2
+"""``NotifyInitialState``: the bus begins with the state that the node is in (tailscale.com/ipn)."""
+
+ADDRESSED = (5, 6)
+"""The numbers of Starting and Running: the control plane has given the node its address. It has not looked for its relay yet, which nobody
+need wait for."""
 
 
 class Node(NamedTuple):
@@ -47,7 +58,7 @@ class Node(NamedTuple):
 
     @property
     def addressed(self) -> bool:
-        """Whether the control plane has given it its address. It has not looked for its relay yet, which nobody need wait for."""
+        """Whether the control plane has given it its address."""
         return self.state in ("Starting", "Running") and bool(self.addresses)
 
     @property
@@ -88,17 +99,23 @@ class LocalApi:
             raise self._failed("its answer is not an object")
         return answer
 
+    def await_address(self) -> None:
+        """Return once the node has its address, by its own word; it may begin to listen meanwhile.
+
+        Asking again and again would cost both of us more than all the rest, where many pods start at once.
+        """
+        with self._asked("GET", f"/localapi/v0/watch-ipn-bus?mask={INITIAL_STATE}") as connection:
+            for line in _lines(connection, time.monotonic() + self.seconds):
+                try:
+                    if line.startswith(b"{") and as_dict(json.loads(line)).get("State") in ADDRESSED:
+                        return
+                except (ValueError, RecursionError):
+                    break
+        raise self._failed("it does not say what becomes of it")
+
     def _call(self, method: str, target: str) -> bytes:
-        """Ask in HTTP/1.0: the answer is neither in chunks nor followed by another, and ends with the connection."""
-        request = f"{method} {target} HTTP/1.0\r\nHost: {HOST}\r\nContent-Length: 0\r\n\r\n"
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-                connection.settimeout(self.seconds)
-                connection.connect(self.path)
-                connection.sendall(request.encode())
-                answer = _until_the_end(connection, time.monotonic() + self.seconds)
-        except OSError as e:
-            raise self._failed(errors.show(str(e) or type(e).__name__)) from None
+        with self._asked(method, target) as connection:
+            answer = b"".join(_parts(connection, time.monotonic() + self.seconds))
         head, end, body = answer.partition(b"\r\n\r\n")
         status = head[len("HTTP/1.1 ") :][:3]
         if not (end and head.startswith(b"HTTP/1.") and status.isdigit()) or b"chunked" in head.lower():
@@ -107,22 +124,46 @@ class LocalApi:
             raise self._failed(f"{int(status)}: {errors.show(body.decode(errors='replace'))}")
         return body
 
+    @contextlib.contextmanager
+    def _asked(self, method: str, target: str) -> Iterator[socket.socket]:
+        """Ask in HTTP/1.0: the answer is neither in chunks nor followed by another, and ends with the connection."""
+        request = f"{method} {target} HTTP/1.0\r\nHost: {HOST}\r\nContent-Length: 0\r\n\r\n"
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+                connection.settimeout(self.seconds)
+                connection.connect(self.path)
+                connection.sendall(request.encode())
+                yield connection
+        except OSError as e:
+            raise self._failed(errors.show(str(e) or type(e).__name__)) from None
+
     def _failed(self, reason: str) -> errors.LocalApiFailed:
         return errors.LocalApiFailed(reason=reason, log=self.log)
 
 
-def _until_the_end(connection: socket.socket, deadline: float) -> bytes:
+def _parts(connection: socket.socket, deadline: float) -> Iterator[bytes]:
     """One answer, however slowly it comes, but no later, and no larger than it may be. Raises OSError."""
-    answer = bytearray()
+    size = 0
     while (left := deadline - time.monotonic()) > 0:
         connection.settimeout(left)
-        heard = connection.recv(1 << 16)
-        if not heard:
-            return bytes(answer)
-        answer += heard
-        if len(answer) > LARGEST_ANSWER:
+        part = connection.recv(1 << 16)
+        if not part:
+            return
+        size += len(part)
+        if size > LARGEST_ANSWER:
             raise OSError(f"its answer is larger than {LARGEST_ANSWER} bytes")
+        yield part
     raise TimeoutError("timed out")
+
+
+def _lines(connection: socket.socket, deadline: float) -> Iterator[bytes]:
+    """The whole lines of one answer, as they come. Raises OSError."""
+    rest = b""
+    for part in _parts(connection, deadline):
+        *lines, rest = (rest + part).split(b"\n")
+        yield from lines
+        if len(rest) > LARGEST_LINE:
+            raise OSError(f"a line of its answer is longer than {LARGEST_LINE} bytes")
 
 
 def _node(status: dict[str, Any], asked: int) -> Node:

@@ -41,7 +41,7 @@ def measure(lab: Lab) -> list[Row]:
 def enrol(host: Host) -> float:
     """Seconds of our ADD. The pod goes again, and did have its address."""
     sandbox, seconds = add(host)
-    if not host.running(sandbox):
+    if not host.addressed(sandbox):
         raise TimeoutError(f"{sandbox.pod.name} has started without its tailnet address")
     host.runtime.delete(sandbox)
     sandbox.netns.close()

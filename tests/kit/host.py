@@ -134,12 +134,14 @@ class Host(Actor):
         status: dict[str, Any] = json.loads(done.stdout or b"{}")
         return status
 
+    def addressed(self, sandbox: Sandbox) -> bool:
+        """Whether a pod's node has its addresses on ``ts0``: what ADD waits for."""
+        addresses = set(self.node(sandbox).get("TailscaleIPs") or ())
+        return bool(addresses) and addresses <= set(sandbox.interface("ts0").addresses)
+
     def running(self, sandbox: Sandbox) -> bool:
-        """Whether a pod's node is Running and has its addresses on ``ts0``."""
-        node = self.node(sandbox)
-        if node.get("BackendState") != "Running":
-            return False
-        return set(node["TailscaleIPs"]) <= set(sandbox.interface("ts0").addresses)
+        """Whether it is Running as well: it has found its relay, and hears of others."""
+        return self.node(sandbox).get("BackendState") == "Running" and self.addressed(sandbox)
 
     def addresses(self, sandbox: Sandbox) -> list[str]:
         """A pod's tailnet addresses, waited for, IPv4 first."""

@@ -52,7 +52,7 @@ def test_an_add_imports_nothing_heavy(host: Host, python: Path, *, configured: b
         env=host.runtime.environ("ADD", sandbox),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert host.running(sandbox)
+    assert host.addressed(sandbox)
     modules = set(done.stderr.decode().partition("modules: ")[2].split())
     assert "tailscale_cni.verbs.add" in modules
     assert modules & HEAVY == ({"yaml"} if configured else set())

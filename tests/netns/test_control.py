@@ -152,7 +152,7 @@ def test_a_pod_that_requires_the_tailnet_fails_without_a_key(
     assert control.url in error.value.msg
 
     wait_until(lambda: _adds(host, pod, previous), 15, what="an ADD that succeeds")
-    assert host.running(pod)
+    assert host.addressed(pod)
 
 
 def _adds(host: Host, pod: Sandbox, previous: dict[str, Any]) -> bool:

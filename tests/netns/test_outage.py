@@ -47,7 +47,7 @@ def test_a_pod_that_requires_the_tailnet_waits_for_it(host: Host, control: Contr
         assert "must not start off the tailnet" in error.value.msg
     host.configure(readyTimeout="20s")
     host.runtime.chained("ADD", pod, prevResult=previous)
-    assert host.running(pod)
+    assert host.addressed(pod)
 
 
 @pytest.mark.parametrize("spoilt", ["used", "expired", "unknown"])

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,10 @@ def _chunks(length: int, pieces: int) -> Iterator[bytes]:
         yield b"x" * 2**20
 
 
+HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"
+
+
+@pytest.mark.parametrize("ask", [localapi.LocalApi.logout, localapi.LocalApi.await_address])
 @pytest.mark.parametrize(
     "answer",
     [
@@ -71,16 +76,41 @@ def _chunks(length: int, pieces: int) -> Iterator[bytes]:
         pytest.param([b"HTTP/1.1 403 Forbidden\r\n\r\n"], id="no"),
         pytest.param([b"HTTP/1.1 200 OK\r\nContent-Le"], id="half of a head"),
         pytest.param([b"HTTP/1.1 2OO OK\r\n\r\n"], id="no number"),
-        pytest.param(_slowly(), id="a byte now and then"),
-        pytest.param(_chunks(-5, 0), id="a chunk of a negative length"),
-        pytest.param(_chunks(-1, 64), id="a chunk without an end"),
-        pytest.param(_chunks(10**9, 64), id="more than it may"),
+        pytest.param(_slowly, id="a byte now and then"),
+        pytest.param(lambda: _chunks(-1, 64), id="a chunk without an end"),
+        pytest.param(lambda: _chunks(-5, 0), id="a chunk of a negative length"),
+        pytest.param(lambda: _chunks(10**9, 64), id="more than it may"),
     ],
 )
-def test_whatever_a_node_answers_is_one_error_in_time(serve: Serve, answer: Answer) -> None:
+def test_whatever_a_node_answers_is_one_error_in_time(
+    serve: Serve, answer: Answer | Callable[[], Answer], ask: Callable[[localapi.LocalApi], None]
+) -> None:
     """No answer, however long or slow or wrong, is another error than LocalApiFailed, or keeps a call for ever."""
     with pytest.raises(errors.LocalApiFailed):
-        serve(answer).logout()
+        ask(serve(answer() if callable(answer) else answer))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param([b'{"State":true}'], id="no number"),
+        pytest.param([b'{"State":2}', b'{"State":3}'], id="no address yet"),
+        pytest.param([b'{"State":5'], id="half a word"),
+        pytest.param([b"[" * 100_000], id="deeper than one can look"),
+        pytest.param([b"5", b'"State"', b"null"], id="no objects"),
+    ],
+)
+def test_a_node_that_does_not_say_that_it_has_an_address_has_none(serve: Serve, words: list[bytes]) -> None:
+    """Whatever it says instead, the end is an error."""
+    with pytest.raises(errors.LocalApiFailed):
+        serve([HEAD, b"\n".join(words)]).await_address()
+
+
+@pytest.mark.parametrize("state", [5, 6])
+def test_a_node_says_when_it_has_its_address(serve: Serve, state: int) -> None:
+    """However the words of the bus come in; what comes after is not waited for."""
+    bus = HEAD + b'{"State":0}\n{"Prefs":{}}\n{"State":%d}\n' % state
+    serve(chain((bus[n : n + 1] for n in range(len(bus))), _slowly())).await_address()
 
 
 def test_no_more_is_taken_in_than_an_answer_may_have(serve: Serve) -> None:
