@@ -352,6 +352,12 @@ SETTINGS = (
         "How long a new pod may still take over the name of one that ends, as in a rolling update.",
     ),
     Setting(
+        "onDeleted",
+        _one_of("register", "stop"),
+        "register",
+        "What a node does that is deleted from the tailnet while its pod runs: register anew, or stop.",
+    ),
+    Setting(
         "authKeyTTL",
         _duration(1, 90 * UNITS["d"]),
         600.0,
@@ -456,6 +462,7 @@ class Config(NamedTuple):
     cluster_name: str
     ephemeral: bool
     handover_window: float
+    on_deleted: str
     auth_key_ttl: float
     underlay: str
     ready_timeout: float

@@ -272,6 +272,13 @@ class AlreadyNode(Error):
     hint = "A pod has one tailnet interface: chain tailscale-cni into one of its networks only."
 
 
+class NodeDeleted(Error):
+    """{pod}: its node was deleted from the tailnet, and is not registered anew (onDeleted is stop)"""
+
+    code = 118
+    hint = "Delete the pod: the one that takes its place is a new node. With onDeleted: register, a node comes back by itself."
+
+
 class UnreadableState(Error):
     """{path} cannot be read as state of this plugin: {reason}"""
 

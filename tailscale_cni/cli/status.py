@@ -40,6 +40,8 @@ class Row:
     port: int
     id: str
     log: str
+    note: str = ""
+    """What a person should know and do, in a sentence or two; mostly nothing."""
 
     @classmethod
     def of(cls, attachment: Attachment) -> Row:
@@ -57,6 +59,10 @@ class Row:
                 (),
                 "",
             )
+        note = ""
+        if launch.is_deleted(attachment):
+            state, deleted = "Deleted", errors.NodeDeleted(pod=attachment.who)
+            note = f"{deleted}. {deleted.advice}"
         path = "direct" if "direct" in paths else "relay" if paths else "idle"
         never = handshake.startswith("0001") or not handshake
         return cls(
@@ -71,6 +77,7 @@ class Row:
             port=attachment.port,
             id=attachment.id,
             log=attachment.log,
+            note=note,
         )
 
     def cells(self) -> tuple[str, ...]:
@@ -111,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(
             table([HEADERS, *(row.cells() for row in rows)]) if rows else "No pod of this host is a node.\n"
         )
+    sys.stderr.writelines(f"{row.note}\n" for row in rows if row.note)
     return int(any(row.state != "Running" for row in rows))
 
 

@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
+    if launch.is_deleted(attachment):
+        return GONE
     with recorded_netns(attachment) as found:
         netns = None if found is None else os.dup(found)
     if netns is None:
@@ -67,7 +69,7 @@ def _first_line(attachment: Attachment) -> bytes:
     try:
         return launch.offered(attachment) or joining.line_at_hand(attachment)
     except errors.NoAuthKey as e:
-        sys.stderr.write(f"{e}. {e.advice}\n")
+        _complain(e)
         return joining.NO_KEY
 
 
@@ -88,14 +90,22 @@ def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
 
 
 def _rekey(attachment: Attachment, arguments: argparse.Namespace) -> int:
+    if arguments.deleted and leaving.stays_deleted(attachment):
+        _complain(errors.NodeDeleted(pod=attachment.who))
+        return GONE
     word = "new-key" if arguments.deleted else "key"
     try:
         key = keys.mint_in_turn(attachment)
     except errors.ControlUnavailable as e:
-        sys.stderr.write(f"{e}. {e.advice}\n")
+        _complain(e)
         return AGAIN if e.again <= SOON else 1
     sys.stdout.buffer.write(f"{word} {key.reveal()}\n".encode())
     return 0
+
+
+def _complain(e: errors.Error) -> None:
+    """To the node's log."""
+    sys.stderr.write(f"{e}. {e.advice}\n")
 
 
 def _log_out(attachment: Attachment, _: argparse.Namespace) -> int:

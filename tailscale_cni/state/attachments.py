@@ -62,6 +62,8 @@ class Attachment(NamedTuple):
     tags: tuple[str, ...] = ()
     ephemeral: bool = True
     required: bool = False
+    on_deleted: str = "register"
+    """What becomes of a node that is deleted from the tailnet: register or stop."""
     control_url: str = ""
     minter: str = "static"
     """Who makes its auth keys: static, tailscale or headscale."""

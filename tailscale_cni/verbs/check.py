@@ -38,6 +38,9 @@ def run(request: Request) -> None:
 
 
 def _findings(attachment: Attachment) -> list[str]:
+    if launch.is_deleted(attachment):
+        deleted = errors.NodeDeleted(pod=attachment.who)
+        return [f"{deleted}. {deleted.advice}"]
     if not launch.supervised(attachment):
         return ["the node's supervisor does not run"]
     if not (launch.was_running(attachment) and launch.configured(attachment)):

@@ -41,8 +41,8 @@ def note(attachment: Attachment, node: Node) -> None:
             now.save(attachment.state_dir)
 
 
-def logged_out(attachment: Attachment) -> None:
-    """The node has said itself that it is no more."""
+def forgotten(attachment: Attachment) -> None:
+    """The control plane knows that the node is no more: nobody has to tell it."""
     files.remove(_note(attachment))
 
 

@@ -46,7 +46,7 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
     """Record the attachment, make its interface and start its processes. The same attachment again changes nothing.
 
     A container ID that comes back with another pod or another namespace is another pod: the old one is
-    removed first, and logged out, so that its name is free.
+    removed first, and logged out, so that its name is free. Raises NodeDeleted for a node that is not to come back.
     """
     store = Attachments(config.state_dir)
     former = store.get(request.network, request.container_id, request.ifname)
@@ -59,6 +59,8 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
         if attachment and not (_is_complete(attachment) and _is_same_pod(attachment, request, netns)):
             unmake(store, attachment)
             attachment = None
+        if attachment and launch.is_deleted(attachment):
+            raise errors.NodeDeleted(pod=attachment.who)
         if attachment is None:
             _refuse_a_second(store, request)
             attachment = _record(store, request, config, intent, netns)
@@ -144,6 +146,7 @@ def _record(
         tags=intent.tags,
         ephemeral=intent.ephemeral,
         required=intent.required,
+        on_deleted=config.on_deleted,
         control_url=config.control_url,
         **keys.choice(config),
         underlay=config.underlay,
@@ -198,7 +201,7 @@ def restart(attachment: Attachment, netns: int, line: bytes = NO_KEY) -> None:
     succession.settle(attachment)
     with store.locked(attachment.container_id):
         current = store.current(attachment)
-        if current and not launch.supervised(current):
+        if current and not (launch.is_deleted(current) or launch.supervised(current)):
             _start(store, succession.shed(store, current), netns, line)
 
 

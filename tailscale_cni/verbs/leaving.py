@@ -54,7 +54,25 @@ def log_out(attachment: Attachment) -> None:
             from ..worker.localapi import LocalApi
 
             LocalApi.of(attachment, LOGOUT_SECONDS).logout()
-            devices.logged_out(attachment)
+            devices.forgotten(attachment)
+
+
+def stays_deleted(attachment: Attachment) -> bool:
+    """Whether a node that the control plane has forgotten is to be none from now on; then its keys, which are worth nothing, are gone.
+
+    One that was forgotten before its pod began is another matter: its pod is one that comes later, and registers a new node.
+    """
+    store = Attachments(attachment.state_dir)
+    with store.locked(attachment.container_id):
+        current = store.current(attachment)
+        if current is None or current.on_deleted != "stop":
+            return False
+        if not (launch.was_online(current) and launch.is_as_recorded(current)):
+            return False
+        launch.note_deleted(current)
+        devices.forgotten(current)
+        files.remove_tree(current.identity_dir)
+    return True
 
 
 def unmake(store: Attachments, attachment: Attachment) -> None:

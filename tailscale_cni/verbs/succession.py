@@ -91,6 +91,8 @@ def _is_better(attachment: Attachment, number: int, than: int) -> bool:
 
 def _may_move(attachment: Attachment) -> bool:
     age = (now() - attachment.since) / SECOND
+    if launch.is_deleted(attachment):
+        return False
     return attachment.boot_id == linux.boot_id() and age < attachment.handover_window
 
 

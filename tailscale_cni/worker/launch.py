@@ -35,6 +35,9 @@ IGNORED_INTERFACES = (
 OFFER = "start"
 """The named pipe, in ``runDir/<id>``, that a unit's start line waits in."""
 
+DELETED = "deleted"
+"""The note, beside it, of a node that is not to come back."""
+
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -108,6 +111,21 @@ def was_running(attachment: Attachment) -> bool:
     return os.path.exists(f"{attachment.worker_dir}/was-running")
 
 
+def was_online(attachment: Attachment) -> bool:
+    """Whether the control plane has known the node since this attachment is that one, by its supervisor's word."""
+    return os.path.exists(f"{attachment.worker_dir}/was-online")
+
+
+def note_deleted(attachment: Attachment) -> None:
+    """The node was deleted from the tailnet, and is not to come back as long as its pod is there."""
+    files.write_volatile(f"{attachment.worker_dir}/{DELETED}", b"")
+
+
+def is_deleted(attachment: Attachment) -> bool:
+    """Whether that was noted."""
+    return os.path.exists(f"{attachment.worker_dir}/{DELETED}")
+
+
 def was_started(attachment: Attachment) -> bool:
     """Whether an ADD has come so far, in this boot: until then it may be waiting for a key, and nobody else is to start the node."""
     return os.path.isdir(attachment.worker_dir)
@@ -145,7 +163,7 @@ def is_as_recorded(attachment: Attachment) -> bool:
 
 def forget_notes(attachment: Attachment) -> None:
     """The node is about to be another one: nothing is configured for that, and it has not been Running."""
-    for note in ("was-running", "configured"):
+    for note in ("was-running", "was-online", "configured"):
         files.remove(f"{attachment.worker_dir}/{note}")
 
 

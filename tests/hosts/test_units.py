@@ -8,7 +8,7 @@ from tests.kit.runtime import Pod
 from tests.kit.wait import wait_until
 
 from .machine import CGROUPS, SystemdHost
-from .podhost import KEY, RUN, STATE, PodHost
+from .podhost import CONFIG, KEY, RUN, STATE, PodHost
 
 
 def machine(podhost: PodHost) -> SystemdHost:
@@ -133,6 +133,26 @@ def test_a_unit_without_an_attachment_ends_for_good(systemd: PodHost) -> None:
     assert not systemd.host.run("systemctl", "--failed", "--plain", "--no-legend")
     assert "Scheduled restart job, restart counter is at 1." in machine(systemd).journal(unit)
     assert "restart counter is at 2" not in machine(systemd).journal(unit)
+
+
+def test_a_node_that_was_deleted_is_a_unit_that_ends_for_good(systemd: PodHost) -> None:
+    """With ``onDeleted: stop`` it is not started again, not failed, not there; DEL removes the rest."""
+    settings = systemd.host.file(f"{CONFIG}/config.yaml").content_string
+    systemd.host.write(f"{CONFIG}/config.yaml", f"{settings}onDeleted: stop\n")
+    web = systemd.start(Pod.enrolled("web"))
+    row, unit = systemd.running(web), systemd.unit(web)
+    note = f"{RUN}/{row['id']}/was-online"
+    wait_until(lambda: systemd.host.file(note).exists, what="the control plane's word")
+    node = systemd.node(row)
+    assert node
+    systemd.control.delete_node(node["id"])
+    wait_until(lambda: not machine(systemd).units(unit), what="the end of the unit")
+    assert not systemd.of_the_product()
+    assert not systemd.host.run("systemctl", "--failed", "--plain", "--no-legend")
+    assert "Scheduled restart job" not in machine(systemd).journal(unit)
+    assert systemd.status()["web"]["state"] == "Deleted"
+    systemd.call("DEL", web)
+    assert not systemd.leftovers()
 
 
 def test_an_admin_who_stops_a_unit_is_obeyed(systemd: PodHost) -> None:

@@ -158,6 +158,7 @@ EXAMPLES: dict[str, Any] = {
     "clusterName": "home",
     "ephemeral": False,
     "handoverWindow": "5m",
+    "onDeleted": "stop",
     "authKeyTTL": "1d",
     "underlay": "pod",
     "readyTimeout": "500ms",

@@ -204,6 +204,23 @@ func TestSupervisorAsksAgain(t *testing.T) {
 	}
 }
 
+// A node that is to be none any more (rekey exits with 3) ends for good, and nothing is asked again.
+func TestSupervisorObeysTheEnd(t *testing.T) {
+	t.Parallel()
+	p := newPit(t)
+	p.write("failures", "3\n")
+	p.script("exit 11", "stay")
+	if status := p.begin("start").Wait(); status != 3 {
+		t.Errorf("exit status %d, want 3", status)
+	}
+	if asked := strings.TrimSpace(p.read("asked")); asked != "worker rekey --state-dir /nowhere --deleted 0123456789ab" {
+		t.Errorf("asked %q", asked)
+	}
+	if left := processesIn(t, p.state); left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+}
+
 // A worker that is killed is started again, and again, by the same supervisor.
 func TestSupervisorSurvivesKills(t *testing.T) {
 	t.Parallel()

@@ -455,6 +455,13 @@ func TestNodeIsDeleted(t *testing.T) {
 	}
 }
 
+// A node says online when the control plane has shown that it knows it.
+func TestNodeIsKnown(t *testing.T) {
+	host, control, key := tailnet(t)
+	r := newRig(t, host, control, "web").begin(key).running()
+	WaitUntil(t, "the worker says that it is known", func() bool { return r.Out.Has("online\n") })
+}
+
 // A node whose key expired ends with 10, and is the same node after it has registered with another auth key.
 func TestNodeKeyExpires(t *testing.T) {
 	host, control, key := tailnet(t)

@@ -31,7 +31,7 @@ const (
 // Our own: both are final for a unit.
 const (
 	exitDone = 0
-	exitGone = 3 // the attachment is gone: there is nothing to run
+	exitGone = 3 // there is nothing to run: the attachment is gone, or its node is to be none any more. Python's tasks say it with the same
 )
 
 const (

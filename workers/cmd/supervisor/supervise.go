@@ -37,6 +37,7 @@ type supervisor struct {
 	syncs  chan int64       // when a worker's word was heard; at most one is pending
 	woken  atomic.Bool      // somebody has woken us: Python is asked, whatever it has configured
 	moved  chan struct{}    // Python wants the node to be another one
+	over   chan struct{}    // Python wants it to be none any more
 	narrow chan *os.Process // workers whose sockets have small buffers; at most one is pending
 
 	life    context.Context // what Python is asked within
@@ -49,7 +50,7 @@ type supervisor struct {
 
 func newSupervisor(s spec) *supervisor {
 	log := &logger{path: s.logFile}
-	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1), moved: make(chan struct{}, 1), narrow: make(chan *os.Process, 1)}
+	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1), moved: make(chan struct{}, 1), over: make(chan struct{}, 1), narrow: make(chan *os.Process, 1)}
 	v.crash, v.key = backoff{delays: crashDelays}, backoff{delays: keyDelays}
 	v.life, v.endLife = context.WithCancel(context.Background())
 	v.ask = v.askPython
@@ -95,6 +96,8 @@ func (v *supervisor) run(line string) int {
 		case <-v.moved:
 			v.worker.end(endPatience)
 			return v.become("run")
+		case <-v.over:
+			return exitGone
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				v.woken.Store(true)
@@ -144,7 +147,8 @@ func (v *supervisor) next(status int, started chan<- string) (done bool, exit in
 }
 
 // later gives a start line to the loop after a delay, and does not give up before it has one. A control plane that was away is asked
-// soon: a node is back on the tailnet within seconds of it. What a person has to mend is looked at ever less often.
+// soon: a node is back on the tailnet within seconds of it. What a person has to mend is looked at ever less often. A node that is to be
+// none any more gets no line, and we end.
 func (v *supervisor) later(delay time.Duration, started chan<- string, line func() (string, error)) {
 	mended, soon := backoff{delays: keyDelays}, backoff{delays: soonDelays}
 	go func() {
@@ -155,10 +159,13 @@ func (v *supervisor) later(delay time.Duration, started chan<- string, line func
 				started <- text
 				return
 			}
-			v.log.printf("no start line: %v", err)
-			if exitStatus(err) == askAgain {
+			switch v.log.printf("no start line: %v", err); exitStatus(err) {
+			case exitGone:
+				v.over <- struct{}{}
+				return
+			case askAgain:
 				delay = jittered(soon.next())
-			} else {
+			default:
 				delay = jittered(mended.next())
 			}
 		}
@@ -179,9 +186,16 @@ func (v *supervisor) hear(word string) {
 		}
 	case "running":
 		v.key.reset()
-		if err := os.WriteFile(filepath.Join(v.notes, "was-running"), nil, 0o600); err != nil {
-			v.log.printf("%v", err)
-		}
+		v.note("was-running")
+	case "online":
+		v.note("was-online")
+	}
+}
+
+// note leaves word for Python that something has happened.
+func (v *supervisor) note(what string) {
+	if err := os.WriteFile(filepath.Join(v.notes, what), nil, 0o600); err != nil {
+		v.log.printf("%v", err)
 	}
 }
 

@@ -31,6 +31,8 @@ const (
 	netmapCache = "profile-data"
 	probePeriod = 30 * time.Second // between two questions whether the control plane still knows us
 	drainTime   = time.Second
+	firstLook   = 100 * time.Millisecond // whether the control plane knows us, which says so at once if it is there
+	longestLook = 30 * time.Second
 	holdTime    = time.Second // how long the pod's packets wait, at most, for paths to earlier peers
 	logoutRetry = time.Second
 )
@@ -417,11 +419,24 @@ func (n *node) takeState(s ipn.State) {
 	case s == ipn.Running && !n.running:
 		n.running, n.registered, n.hadKey = true, true, false
 		n.say.running()
+		go n.awaitControl()
 	case s == ipn.NeedsMachineAuth:
 		n.log.printf("waiting for an admin to approve this node")
 	case s == ipn.NeedsLogin && n.running && !n.suspect.Load() && !n.loggedOut() && !n.endsByLogout():
 		n.log.printf("the node's key has expired")
 		n.exit <- exitNeedsKey
+	}
+}
+
+// awaitControl says online as soon as the control plane has shown that it knows us: a node is Running with a map that it has kept, too.
+func (n *node) awaitControl() {
+	for pause := firstLook; ; pause = min(2*pause, longestLook) {
+		status, err := n.lc.StatusWithoutPeers(context.Background())
+		if err == nil && status.Self != nil && status.Self.Online {
+			n.say.online()
+			return
+		}
+		time.Sleep(pause)
 	}
 }
 

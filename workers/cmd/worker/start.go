@@ -59,5 +59,6 @@ func watchCommands(r *bufio.Reader, logout func()) {
 type messages struct{ w io.Writer }
 
 func (m messages) running() { fmt.Fprintln(m.w, "running") }
+func (m messages) online()  { fmt.Fprintln(m.w, "online") }
 func (m messages) sync()    { fmt.Fprintln(m.w, "sync") }
 func (m messages) sockets() { fmt.Fprintln(m.w, "sockets") }
