@@ -9,11 +9,13 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import errors
 from ..config import STATE_DIR
 from ..state.attachments import Attachment, Attachments
+from ..verbs import credentials
 from ..worker import launch
 from ..worker.localapi import LocalApi
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 API_VERSION = "tailscale-cni/v1"
 HEADERS = ("NAMESPACE", "POD", "NAME", "IP", "STATE", "TAGS", "PATH", "LAST-HANDSHAKE")
 ANSWER_SECONDS = 2.0
+
+CONTROL_SECONDS = 1.0
+"""How long a control plane has, meanwhile, to say when its credential ends."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +115,35 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a row per node."""
     wanted = [a for a in Attachments(arguments.state_dir).all() if arguments.namespace in (None, a.namespace)]
     with ThreadPoolExecutor(max_workers=32) as pool:
+        ask = partial(credentials.end, seconds=CONTROL_SECONDS)
+        asked = pool.map(ask, credentials.in_use(arguments.state_dir))
         rows = sorted(pool.map(Row.of, wanted), key=lambda row: (row.namespace, row.pod))
+        ends = list(asked)
     if arguments.output == "json":
-        document = {"apiVersion": API_VERSION, "kind": "NodeList", "items": [asdict(row) for row in rows]}
+        document = {
+            "apiVersion": API_VERSION,
+            "kind": "NodeList",
+            "items": [asdict(row) for row in rows],
+            "credentials": [_credential(end) for end in ends],
+        }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         sys.stdout.write(
             table([HEADERS, *(row.cells() for row in rows)]) if rows else "No pod of this host is a node.\n"
         )
     sys.stderr.writelines(f"{row.note}\n" for row in rows if row.note)
+    sys.stderr.writelines(f"{end.note}\n" for end in ends if end.urgent or end.expires)
     return int(any(row.state != "Running" for row in rows))
+
+
+def _credential(end: credentials.End) -> dict[str, object]:
+    return {
+        "file": end.credential.credential_file,
+        "url": end.credential.api_url,
+        "expires": end.expires or None,
+        "urgent": end.urgent,
+        "note": end.note,
+    }
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

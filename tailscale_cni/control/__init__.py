@@ -48,6 +48,16 @@ class Unavailable(Exception):
         self.reached, self.retry_after = reached, retry_after
 
 
+class Lifetime(NamedTuple):
+    """How long a credential lives: until ``ends``, in seconds since the epoch."""
+
+    ends: float
+    left: float
+    """Seconds from now, by the control plane's clock."""
+    advice: str
+    """How to make another one."""
+
+
 class Device(NamedTuple):
     """A node of the tailnet, as an API shows it; what it does not say is empty. Times are RFC 3339."""
 
@@ -78,6 +88,9 @@ class Minter(Protocol):
 
 class ControlPlane(Minter, Protocol):
     """A control plane with an API. Every method raises NoAuthKey (of its credential), Refused, Unavailable."""
+
+    def lifetime(self) -> Lifetime | None:
+        """How long the credential itself lives; None if it does not end."""
 
     def devices(self) -> tuple[Device, ...]:
         """All nodes of the tailnet."""

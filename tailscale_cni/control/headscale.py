@@ -6,12 +6,13 @@ expiration is answered with 200 and born expired.
 
 from __future__ import annotations
 
+import calendar
 import time
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..untrusted import as_dict, as_list, as_text, as_texts
-from . import AuthKey, Device, Refused, Unavailable, as_auth_key, credential
+from . import AuthKey, Device, Lifetime, Refused, Unavailable, as_auth_key, credential
 from .rest import Rest
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 WHAT = "an API key of Headscale"
 NEW_KEY = "'headscale apikeys create --expiration 90d' makes one."
+API_KEY = "hskey-api-"
 NOT_FOUND = 5
 """gRPC's code, in an error object."""
 
@@ -55,6 +57,17 @@ class Headscale:
             self._explain(answer, tags)
         document = as_dict(self._checked(answer).document)
         return as_auth_key(as_dict(document.get("preAuthKey")).get("key"))
+
+    def lifetime(self) -> Lifetime | None:
+        """The API key's, which is one of those that are listed, masked."""
+        shown = _shown(self._secret())
+        answer = self._done("GET", "/api/v1/apikey")
+        for row in map(as_dict, as_list(as_dict(answer.document).get("apiKeys"))):
+            ends = _moment(row.get("expiration"))
+            if as_text(row.get("prefix")) in shown and ends is not None:
+                now = time.time() if answer.date is None else answer.date
+                return Lifetime(ends, ends - now, f"{NEW_KEY} Write it to {self.api_key_file}.")
+        return None
 
     def devices(self) -> tuple[Device, ...]:
         """All nodes."""
@@ -114,9 +127,13 @@ class Headscale:
         return self._checked(self._call(method, path, body))
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
-        token = credential.read(self.api_key_file, WHAT, "headscaleAPIKeyFile")
-        check(token, self.api_key_file)
-        return self._rest.call(method, path, token=token, body=body)
+        return self._rest.call(method, path, token=self._secret(), body=body)
+
+    def _secret(self) -> str:
+        """Raises NoAuthKey."""
+        secret = credential.read(self.api_key_file, WHAT, "headscaleAPIKeyFile")
+        check(secret, self.api_key_file)
+        return secret
 
     def _checked(self, answer: Answer) -> Answer:
         """What was done, and answered in JSON. Raises Refused."""
@@ -154,6 +171,24 @@ def check(secret: str, where: str) -> None:
     if secret.startswith(("tskey-", "hskey-auth-")):
         advice = f"It must hold {WHAT}, not an auth key. {NEW_KEY}"
         raise errors.NoAuthKey(reason=f"{where} does not hold {WHAT}", advice=advice)
+
+
+def _shown(secret: str) -> tuple[str, ...]:
+    """How a list shows an API key (hscontrol/types/api_key.go): ``hskey-api-PREFIX-SECRET``, or before 0.28 ``PREFIX.SECRET``."""
+    if secret.startswith(API_KEY):
+        return (f"{secret[: len(API_KEY) + 12]}-***",)
+    prefix, dot, _ = secret.partition(".")
+    return (prefix, f"{prefix}***") if dot else ()
+
+
+def _moment(value: object) -> float | None:
+    """A protobuf timestamp as JSON has it, always in UTC, in seconds since the epoch."""
+    text = as_text(value)
+    try:
+        moment = calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None
+    return float(moment) if text.endswith("Z") else None
 
 
 def _is_missing(answer: Answer) -> bool:

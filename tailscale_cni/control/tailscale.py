@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..untrusted import as_dict, as_list, as_text, as_texts
-from . import AuthKey, Device, Refused, Unavailable, as_auth_key, credential
+from . import AuthKey, Device, Lifetime, Refused, Unavailable, as_auth_key, credential
 from .rest import Rest
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class Tailscale:
         if "tag" in answer.message:
             raise self._tags_refused(answer, tags)
         raise self._refused(answer, "auth_keys")
+
+    def lifetime(self) -> Lifetime | None:
+        """An OAuth client does not end until somebody revokes it."""
+        return None
 
     def devices(self) -> tuple[Device, ...]:
         """All nodes of the tailnet: the API gives them in one answer."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..control import AuthKey, ControlPlane
     from ..state.attachments import Attachment
     from ..state.outbox import Farewell
+    from .credentials import Credential
 
 SECONDS = 20.0
 """How long a control plane has to make a key, where no pod waits for it."""
@@ -53,7 +54,7 @@ def choice(host: Config) -> dict[str, Any]:
     return {"minter": "static", "credential_file": host.auth_key_file}
 
 
-def control_plane(attachment: Attachment | Farewell, seconds: float) -> ControlPlane | None:
+def control_plane(attachment: Attachment | Farewell | Credential, seconds: float) -> ControlPlane | None:
     """The API that a node, or its farewell, was recorded with, for calls that take ``seconds`` together.
 
     None with a static key, which has none.

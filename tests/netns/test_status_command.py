@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
+from tests.kit.planes import NewHost, headscale, oauth, write_secret
 from tests.kit.process import Failed
 from tests.kit.runtime import Pod
 
@@ -56,3 +58,46 @@ def test_status_of_a_host_without_nodes(host: Host) -> None:
     assert host.command("status", "--state-dir", str(host.state_dir)) == "No pod of this host is a node.\n"
     document = json.loads(host.command("status", "--state-dir", str(host.state_dir), "-o", "json"))
     assert document["items"] == []
+
+
+def _credentials(host: Host) -> tuple[list[dict[str, Any]], str]:
+    """What ``status`` says of credentials, as JSON and to a person."""
+    done = host.netns.attempt(host.runtime.plugin, "status", "--state-dir", str(host.state_dir), "-o", "json")
+    found: list[dict[str, Any]] = json.loads(done.stdout)["credentials"]
+    return found, done.stderr.decode()
+
+
+def test_status_says_when_the_credential_ends(new_host: NewHost, control: ControlPlane) -> None:
+    """Of a Headscale API key, with how to make another one if that is soon; never more than a note, and only where somebody answers."""
+    host = headscale(new_host, control)
+    host.start(Pod.enrolled("ends"))
+    file = str(host.root / "apikey")
+    (soon,), said = _credentials(host)
+    assert (soon["file"], soon["url"], soon["urgent"]) == (file, control.url, True)
+    assert "within two days" in said
+    assert "headscale apikeys create" in said
+    write_secret(host.root / "apikey", control.new_api_key(90 * 86400))
+    (later,), said = _credentials(host)
+    assert later["urgent"] is False
+    assert later["expires"] > soon["expires"]
+    assert said == f"The credential in {file} ends on {later['expires'][:10]}.\n"
+    with control.outage():
+        (unknown,), said = _credentials(host)
+        assert (unknown["expires"], unknown["urgent"], said) == (None, False, "")
+        assert "cannot be asked" in unknown["note"]
+    write_secret(host.root / "apikey", control.new_api_key(-5))
+    (ended,), said = _credentials(host)
+    assert ended["urgent"] is True
+    assert "has expired" in said
+
+
+def test_status_says_nothing_of_what_does_not_end(
+    new_host: NewHost, control: ControlPlane, host: Host
+) -> None:
+    """An OAuth client does not, and nobody can be asked of a static key."""
+    client = oauth(new_host, control)
+    client.start(Pod.enrolled("stays"))
+    ((stays,), said) = _credentials(client)
+    assert (stays["expires"], stays["note"], said) == (None, "", "")
+    host.start(Pod.enrolled("static"))
+    assert _credentials(host) == ([], "")

@@ -23,6 +23,7 @@ from tailscale_cni.control import AuthKey, Refused, Unavailable, credential, is_
 from tailscale_cni.control.headscale import Headscale
 from tailscale_cni.control.static import StaticKey
 from tailscale_cni.control.tailscale import Tailscale
+from tailscale_cni.verbs import credentials
 from tailscale_cni.web import LARGEST_ANSWER, LONGEST_RETRY_AFTER, Distrusted, distrust
 from tests.kit import tools
 from tests.kit.actor import Actor
@@ -320,6 +321,68 @@ def test_a_missing_scope_for_devices_is_named(control: LoopbackControlPlane, tmp
     for ask in (plane.devices, lambda: plane.delete("n1CNTRL"), lambda: plane.rename("n1CNTRL", "x")):
         with pytest.raises(Refused, match="lacks the scope devices:core"):
             ask()
+
+
+def test_an_api_key_says_when_it_ends(control: LoopbackControlPlane, tmp_path: Path) -> None:
+    """Among others that are listed as it is: masked. An OAuth client does not end."""
+    for seconds in (-5, 3600):
+        control.new_api_key(seconds)
+    now = time.time()
+    lifetime = headscale(tmp_path, control.url, control.new_api_key(90 * 86400)).lifetime()
+    assert lifetime
+    assert abs(lifetime.ends - now - 90 * 86400) < 60
+    assert abs(lifetime.left - 90 * 86400) < 60
+    assert "headscale apikeys create" in lifetime.advice
+    assert tailscale(tmp_path, control.url, control.new_client().secret).lifetime() is None
+
+
+@pytest.mark.parametrize(
+    ("secret", "prefix", "expiration", "ends"),
+    [
+        ("hskey-api-abcdefgh_-kl-secret", "hskey-api-abcdefgh_-kl-***", "2100-01-02T03:04:05.6Z", 4102542245),
+        ("abcdefg.secret", "abcdefg", "2100-01-02T03:04:05Z", 4102542245),
+        ("abcdefg.secret", "abcdefg***", "2100-01-02T03:04:05Z", 4102542245),
+        ("abcdefg.secret", "bcdefgh", "2100-01-02T03:04:05Z", None),
+        ("abcdefg.secret", "abcdefg", None, None),
+        ("abcdefg.secret", "abcdefg", "soon", None),
+        ("abcdefg.secret", "abcdefg", "2100-01-02T03:04:05+01:00", None),
+        ("abcdefg.secret", ["abcdefg"], 7, None),
+        ("abcdefg", "", "2100-01-02T03:04:05Z", None),
+    ],
+)
+def test_an_api_key_is_found_by_what_is_shown_of_it(
+    tmp_path: Path, secret: str, prefix: Any, expiration: Any, ends: float | None
+) -> None:
+    """The ways of 0.26 to 0.29, and whatever else a host says, which is nothing."""
+    rows = [7, {}, {"prefix": prefix, "expiration": expiration}]
+    with Script((200, {}, json.dumps({"apiKeys": rows}).encode())) as host:
+        lifetime = headscale(tmp_path, host.url, secret).lifetime()
+    assert (lifetime and lifetime.ends) == ends
+
+
+def test_a_clock_that_is_off_does_not_end_a_key(
+    control: LoopbackControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of it is by the server's clock."""
+    plane = headscale(tmp_path, control.url, control.new_api_key(3600))
+    monkeypatch.setattr("tailscale_cni.control.headscale.time.time", lambda: 1000.0)
+    lifetime = plane.lifetime()
+    assert lifetime
+    assert 0 < lifetime.left <= 3601
+
+
+def test_who_does_not_answer_says_nothing_of_the_end(tmp_path: Path) -> None:
+    """Neither an error nor a wait without end: a note, which is not urgent. A key that is refused, or no file, is."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        file = secret_file(tmp_path, "hskey-api-abcdefghijkl-secret")
+        end = credentials.end(credentials.Credential("headscale", file, url), 0.2)
+        assert (end.expires, end.urgent) == ("", False)
+        assert "cannot be asked" in end.note
+    with Script((401, {}, b"Unauthorized")) as host:
+        assert credentials.end(credentials.Credential("headscale", file, host.url), 5).urgent
+        Path(file).unlink()
+        assert credentials.end(credentials.Credential("headscale", file, host.url), 5).urgent
 
 
 @pytest.mark.parametrize(
@@ -726,6 +789,8 @@ def test_a_real_headscale(tmp_path: Path) -> None:
         key = run([*command, "apikeys", "create"]).split()[-1]
         plane = headscale(tmp_path, url, key, user="homelab")
         assert plane.mint(hostname="x", tags=TAGS, ephemeral=True).reveal()
+        lifetime = plane.lifetime()
+        assert lifetime and 89 < lifetime.left / 86400 <= 90
         assert plane.devices() == ()
         assert plane.device("7") is None
         plane.delete("7")

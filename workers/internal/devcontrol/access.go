@@ -29,8 +29,15 @@ type OAuthClient struct {
 // APIKey opens Headscale's API.
 type APIKey struct {
 	Key     string    `json:"key"`
+	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
 }
+
+// An API key is hskey-api-ID-SECRET.
+const (
+	apiKeyPrefix = "hskey-api-"
+	apiKeyID     = 12 // characters
+)
 
 // token is what an OAuth client's secret is exchanged for. Tokens are not remembered over a restart: clients ask again.
 type token struct {
@@ -73,7 +80,8 @@ func (t *Tailnet) RevokeClient(id string) error {
 
 // NewAPIKey makes a key of Headscale's API.
 func (t *Tailnet) NewAPIKey(expiry time.Duration) APIKey {
-	k := &APIKey{Key: "hskey-api-" + rand.Text()[:12] + "-" + rand.Text(), Expires: time.Now().Add(expiry)}
+	now := time.Now()
+	k := &APIKey{Key: apiKeyPrefix + rand.Text()[:apiKeyID] + "-" + rand.Text(), Created: now, Expires: now.Add(expiry)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.access.APIKeys = append(t.access.APIKeys, k)

@@ -16,6 +16,7 @@ import (
 //
 //	GET    /health
 //	POST   /api/v1/preauthkey               {user, reusable, ephemeral, expiration, aclTags}
+//	GET    /api/v1/apikey
 //	GET    /api/v1/user
 //	GET    /api/v1/node
 //	GET    /api/v1/node/{id}
@@ -30,6 +31,7 @@ func headscaleAPI(t *Tailnet) http.Handler {
 	})
 	api := http.NewServeMux()
 	api.HandleFunc("POST /api/v1/preauthkey", h.createKey)
+	api.HandleFunc("GET /api/v1/apikey", h.listAPIKeys)
 	api.HandleFunc("GET /api/v1/user", h.listUsers)
 	api.HandleFunc("GET /api/v1/node", h.listNodes)
 	api.HandleFunc("GET /api/v1/node/{id}", h.onNode(h.showNode))
@@ -127,6 +129,20 @@ func headscaleTags(tags []string) error {
 		}
 	}
 	return nil
+}
+
+// listAPIKeys shows keys masked, those that have expired among them (hscontrol/types/api_key.go, Proto).
+func (h headscale) listAPIKeys(w http.ResponseWriter, _ *http.Request) {
+	h.t.mu.Lock()
+	defer h.t.mu.Unlock()
+	keys := []map[string]any{}
+	for i, k := range h.t.access.APIKeys {
+		keys = append(keys, map[string]any{
+			"id": strconv.Itoa(i + 1), "prefix": k.Key[:len(apiKeyPrefix)+apiKeyID] + "-***", "lastSeen": nil,
+			"expiration": k.Expires.UTC().Format(time.RFC3339Nano), "createdAt": k.Created.UTC().Format(time.RFC3339Nano),
+		})
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"apiKeys": keys})
 }
 
 func (h headscale) listUsers(w http.ResponseWriter, _ *http.Request) {
