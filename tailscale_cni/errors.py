@@ -279,6 +279,20 @@ class NodeDeleted(Error):
     hint = "Delete the pod: the one that takes its place is a new node. With onDeleted: register, a node comes back by itself."
 
 
+class IdentityInUse(Error):
+    """{identity} is not forgotten: {pod} is that node now"""
+
+    code = 119
+    hint = "Delete the pod, or the workload that makes it, and forget it then."
+
+
+class NoSuchIdentity(Error):
+    """no identity {identity} is kept on this host"""
+
+    code = 123
+    hint = "{advice}"
+
+
 class UnreadableState(Error):
     """{path} cannot be read as state of this plugin: {reason}"""
 

@@ -15,13 +15,17 @@ from .. import config, conflist, errors
 from ..state import files
 from ..state.attachments import Attachments
 from ..state.installation import Installation
-from ..verbs import devices, leaving
+from ..state.outbox import Outbox
+from ..verbs import devices, kept, leaving
 from . import add_roots, layout
 from .install import BINARY
 
 DIRECTORIES = ("attachments", "identities", "names", "claims", "namespaces", "outbox", "unreadable", "cache")
 FILES = ("run", "enroll.json", "install.json")
 """What is in a state directory."""
+
+SHOWN = 10
+"""Nodes that are named."""
 
 if TYPE_CHECKING:
     import argparse
@@ -35,6 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cni-bin-dir", metavar="DIR", help="where the runtime finds plugins (default: as installed)"
+    )
+    parser.add_argument(
+        "--forget-identities",
+        action="store_true",
+        help="delete the nodes that are kept for pods to come from the tailnet too (not with a static key)",
     )
     parser.add_argument("--purge", action="store_true", help="remove the configuration and the auth key too")
     parser.set_defaults(run=run)
@@ -53,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if left:
         _say(f"{left} nodes could not be ended; run this again")
         return 1
-    devices.deliver(arguments.state_dir)
+    _part(arguments.state_dir, installed, forget=arguments.forget_identities)
     files.remove(f"{bin_dir}/{BINARY}")
     if arguments.purge:
         _purge(installed)
@@ -74,6 +83,33 @@ def _end_nodes(state_dir: str) -> int:
         else:
             _say(f"{attachment.who} is no longer a node")
     return left
+
+
+def _part(state_dir: str, installed: Installation | None, *, forget: bool) -> None:
+    """Say what is still to be said to the control plane, with the end of nodes that are kept if it is wanted, and what stays there."""
+    stay = list(kept.every(state_dir))
+    if forget:
+        host = config.Config.for_cleanup(installed.entry if installed else {})
+        stay = [one for one in stay if not kept.forget(state_dir, one, host)]
+    devices.deliver(state_dir)
+    unsaid = [farewell.who for farewell in Outbox(state_dir).all()]
+    if unsaid:
+        _say(f"the control plane could not be told of the end of {_count(unsaid)}: {_some(unsaid)}")
+    if stay:
+        names = [one.node for one in stay]
+        were, remain = ("was", "stays") if len(stay) == 1 else ("were", "stay")
+        _say(f"{_count(names)} that {were} kept for pods to come {remain} in the tailnet: {_some(names)}")
+    if unsaid or stay:
+        _say("delete what is left in the list of machines: nobody has its keys any more")
+
+
+def _count(nodes: list[str]) -> str:
+    return "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown}, …"
 
 
 def _remove_state(state_dir: str, run_dir: str) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..untrusted import as_text, as_texts
 from . import files
 from .claims import Claims
 
@@ -26,6 +27,9 @@ class Identity(NamedTuple):
     tags: tuple[str, ...] = ()
     node_id: str = ""
     node_key: str = ""
+    name: str = ""
+    """What the control plane called it, with the domain, when it was last asked; for people, as are ``addresses``."""
+    addresses: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, state_dir: str, key: str) -> Identity:
@@ -41,6 +45,8 @@ class Identity(NamedTuple):
             tuple(map(str, tags)) if isinstance(tags, list) else (),
             node_id if isinstance(node_id, str) else "",
             node_key if isinstance(node_key, str) else "",
+            as_text(document.get("name")),
+            as_texts(document.get("addresses")),
         )
 
     @classmethod
@@ -86,10 +92,24 @@ def fit(attachment: Attachment) -> Identity | None:
         files.remove_tree(attachment.identity_dir)
         wanted.save(attachment.state_dir)
         return known
-    wanted = wanted._replace(node_id=known.node_id, node_key=known.node_key)
+    wanted = known._replace(uid=wanted.uid, port=wanted.port)
     if wanted != known:
         wanted.save(attachment.state_dir)
     return None
+
+
+def last_used(state_dir: str, key: str) -> float:
+    """When a pod of it ended, in seconds since the epoch; 0 if nobody knows."""
+    try:
+        return os.stat(_record(state_dir, key)).st_mtime
+    except OSError:
+        return 0.0
+
+
+def note_use(state_dir: str, key: str) -> None:
+    """A pod of it ends now."""
+    with contextlib.suppress(OSError):
+        os.utime(_record(state_dir, key))
 
 
 def forget(state_dir: str, identity: Identity) -> None:

@@ -23,12 +23,21 @@ MOST = 10_000
 KEPT = ".keys"
 
 
+def every(store: Attachments) -> list[Name]:
+    """All names that anybody has a number or keys of."""
+    root = f"{store.state_dir}/names"
+    found = (
+        directory.partition(".") for directory in sorted(os.listdir(root) if os.path.isdir(root) else [])
+    )
+    return [Name(store, namespace, name) for namespace, _, name in found]
+
+
 class Name:
     """One name of a namespace, on this host. Whatever is done with it is done in ``with name.locked():``."""
 
     def __init__(self, store: Attachments, namespace: str, name: str) -> None:
         """``namespace`` and ``name`` are DNS labels; a pod that nobody named has no namespace."""
-        self.store = store
+        self.store, self.namespace, self.name = store, namespace, name
         self.root = f"{store.state_dir}/names/{namespace}.{name}"
 
     @classmethod
@@ -77,6 +86,11 @@ class Name:
         """The identity that is kept for a number; empty if there is none."""
         return files.read_link(f"{self.root}/{number}{KEPT}", "")
 
+    def all_kept(self) -> dict[int, str]:
+        """By number, the identity that is kept for it."""
+        found = (entry.removesuffix(KEPT) for entry in self._entries() if entry.endswith(KEPT))
+        return {int(number): self.kept(int(number)) for number in found if number.isdecimal()}
+
     def keep(self, number: int, identity: str) -> None:
         """From now on, whoever has the number is this identity."""
         self._link(f"{number}{KEPT}", identity)
@@ -86,8 +100,15 @@ class Name:
         files.remove(f"{self.root}/{number}{KEPT}")
 
     def _records(self) -> dict[int, str]:
-        names = [name for name in os.listdir(self.root) if name.isdecimal()]
+        names = [name for name in self._entries() if name.isdecimal()]
         return {int(name): files.read_link(f"{self.root}/{name}", "") for name in names}
+
+    def _entries(self) -> list[str]:
+        """What is in its directory; nothing if that has just gone."""
+        try:
+            return os.listdir(self.root)
+        except FileNotFoundError:
+            return []
 
     def _link(self, name: str, target: str) -> None:
         """Made, or changed, in one step."""

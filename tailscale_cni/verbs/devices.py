@@ -31,12 +31,18 @@ DELIVERY = 60.0
 
 def note(attachment: Attachment, node: Node) -> None:
     """Remember who the node is, to tell the control plane of it when nobody can ask it any more."""
-    if attachment.minter == "static" or not (node.node_id and node.node_key):
+    if not (node.node_id and node.node_key):
         return
-    files.write_volatile(_note(attachment), f"{node.node_id} {node.node_key}\n".encode())
+    if attachment.minter != "static":
+        files.write_volatile(_note(attachment), f"{node.node_id} {node.node_key}\n".encode())
     if attachment.identity:
         known = Identity.load(attachment.state_dir, attachment.key)
-        now = known._replace(node_id=node.node_id, node_key=node.node_key)
+        now = known._replace(
+            node_id=node.node_id,
+            node_key=node.node_key,
+            name=node.name,
+            addresses=tuple(map(str, node.addresses)),
+        )
         if now != known:
             now.save(attachment.state_dir)
 
@@ -70,9 +76,9 @@ def deliver_soon(state_dir: str) -> None:
         linux.detach(lambda: deliver(state_dir))
 
 
-def deliver(state_dir: str) -> None:
-    """Say all of it, again and again for a minute; one process at a time does."""
-    outbox, deadline, pause = Outbox(state_dir), time.monotonic() + DELIVERY, 1.0
+def deliver(state_dir: str, seconds: float = DELIVERY) -> None:
+    """Say all of it, again and again for a while; one process at a time does."""
+    outbox, deadline, pause = Outbox(state_dir), time.monotonic() + seconds, 1.0
     with contextlib.suppress(errors.Busy), files.locked(outbox.root, 0, "the outbox", create=False) as there:
         while there:
             for farewell in outbox.all():

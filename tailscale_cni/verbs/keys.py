@@ -54,6 +54,11 @@ def choice(host: Config) -> dict[str, Any]:
     return {"minter": "static", "credential_file": host.auth_key_file}
 
 
+def chosen(host: Config) -> dict[str, Any]:
+    """The same, with every field that a farewell has."""
+    return {"headscale_user": "", "auth_key_seconds": 0, "api_url": "", **choice(host)}
+
+
 def control_plane(attachment: Attachment | Farewell | Credential, seconds: float) -> ControlPlane | None:
     """The API that a node, or its farewell, was recorded with, for calls that take ``seconds`` together.
 

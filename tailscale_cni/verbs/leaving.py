@@ -95,6 +95,8 @@ def _discard(store: Attachments, attachment: Attachment) -> None:
     files.remove_tree(attachment.worker_dir)
     if attachment.ephemeral or not identities.is_registered(attachment.state_dir, attachment.key):
         identities.forget(attachment.state_dir, Identity.of(attachment))
+    else:
+        identities.note_use(attachment.state_dir, attachment.key)
     succession.shed(store, attachment)
     succession.leave(attachment)
     store.forget(attachment)

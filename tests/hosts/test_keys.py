@@ -9,7 +9,7 @@ from tests.kit.process import processes
 from tests.kit.runtime import CNIError, Pod
 from tests.kit.wait import wait_until
 
-from .podhost import CONFIG, RUN, PodHost
+from .podhost import BINARY, CONFIG, RUN, STATE, PodHost
 
 
 def _installed(bare: PodHost, control: ControlPlane) -> Client:
@@ -60,3 +60,31 @@ def test_a_node_without_a_key_gets_one(bare: PodHost, control: ControlPlane) -> 
         web = bare.start(Pod.enrolled("web"))
         wait_until(lambda: bare.status()["web"]["state"] != "Running", what="a node that waits")
     bare.running(web)
+
+
+def test_uninstall_can_forget_what_is_kept(bare: PodHost, control: ControlPlane) -> None:
+    """With --forget-identities the nodes that outlived their pods are deleted from the tailnet, those of running pods among them."""
+    bare.install_client(control.new_client().secret)
+    gone, runs = (bare.start(Pod.enrolled(f"kept-{n}")) for n in (0, 1))
+    rows = [bare.running(gone), bare.running(runs)]
+    bare.call("DEL", gone)
+    assert bare.node(rows[0])
+    done = bare.host.attempt(BINARY, "uninstall", "--forget-identities")
+    assert done.returncode == 0, done.stderr
+    assert b"stay in the tailnet" not in done.stderr
+    assert [bare.node(row) for row in rows] == [None, None]
+    assert not bare.host.file(STATE).exists
+
+
+def test_uninstall_says_what_it_leaves_in_the_tailnet(bare: PodHost, control: ControlPlane) -> None:
+    """Nodes that outlived their pods stay there, offline, and are named: nobody has their keys any more."""
+    bare.install_client(control.new_client().secret)
+    pod = bare.start(Pod.enrolled("stays-0"))
+    row = bare.running(pod)
+    bare.call("DEL", pod)
+    done = bare.host.attempt(BINARY, "uninstall")
+    assert done.returncode == 0, done.stderr
+    assert b"1 node that was kept for pods to come stays in the tailnet: default/stays-0" in done.stderr
+    node = bare.node(row)
+    assert node
+    control.delete_node(node["id"])
