@@ -80,7 +80,7 @@ def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
     if current is None:
         return GONE
     if not launch.is_as_recorded(current):
-        devices.retag(current)  # while it is still what it was: nobody waits for it
+        devices.prepare(current)  # while it is still what it was: nobody waits for it
         return MOVED
     node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
     if node.addressed:
@@ -93,6 +93,8 @@ def _rekey(attachment: Attachment, arguments: argparse.Namespace) -> int:
     if arguments.deleted and leaving.stays_deleted(attachment):
         _complain(errors.NodeDeleted(pod=attachment.who))
         return GONE
+    if attachment.ephemeral:
+        devices.make_way(attachment)
     word = "new-key" if arguments.deleted else "key"
     try:
         key = keys.mint_in_turn(attachment)

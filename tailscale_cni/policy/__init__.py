@@ -1,7 +1,7 @@
 """What a pod should be: pure functions from configuration and annotations to a PodIntent."""
 
 from .host import check
-from .hostname import Owner, numbered
+from .hostname import Owner, numbered, tailed
 from .intent import PodIntent, decide
 
-__all__ = ["Owner", "PodIntent", "check", "decide", "numbered"]
+__all__ = ["Owner", "PodIntent", "check", "decide", "numbered", "tailed"]

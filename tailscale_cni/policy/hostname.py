@@ -75,7 +75,11 @@ def is_stateful(pod: str, owner: Owner | None = None) -> bool:
 
 def numbered(name: str, number: int) -> str:
     """What the node of a number is called: ``web``, ``web-1``, ``web-2``."""
-    tail = f"-{number}" if number else ""
+    return tailed(name, f"-{number}" if number else "")
+
+
+def tailed(name: str, tail: str) -> str:
+    """A name with something at its end, which is not what is cut if they are too long together."""
     return f"{name[: LONGEST - len(tail)].rstrip('-')}{tail}"
 
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from .. import errors, linux
 from ..control import Refused, Unavailable, is_same
+from ..policy import tailed
 from ..state import files, identities
 from ..state.identities import Identity
+from ..state.names import Name
 from ..state.outbox import Farewell, Outbox
 from . import keys
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 SECONDS = 10.0
 """How long one call of an API may take here."""
+
+NAME_SECONDS = 3.0
+"""How long an ephemeral pod waits, at most, for the name of one that is only kept."""
 
 DELIVERY = 60.0
 """How long a child goes on that says what was not said: what is left then is for the next call."""
@@ -102,21 +107,75 @@ def _say(farewell: Farewell) -> bool:
     return True
 
 
-def retag(attachment: Attachment) -> None:
-    """Give a node that is kept the tags that its pod wants by now, at the control plane that it is of.
+def prepare(attachment: Attachment) -> None:
+    """Before its processes begin: have the control plane know the node, or the one that is in its way, as it should be by now."""
+    if attachment.ephemeral:
+        make_way(attachment)
+    else:
+        retag(attachment)
 
-    Where that cannot be, its keys are no use any more (``identities.fit``): it registers anew.
+
+def retag(attachment: Attachment) -> None:
+    """Give a node that is kept the tags that its pod wants by now, and the name if it gave that away, at the control plane that it is of.
+
+    Where it cannot have the tags, its keys are no use any more (``identities.fit``): it registers anew.
     """
     known = Identity.load(attachment.state_dir, attachment.key)
     if not (known.node_id and identities.is_registered(attachment.state_dir, attachment.key)):
         return
-    if known.control_url != attachment.control_url or set(known.tags) == set(attachment.tags):
+    tagged, aside = set(known.tags) == set(attachment.tags), _is_aside(known)
+    if known.control_url != attachment.control_url or (tagged and not aside):
         return
     with contextlib.suppress(Refused, Unavailable, errors.NoAuthKey):
         plane = keys.control_plane(attachment, SECONDS)
-        if plane and is_same(plane.device(known.node_id), known.node_key):
+        if not plane or not is_same(plane.device(known.node_id), known.node_key):
+            return
+        if not tagged:
             plane.set_tags(known.node_id, attachment.tags)
-            known._replace(tags=attachment.tags).save(attachment.state_dir)
+            known = known._replace(tags=attachment.tags)
+            known.save(attachment.state_dir)
+        if aside:
+            plane.rename(known.node_id, attachment.hostname)
+            _named(known, attachment.hostname).save(attachment.state_dir)
+
+
+def make_way(attachment: Attachment) -> None:
+    """Let a node that is only kept give its name away to an ephemeral one that has its number now; it has it again when it comes back.
+
+    Where nobody can be told to, the ephemeral one is called like a second one.
+    """
+    kept = Name.of(attachment).kept(attachment.number)
+    if not kept:
+        return
+    known = Identity.load(attachment.state_dir, kept)
+    if not known.node_id or known.control_url != attachment.control_url or _is_aside(known):
+        return
+    plane = keys.control_plane(attachment, NAME_SECONDS)
+    if not plane:
+        return
+    name = tailed(attachment.hostname, _aside_tail(known))
+    _named(known, name).save(
+        attachment.state_dir
+    )  # first: one that is away for ever would be worse than one that is not
+    try:
+        if is_same(plane.device(known.node_id), known.node_key):
+            plane.rename(known.node_id, name)
+    except (Refused, Unavailable, errors.NoAuthKey):
+        known.save(attachment.state_dir)
+
+
+def _is_aside(identity: Identity) -> bool:
+    """Whether it gave its name away."""
+    return identity.name.partition(".")[0].endswith(_aside_tail(identity))
+
+
+def _aside_tail(identity: Identity) -> str:
+    return f"-kept-{identity.key[:6]}"
+
+
+def _named(identity: Identity, name: str) -> Identity:
+    _, dot, domain = identity.name.partition(".")
+    return identity._replace(name=f"{name}{dot}{domain}")
 
 
 def _note(attachment: Attachment) -> str:

@@ -66,7 +66,7 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
             attachment = _record(store, request, config, intent, netns)
         runs = launch.supervised(attachment)
     if not runs:
-        devices.retag(attachment)
+        devices.prepare(attachment)
         succession.fit(attachment)
         # A key that cannot be had is told here, where a person sees it.
         seconds = min(max(config.ready_timeout, SHORTEST_ASK), keys.SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ import pytest
 from tailscale_cni.state.installation import Installation
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
-from tests.kit.planes import KINDS, Kind, NewHost
+from tests.kit.planes import KINDS, Kind, NewHost, headscale
 from tests.kit.process import Failed
-from tests.kit.runtime import Pod
+from tests.kit.runtime import Pod, Sandbox
 from tests.kit.wait import wait_until
+
+SUFFIXES = iter("bcdfghjklmnpqrstvwxz")
 
 
 def _identities(host: Host) -> dict[str, dict[str, Any]]:
@@ -113,3 +116,95 @@ def test_with_a_static_key_a_person_is_told_what_is_left_to_do(kept: Host, contr
     node = control.node("told-0")
     assert node
     control.delete_node(node["id"])
+
+
+def _named(control: ControlPlane, key: str) -> str:
+    """What the control plane calls the node of a key, now."""
+    return str(next(node["name"] for node in control.nodes() if node["nodeKey"] == key))
+
+
+def _replica(name: str, *, lasts: bool) -> Pod:
+    ephemeral = "false" if lasts else "true"
+    return Pod.enrolled(f"{name}-7b5d9c6f8-x2c4{next(SUFFIXES)}", ephemeral=ephemeral)
+
+
+@KINDS
+def test_an_ephemeral_pod_has_the_name_of_what_is_only_kept(
+    new_host: NewHost, control: ControlPlane, kind: Kind
+) -> None:
+    """It is a node of its own; the one that is kept gives its name away, and is who it was when a pod that lasts comes back."""
+    host = kind(new_host, control)
+    first = host.start(_replica("way", lasts=True))
+    addresses = host.addresses(first)
+    old = control.node("way")
+    assert old
+    host.runtime.delete(first)
+    guest = host.start(_replica("way", lasts=False))
+    assert host.addresses(guest) != addresses
+    now = control.node("way")
+    assert now
+    assert now["nodeKey"] != old["nodeKey"]
+    aside = _named(control, old["nodeKey"])
+    assert aside.startswith("way-kept-")
+    (row,) = _identities(host).values()
+    assert (row["node"].partition(".")[0], row["pod"], row["addresses"]) == (aside, None, addresses)
+    host.runtime.delete(guest)
+    last = host.start(_replica("way", lasts=True))
+    assert host.addresses(last) == addresses
+    assert _named(control, old["nodeKey"]) == "way"
+    assert [node["name"] for node in control.nodes() if node["name"].startswith("way")] == ["way"]
+
+
+def _is(host: Host, control: ControlPlane, sandbox: Sandbox, name: str) -> bool:
+    """Whether a pod is the node of that name."""
+    node = control.node(name)
+    called = host.node(sandbox).get("Self", {}).get("HostName")
+    return bool(node and called == name and node["addresses"] == host.addresses(sandbox))
+
+
+@KINDS
+def test_a_rollout_changes_what_lasts(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
+    """From a node that lasts to one that does not, and back: the name is the workload's after each, the address the kept one's again."""
+    host = kind(new_host, control)
+    pod = host.start(_replica("turn", lasts=True))
+    addresses = host.addresses(pod)
+    for lasts in (False, True):
+        new = host.start(_replica("turn", lasts=lasts))
+        host.addresses(new)
+        host.runtime.delete(pod)
+        wait_until(partial(_is, host, control, new, "turn"), what="the workload's name")
+        assert (host.addresses(new) == addresses) is lasts
+        pod = new
+    wait_until(
+        lambda: [n["name"] for n in control.nodes() if n["name"].startswith("turn")] == ["turn"],
+        what="no other node of the name",
+    )
+
+
+def test_a_control_plane_that_is_away_loses_no_name(new_host: NewHost, control: ControlPlane) -> None:
+    """The ephemeral pod starts without, and has the name when it registers."""
+    host = headscale(new_host, control, readyTimeout="300ms")
+    first = host.start(_replica("lost", lasts=True))
+    host.addresses(first)
+    host.runtime.delete(first)
+    with control.outage():
+        guest = host.start(_replica("lost", lasts=False))
+    host.addresses(guest)
+    node = control.node("lost")
+    assert node
+    assert node["addresses"] == host.addresses(guest)
+
+
+def test_with_a_static_key_an_ephemeral_pod_disturbs_nothing(kept: Host, control: ControlPlane) -> None:
+    """Nobody can be told to rename what is kept: the guest is called like a second one, and what is kept stays what it was."""
+    first = kept.start(_replica("calm", lasts=True))
+    addresses = kept.addresses(first)
+    old = control.node("calm")
+    assert old
+    kept.runtime.delete(first)
+    kept.set_key(control.mint().key)
+    guest = kept.start(_replica("calm", lasts=False))
+    assert kept.addresses(guest) != addresses
+    assert _named(control, old["nodeKey"]) == "calm"
+    kept.runtime.delete(guest)
+    assert kept.addresses(kept.start(_replica("calm", lasts=True))) == addresses
