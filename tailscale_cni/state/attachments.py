@@ -184,13 +184,15 @@ class Attachments:
         self.root = f"{state_dir}/attachments"
 
     @contextlib.contextmanager
-    def locked(self, container_id: str, *, create: bool = False) -> Iterator[bool]:
-        """Hold a container's lock; whether anything is known of it.
+    def locked(
+        self, container_id: str, *, create: bool = False, seconds: float = LOCK_SECONDS
+    ) -> Iterator[bool]:
+        """Hold a container's lock; whether anything is known of it. Raises Busy after ``seconds``.
 
         An empty container leaves no directory, nor what a call left in it that was killed while it wrote.
         """
         directory = f"{self.root}/{container_id}"
-        with files.locked(directory, LOCK_SECONDS, f"container {container_id}", create=create) as there:
+        with files.locked(directory, seconds, f"container {container_id}", create=create) as there:
             try:
                 yield there
             finally:

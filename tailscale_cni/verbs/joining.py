@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .. import artefact, errors, linux
 from ..cni import result
 from ..state import files, identities
-from ..state.attachments import Attachment, Attachments
+from ..state.attachments import LOCK_SECONDS, Attachment, Attachments
 from ..state.claims import Claims
 from ..state.identities import Identity
 from ..state.names import Name
@@ -195,11 +195,14 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def restart(attachment: Attachment, netns: int, line: bytes = NO_KEY) -> None:
-    """Start the processes of an attachment, if they do not run. A node that needs a key and is given none asks for it."""
+def restart(attachment: Attachment, netns: int, line: bytes = NO_KEY, patience: float = LOCK_SECONDS) -> None:
+    """Start the processes of an attachment, if they do not run. A node that needs a key and is given none asks for it.
+
+    Raises Busy where others have been at it for longer than ``patience``, in seconds.
+    """
     store = Attachments(attachment.state_dir)
-    succession.settle(attachment)
-    with store.locked(attachment.container_id):
+    succession.settle(attachment, patience)
+    with store.locked(attachment.container_id, seconds=patience):
         current = store.current(attachment)
         if current and not (launch.is_deleted(current) or launch.supervised(current)):
             _start(store, succession.shed(store, current), netns, line)

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 LOGOUT_SECONDS = 1.5
 
 
-def end(attachment: Attachment) -> None:
+def end(attachment: Attachment, patience: float = LOCK_SECONDS) -> None:
     """Log out, and remove everything that was made for an attachment.
 
-    Nothing of it need be there any more.
+    Nothing of it need be there any more. Raises Busy where others have been at it for longer than ``patience``, in seconds.
     """
     if attachment.ephemeral:
         log_out(attachment)
     store = Attachments(attachment.state_dir)
-    with store.locked(attachment.container_id):
+    with store.locked(attachment.container_id, seconds=patience):
         current = store.current(attachment)
         if current:
             unmake(store, current)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .. import linux
 from ..policy import numbered
 from ..state import identities
-from ..state.attachments import Attachments
+from ..state.attachments import LOCK_SECONDS, Attachments
 from ..state.identities import Identity
 from ..state.names import Name
 from ..worker import launch
@@ -114,13 +114,13 @@ def nudge(attachment: Attachment) -> None:
         wake(attachment)
 
 
-def settle(attachment: Attachment) -> Attachment | None:
-    """The attachment as it should be by now, at the best of its numbers; None if it is gone.
+def settle(attachment: Attachment, patience: float = LOCK_SECONDS) -> Attachment | None:
+    """The attachment as it should be by now, at the best of its numbers; None if it is gone. Raises Busy after ``patience`` seconds.
 
     Its processes are what they were: with a name or keys that are not the record's, they have to begin anew.
     """
     store = Attachments(attachment.state_dir)
-    with store.locked(attachment.container_id):
+    with store.locked(attachment.container_id, seconds=patience):
         current = store.current(attachment)
         if current is None:
             return None

@@ -15,6 +15,8 @@ from ..worker import launch
 from . import devices, joining, leaving
 from .namespace import recorded_netns
 
+NO_PATIENCE = 0.0
+
 
 def keep_in_step(host: config.Config) -> bool:
     """Render our list anew if the primary's changed, and note what the door must know; whether ours was another one.
@@ -60,7 +62,7 @@ def revive(state_dir: str, *, but: str = "") -> None:
     """Start what should run and does not, and clean up after pods that ended without a DEL.
 
     A pod that is still there and whose unit is not running is systemd's: it repairs what failed, and what an
-    admin stopped stays so. ``but`` is an attachment that is looked after already.
+    admin stopped stays so. ``but`` is an attachment that is looked after already; so is one whose lock somebody else holds.
     """
     boot = linux.boot_id()
     for attachment in Attachments(state_dir).all():
@@ -68,7 +70,7 @@ def revive(state_dir: str, *, but: str = "") -> None:
             continue
         with contextlib.suppress(errors.Error, OSError), recorded_netns(attachment) as netns:
             if netns is None:
-                leaving.end(attachment)
+                leaving.end(attachment, NO_PATIENCE)
             elif attachment.launcher == "session" and launch.was_started(attachment):
-                joining.restart(attachment, netns)
+                joining.restart(attachment, netns, patience=NO_PATIENCE)
     devices.deliver_soon(state_dir)
