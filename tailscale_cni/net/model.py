@@ -23,6 +23,9 @@ TAILNET_TABLE = 52
 
 MAIN_TABLE = 254
 
+MOST_PEERS = 10_000
+"""Peers that a pod has a route each to, where it has to: the kernel keeps them, and a control plane can name any number."""
+
 # In front of a tailscaled's own 5210 to 5270 and of what wg-quick and others take just before 32766, so that
 # the tailnet is reached whatever else the pod runs; behind the low numbers that people choose to come first.
 UNDERLAY_PRIORITY = 5160
@@ -130,15 +133,19 @@ def routes(pod: PodNetwork, tailnet: Tailnet, families: tuple[int, ...]) -> list
     """The routes of the tailnet's table for these IP versions.
 
     A version in which the node has no address gets none: there is nothing to send from. A route into the
-    cluster is never taken from the tailnet, and a wider one (an exit node's) goes around the cluster.
+    cluster is never taken from the tailnet, and a wider one (an exit node's) goes around the cluster. Of more peers than
+    ``MOST_PEERS`` those with the lowest addresses are reached, always the same ones.
     """
     spoken = {address.version for address in tailnet.addresses}.intersection(families)
+    peers = tailnet.peers
+    if len(peers) > MOST_PEERS:
+        peers = tuple(sorted(peers, key=lambda peer: (peer.version, int(peer)))[:MOST_PEERS])
     wanted: set[Route] = set()
     for range_, service in zip(RANGES, SERVICE_ADDRESSES, strict=True):
         if range_.version not in spoken:
             continue
         if overlaps_cluster(pod, range_):
-            wanted |= {Route(host_network(peer)) for peer in (*tailnet.peers, service) if peer in range_}
+            wanted |= {Route(host_network(peer)) for peer in (*peers, service) if peer in range_}
         else:
             wanted.add(Route(range_))
     cluster = [cidr for cidr in pod.cluster_cidrs if cidr.version in spoken]
