@@ -27,11 +27,6 @@ PATIENCE = 5.0
 ATTACH_SECONDS = 5.0
 """How long the TUN's last holder may take to die."""
 
-IGNORED_INTERFACES = (
-    "veth,cali,cni,flannel,lxc,cilium,docker,br-,virbr,kube-,nodelocaldns,tailscale,wg,tun,tap,dummy,ifb"
-)
-"""Interfaces of a host whose coming and going is no news to a node, by prefix."""
-
 OFFER = "start"
 """The named pipe, in ``runDir/<id>``, that a unit's start line waits in."""
 
@@ -230,7 +225,7 @@ def _worker_flags(attachment: Attachment) -> list[str]:
         "--port",
         str(attachment.port),
     ]
-    flags += ["--tun", attachment.interface, "--ignore-interfaces", IGNORED_INTERFACES]
+    flags += ["--tun", attachment.interface]
     flags += ["--ephemeral"] if attachment.ephemeral else []
     flags += ["--port-mapping"] if attachment.port_mapping else []
     flags += ["--peer-routes"] if attachment.routes_per_peer else []

@@ -11,25 +11,26 @@ import (
 	"tailscale.com/net/netmon"
 )
 
-// ignoredByDefault are prefixes of interfaces that come and go with pods, and of a host's own tunnels. What happens to them
+// ignored are prefixes of interfaces that come and go with pods, and of a host's own tunnels. What happens to them
 // is nothing to us, and traffic of ours does not belong into a tunnel.
-var ignoredByDefault = []string{
+var ignored = []string{
 	"veth", "cali", "lxc", "azv", "eni", "cni", "cbr", "flannel", "cilium", "vxlan.calico", "kube-", "nodelocaldns", "weave",
 	"docker", "br-", "podman", "virbr", "vnet", "lxd", "incus", "tailscale", "wg", "zt", "ts",
+	"tun", "tap", "dummy", "ifb",
 }
 
-// watchInterfaces makes tailscale see the host's interfaces without those whose names begin with one of the prefixes: a pod
+// watchInterfaces makes tailscale see the host's interfaces without those that are ignored: a pod
 // that starts would otherwise cost each of its neighbours a link change.
 //
 // The list is not cached: tailscale looks after each change, a second apart at least, and not again without another one, so
 // that an old answer would hide a change of address. But it is cheap: each pod that starts or stops makes every node of the host look.
-func watchInterfaces(ignore []string) {
+func watchInterfaces() {
 	netmon.RegisterInterfaceGetter(func() ([]netmon.Interface, error) {
 		all, err := interfaces()
 		if err != nil {
 			return nil, err
 		}
-		kept := relevant(all, ignore, defaultRoutes())
+		kept := relevant(all, defaultRoutes())
 		list := make([]netmon.Interface, 0, len(kept))
 		for i := range kept {
 			if describe(&kept[i]) == nil { // or it is gone by now
@@ -118,11 +119,11 @@ func forLines(path string, do func(line []byte)) error {
 
 // relevant leaves out interfaces by prefix, except those with a default route: in k3d and kind eth0 is a veth. If nothing
 // but loopback is left it leaves out none: tailscale pauses when it sees no network.
-func relevant(all []net.Interface, ignore []string, defaults map[string]bool) []net.Interface {
+func relevant(all []net.Interface, defaults map[string]bool) []net.Interface {
 	var kept []net.Interface
 	useful := false
 	for _, i := range all {
-		if !defaults[i.Name] && hasPrefix(i.Name, ignore) {
+		if !defaults[i.Name] && hasPrefix(i.Name, ignored) {
 			continue
 		}
 		kept = append(kept, i)

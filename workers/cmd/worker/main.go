@@ -18,7 +18,6 @@ import (
 	"math"
 	"os"
 	"runtime/debug"
-	"strings"
 	"syscall"
 
 	"tailscale.com/envknob"
@@ -43,15 +42,14 @@ const (
 
 // spec is what the command line says.
 type spec struct {
-	hostname         string
-	controlURL       string
-	port             uint16
-	tun              string // name of the interface behind fdTUN; empty: there is none
-	ephemeral        bool
-	ignoreInterfaces []string // prefixes of names
-	portMapping      bool
-	peerRoutes       bool
-	verbose          bool
+	hostname    string
+	controlURL  string
+	port        uint16
+	tun         string // name of the interface behind fdTUN; empty: there is none
+	ephemeral   bool
+	portMapping bool
+	peerRoutes  bool
+	verbose     bool
 }
 
 func main() {
@@ -85,7 +83,6 @@ func parseFlags(args []string) (spec, error) {
 	port := flags.Uint("port", 0, "UDP port of the encrypted traffic; 0: any")
 	flags.StringVar(&s.tun, "tun", "", "name of the interface on descriptor 3; without it the node has no interface")
 	flags.BoolVar(&s.ephemeral, "ephemeral", false, "the control plane forgets this node when it is gone (for the log only: the auth key decides)")
-	ignore := flags.String("ignore-interfaces", strings.Join(ignoredByDefault, ","), "prefixes of interface names whose changes are nothing to us")
 	flags.BoolVar(&s.portMapping, "port-mapping", false, "ask the router for a port mapping")
 	flags.BoolVar(&s.peerRoutes, "peer-routes", false, "say sync when a peer's address changes, not only ours")
 	flags.BoolVar(&s.verbose, "verbose", false, "log what tailscale logs")
@@ -102,12 +99,7 @@ func parseFlags(args []string) (spec, error) {
 		return s, fmt.Errorf("--port %d: must be at most 65535", *port)
 	}
 	s.port = uint16(*port)
-	s.ignoreInterfaces = splitList(*ignore)
 	return s, nil
-}
-
-func splitList(list string) []string {
-	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
 }
 
 // tune sets what tailscale.com and Go's runtime know as process-wide settings.

@@ -148,7 +148,7 @@ func (n *node) start(line startLine) (int, error) {
 		n.releaseTUN()
 	}
 	time.AfterFunc(holdTime, n.releaseTUN)
-	watchInterfaces(n.ignoreInterfaces)
+	watchInterfaces()
 	if n.lc, err = n.server.LocalClient(); err != nil {
 		return exitCrash, err
 	}
