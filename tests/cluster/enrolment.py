@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.kit import tools
 from tests.kit.controlplane import ControlPlane
+from tests.kit.host import ROOMS
 from tests.kit.netns import Netns
 from tests.kit.wait import wait_until
 
@@ -17,18 +18,8 @@ from .cluster import CNI_BIN, Cluster
 PLUGIN: Final = f"{CNI_BIN}/tailscale-cni"
 STATE_DIR: Final = "/var/lib/tailscale-cni"
 RUN_DIR: Final = "/run/tailscale-cni"
-ROOMS: Final = {
-    "attachments",
-    "identities",
-    "names",
-    "outbox",
-    "claims",
-    "uid",
-    "port",
-    "enroll.json",
-    "install.json",
-    "run",
-}
+STAY: Final = {*(Path(room).name for room in ROOMS), "enroll.json", "install.json", "run"}
+"""What of it is there without a pod."""
 
 
 def install(cluster: Cluster, control: ControlPlane) -> str:
@@ -88,7 +79,7 @@ def _files(root: Path) -> Iterator[Path]:
         for directory, directories, files in os.walk(root / top.lstrip("/")):
             here = Path(directory).relative_to(root)
             directories[:] = [name for name in directories if name != "cache"]
-            yield from (here / name for name in directories + files if name not in ROOMS)
+            yield from (here / name for name in directories + files if name not in STAY)
     for top in ("/var/lib/cni", "/run/netns"):
         for path in (root / top.lstrip("/")).rglob("*"):
             if path.is_file() and path.name != "lock" and not path.name.startswith("last_reserved_ip"):

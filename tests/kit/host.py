@@ -143,6 +143,15 @@ class Host(Actor):
         """Whether it is Running as well: it has found its relay, and hears of others."""
         return self.node(sandbox).get("BackendState") == "Running" and self.addressed(sandbox)
 
+    def is_node(self, sandbox: Sandbox, name: str) -> bool:
+        """Whether a pod is on the tailnet as the node of that name, at that node's addresses and no others."""
+        node = self.control.node(name)
+        if not (node and node["online"] and self.running(sandbox)):
+            return False
+        return set(node["addresses"]) == {
+            a for a in sandbox.interface("ts0").addresses if ":" not in a or a.startswith("fd7a")
+        }
+
     def addresses(self, sandbox: Sandbox) -> list[str]:
         """A pod's tailnet addresses, waited for, IPv4 first."""
         wait_until(lambda: self.running(sandbox), what=f"{sandbox.pod.name} on the tailnet")

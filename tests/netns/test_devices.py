@@ -6,21 +6,13 @@ import json
 from functools import partial
 
 from tests.kit.controlplane import ControlPlane
-from tests.kit.host import Host
 from tests.kit.planes import KINDS, Kind, NewHost, oauth
-from tests.kit.runtime import Pod, Sandbox
+from tests.kit.runtime import Pod
 from tests.kit.wait import wait_until
 
 
 def _lasting(pod: str, name: str, **annotations: str) -> Pod:
     return Pod.enrolled(f"{name}-7b5d9c6f8-{pod}", **{"ephemeral": "false", **annotations})
-
-
-def _is(host: Host, control: ControlPlane, sandbox: Sandbox, name: str) -> bool:
-    node = control.node(name)
-    return bool(
-        node and node["online"] and host.running(sandbox) and node["addresses"] == host.addresses(sandbox)
-    )
 
 
 def _names(control: ControlPlane, prefix: str) -> list[str]:
@@ -37,7 +29,7 @@ def test_a_rollout_leaves_no_second_node(new_host: NewHost, control: ControlPlan
         new = host.start(_lasting(suffix, "roll"))
         assert host.addresses(new) != first
         host.runtime.delete(now)
-        wait_until(partial(_is, host, control, new, "roll"), what="the name of the one that ended")
+        wait_until(partial(host.is_node, new, "roll"), what="the name of the one that ended")
         assert host.addresses(new) == first
         wait_until(lambda: _names(control, "roll") == ["roll"], what="the end of the second node")
         now = new
@@ -68,7 +60,7 @@ def test_a_rollout_takes_a_tag_away(new_host: NewHost, control: ControlPlane, ki
     new = host.start(_lasting("x2c4c", "less", tags="tag:k8s-pod"))
     host.addresses(new)
     host.runtime.delete(old)
-    wait_until(partial(_is, host, control, new, "less"), what="the name of the one that ended")
+    wait_until(partial(host.is_node, new, "less"), what="the name of the one that ended")
     assert host.addresses(new) == before
     node = control.node("less")
     assert node

@@ -12,7 +12,7 @@ import pytest
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
 from tests.kit.peer import Peer
-from tests.kit.runtime import Pod, Sandbox
+from tests.kit.runtime import Pod
 from tests.kit.wait import wait_until
 
 SUFFIXES = iter("bcdfghjklmnpqrstvwxz")
@@ -31,16 +31,6 @@ def _lasting(host: Host, control: ControlPlane) -> Iterator[None]:
 def _replica(name: str, **annotations: str) -> Pod:
     """A new pod of a Deployment."""
     return Pod.enrolled(f"{name}-7b5d9c6f8-x2c4{next(SUFFIXES)}", **{"ephemeral": "false", **annotations})
-
-
-def _is(host: Host, control: ControlPlane, sandbox: Sandbox, name: str) -> bool:
-    """Whether a pod is on the tailnet as a node of that name, at that node's addresses and no others."""
-    node = control.node(name)
-    if not (node and node["online"] and host.running(sandbox)):
-        return False
-    return set(node["addresses"]) == {
-        a for a in sandbox.interface("ts0").addresses if ":" not in a or a.startswith("fd7a")
-    }
 
 
 def test_a_lasting_node_is_the_same_when_its_pod_comes_back(
@@ -70,7 +60,7 @@ def test_ten_rollouts_end_with_the_name_and_the_addresses_of_the_first(
         assert host.addresses(new) != first
         assert host.node(new)["Self"]["HostName"] == "plex-1"
         host.runtime.delete(now)
-        wait_until(partial(_is, host, control, new, "plex"), what="the name of the one that ended")
+        wait_until(partial(host.is_node, new, "plex"), what="the name of the one that ended")
         assert host.addresses(new) == first
         now = new
     assert len(host.nodes()) == 2
@@ -84,7 +74,7 @@ def test_an_ephemeral_rollout_ends_with_the_name(host: Host, control: ControlPla
     new = host.start(_replica("jellyfin", ephemeral="true"))
     addresses = host.addresses(new)
     host.runtime.delete(old)
-    wait_until(lambda: _is(host, control, new, "jellyfin"), what="the name of the one that ended")
+    wait_until(lambda: host.is_node(new, "jellyfin"), what="the name of the one that ended")
     assert host.addresses(new) == addresses
     assert [n["name"] for n in control.nodes() if n["name"].startswith("jellyfin")] == ["jellyfin"]
     host.runtime.delete(new)
@@ -100,7 +90,7 @@ def test_a_handover_survives_whoever_dies_in_it(host: Host, control: ControlPlan
         process.kill()
     host.runtime.delete(old)
     host.start(Pod.enrolled("passes-by"))
-    wait_until(lambda: _is(host, control, new, "dies"), what="the name of the one that ended")
+    wait_until(lambda: host.is_node(new, "dies"), what="the name of the one that ended")
     assert host.addresses(new) == first
 
 

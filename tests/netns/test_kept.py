@@ -13,7 +13,7 @@ from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
 from tests.kit.planes import KINDS, Kind, NewHost, headscale
 from tests.kit.process import Failed
-from tests.kit.runtime import Pod, Sandbox
+from tests.kit.runtime import Pod
 from tests.kit.wait import wait_until
 
 SUFFIXES = iter("bcdfghjklmnpqrstvwxz")
@@ -155,13 +155,6 @@ def test_an_ephemeral_pod_has_the_name_of_what_is_only_kept(
     assert [node["name"] for node in control.nodes() if node["name"].startswith("way")] == ["way"]
 
 
-def _is(host: Host, control: ControlPlane, sandbox: Sandbox, name: str) -> bool:
-    """Whether a pod is the node of that name."""
-    node = control.node(name)
-    called = host.node(sandbox).get("Self", {}).get("HostName")
-    return bool(node and called == name and node["addresses"] == host.addresses(sandbox))
-
-
 @KINDS
 def test_a_rollout_changes_what_lasts(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
     """From a node that lasts to one that does not, and back: the name is the workload's after each, the address the kept one's again."""
@@ -172,7 +165,7 @@ def test_a_rollout_changes_what_lasts(new_host: NewHost, control: ControlPlane, 
         new = host.start(_replica("turn", lasts=lasts))
         host.addresses(new)
         host.runtime.delete(pod)
-        wait_until(partial(_is, host, control, new, "turn"), what="the workload's name")
+        wait_until(partial(host.is_node, new, "turn"), what="the workload's name")
         assert (host.addresses(new) == addresses) is lasts
         pod = new
     wait_until(
