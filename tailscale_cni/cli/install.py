@@ -15,7 +15,7 @@ from .. import archive, artefact, config, conflist, errors
 from ..control import credential, headscale, static, tailscale
 from ..state import files
 from ..state.installation import Installation
-from ..verbs import joining, keys, upkeep, wish
+from ..verbs import earlier, joining, keys, upkeep, wish
 from . import add_roots, layout
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BINARY = "tailscale-cni"
+
+SHOWN = 20
+"""Pods that are named."""
 
 
 class Credential(NamedTuple):
@@ -113,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         upkeep.keep_in_step(host)
         archive.prune(arguments.state_dir)
     _say(f'{conf_dir}/{conflist.NAME} is in place: new pods with tailscale.com/enabled: "true" become nodes')
+    _name_earlier_pods(host, root)
     _warn(host, root)
     return 0
 
@@ -201,6 +205,14 @@ def _install_binary(root: str, bin_dir: str) -> None:
     python = layout.find_python(root)
     if files.put(f"{root}{bin_dir}/{BINARY}", archive.fitted(Path(artefact.executable()), python), 0o755):
         _say(f"plugin: {bin_dir}/{BINARY}, started by {python or 'the first Python that it finds'}")
+
+
+def _name_earlier_pods(host: config.Config, root: str) -> None:
+    """The runtime calls nobody for a pod that runs already."""
+    waiting = earlier.waiting(host, root)
+    if waiting:
+        more = f" and {len(waiting) - SHOWN} more" if len(waiting) > SHOWN else ""
+        _say(f"these pods become nodes when they are started again: {', '.join(waiting[:SHOWN])}{more}")
 
 
 def _warn(host: config.Config, root: str) -> None:

@@ -25,7 +25,7 @@ def installed_again(cluster: Cluster, control: ControlPlane) -> Iterator[None]:
 
 
 def test_uninstall_falls_back_to_the_primary(cluster: Cluster, control: ControlPlane) -> None:
-    """After `uninstall` nothing of the plugin is on the host, and a pod that is annotated is an ordinary one."""
+    """After `uninstall` nothing of the plugin is on the host, and a pod that is annotated is an ordinary one, which `install` names."""
     command(cluster, "uninstall")
     assert [path.name for path in cluster.machine.files(CNI_CONF)] == [PRIMARY_FILE]
     assert not (cluster.machine.root / PLUGIN.lstrip("/")).exists()
@@ -33,6 +33,9 @@ def test_uninstall_falls_back_to_the_primary(cluster: Cluster, control: ControlP
         pod.ready()
         assert pod.netns.links() == {"lo", "eth0"}
         assert ipaddress.ip_address(pod.address) in ipaddress.ip_network(PRIMARY.subnet)
+        assert "these pods become nodes when they are started again: default/ordinary\n" in install(
+            cluster, control
+        )
     assert not control.node("ordinary")
 
 

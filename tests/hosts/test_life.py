@@ -196,6 +196,25 @@ def test_after_a_reboot_gc_cleans_up(podhost: PodHost) -> None:
     assert not podhost.leftovers()
 
 
+def test_install_names_pods_that_are_too_early(bare: PodHost) -> None:
+    """Those that run, are annotated and are no nodes, and no others; not any more when they have ended, or have been started again."""
+    early, plain, ended = (
+        bare.start(pod) for pod in (Pod.enrolled("early"), Pod("plain"), Pod.enrolled("ended"))
+    )
+    bare.call("DEL", ended)
+
+    def install() -> str:
+        urls = ("--control-url", bare.control.url, "--auth-key-file", KEY)
+        return bare.host.attempt(ARTEFACT, "install", *urls).stderr.decode()
+
+    assert "these pods become nodes when they are started again: default/early\n" in install()
+    bare.call("DEL", early)
+    again = bare.start(Pod.enrolled("early"))
+    bare.running(again)
+    assert "started again" not in install()
+    assert plain.netns.links() == {"lo", "eth0"}
+
+
 def test_uninstall_gives_the_primary_network_back(podhost: PodHost) -> None:
     """Nodes end, their pods keep the primary's address, our files go, and new pods get the primary's network."""
     web = podhost.start(Pod.enrolled("web"))
