@@ -1,8 +1,8 @@
 """Who has which name and which keys: taken at ADD, handed over at DEL, so that a rollout ends with the name that it began with.
 
 The new pod of a rolling update is added before the old one is deleted, so it becomes ``plex-1``. When the old one goes, its
-number is given to the youngest pod of the name that is young and has a worse one: that is on the disk before the old
-one's record is removed. The heir's supervisor is then woken, and asks ``settle`` what to be; so does whoever starts it again.
+number is given to the young pod of the name that has the worst one: that is on the disk before the old one's record is removed.
+The heir's supervisor is then woken, and asks ``settle`` what to be; so does whoever starts it again.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def leave(attachment: Attachment) -> None:
 
 
 def _heir(name: Name, leaver: Attachment, number: int) -> Attachment | None:
-    """The youngest pod of the name that would be better off with the number, and may still move."""
+    """The pod of the name that would be better off with the number, and may still move: the one that is worst off.
+
+    That is who was added last while the others were there. It moves once, and nobody else has to.
+    """
     best: dict[Attachment, int] = {}
     for its, holder in sorted(name.holders().items()):
         best.setdefault(holder, its)
@@ -82,7 +85,7 @@ def _heir(name: Name, leaver: Attachment, number: int) -> Attachment | None:
         for holder, its in best.items()
         if holder.record != leaver.record and _may_move(holder) and _is_better(holder, number, its)
     ]
-    return max(heirs, key=lambda heir: heir.since, default=None)
+    return max(heirs, key=lambda heir: (heir.wanted == number, best[heir]), default=None)
 
 
 def _is_better(attachment: Attachment, number: int, than: int) -> bool:
@@ -119,7 +122,7 @@ def settle(attachment: Attachment, patience: float = LOCK_SECONDS) -> Attachment
 
     Its processes are what they were: with a name or keys that are not the record's, they have to begin anew.
     """
-    store = Attachments(attachment.state_dir)
+    store, woken = Attachments(attachment.state_dir), []
     with store.locked(attachment.container_id, seconds=patience):
         current = store.current(attachment)
         if current is None:
@@ -134,9 +137,10 @@ def settle(attachment: Attachment, patience: float = LOCK_SECONDS) -> Attachment
                 launch.forget_notes(current)
             for other in held:
                 if other != number:
-                    name.free(other)
-                    if _is_left_behind(current):
-                        name.drop(other)
+                    current, heir = _let_go(store, name, current, other)
+                    woken += [heir] if heir else []
+    for heir in woken:
+        wake(heir)
     return current
 
 
@@ -149,12 +153,32 @@ def _move(name: Name, attachment: Attachment, number: int) -> Attachment:
     if not known.uid:
         name.keep(number, attachment.identity)
         return moved
-    former = (*attachment.former, attachment.identity) if _is_left_behind(attachment) else ()
-    return moved._replace(identity=known.key, uid=known.uid, port=known.port, former=former)
+    return moved._replace(identity=known.key, uid=known.uid, port=known.port)
+
+
+def _let_go(
+    store: Attachments, name: Name, attachment: Attachment, number: int
+) -> tuple[Attachment, Attachment | None]:
+    """A number that the attachment does not need, with the keys that are kept there, is its heir's: the attachment by now, and the heir.
+
+    If nobody waits for it, the node that it was for a while, or could have been, is left behind.
+    """
+    heir, key = _heir(name, attachment, number), name.kept(number)
+    if key and key == attachment.identity:
+        name.drop(number)  # they are at the better one by now
+    elif key and (key in attachment.former or (not heir and _is_left_behind(attachment))):
+        attachment = attachment._replace(former=tuple(dict.fromkeys((*attachment.former, key))))
+        store.save(attachment)
+        name.drop(number)
+    if heir:
+        name.give(number, heir)
+    else:
+        name.free(number)
+    return attachment, heir
 
 
 def _is_left_behind(attachment: Attachment) -> bool:
-    """Whether the node that it was for a while is to be forgotten. Where nobody can be told to, the next pod is that one again."""
+    """Whether a node that it was for a while is to be forgotten. Where nobody can be told to, the next pod is that one again."""
     return not attachment.ephemeral and attachment.minter != "static"
 
 

@@ -165,14 +165,58 @@ def test_scaling_down_disturbs_nobody(host: Host) -> None:
     assert host.add().hostname == "web"
 
 
-def test_the_youngest_has_it(host: Host) -> None:
-    """Of several that could move; and who has been given a better one already is left where it will be."""
+def test_the_one_that_is_worst_off_has_it(host: Host) -> None:
+    """Of several that could move, it alone does; and who has been given a better one already is left where it will be."""
     old = host.add(age=3600)
     elder, younger = host.add(age=300), host.add(age=5)
     host.delete(old)
     assert host.settled(younger).number == 0
     assert host.settled(elder).number == 1
     assert Name.of(elder).held_by(elder) == [1]
+
+
+def test_what_an_heir_does_not_need_goes_to_who_waits_for_it(host: Host) -> None:
+    """Two end before their one heir has moved, and another pod came meanwhile: both names are kept, with their keys, and nothing else."""
+    first, second = (host.add(ephemeral=False, age=3600) for _ in range(2))
+    heir = host.add(ephemeral=False)
+    host.delete(second)
+    host.delete(first)
+    late = host.add(ephemeral=False)
+    assert late.number == 3
+    now, other = host.settled(heir), host.settled(late)
+    assert [(a.hostname, a.key) for a in (now, other)] == [("web", first.key), ("web-1", second.key)]
+    assert (now.former, other.former) == ((heir.key,), (late.key,))
+    for one in now, other:
+        with host.store.locked(one.container_id):
+            succession.shed(host.store, one)
+    assert {path.name for path in (host.root / "identities").iterdir() if path.is_dir()} == {
+        first.key,
+        second.key,
+    }
+
+
+def test_what_nobody_waits_for_is_left_behind(host: Host) -> None:
+    """Two end before their one heir has moved: what it could have been is forgotten with what it was."""
+    first, second = (host.add(ephemeral=False, age=3600) for _ in range(2))
+    heir = host.add(ephemeral=False)
+    host.delete(second)
+    host.delete(first)
+    now = host.settled(heir)
+    assert (now.hostname, now.key) == ("web", first.key)
+    assert set(now.former) == {second.key, heir.key}
+    assert host.settled(now) == now
+    assert Name.of(now).kept(1) == ""
+
+
+def test_keys_that_moved_along_are_at_one_number(host: Host) -> None:
+    """The one that ended had never registered: its heir keeps its own keys, and no other pod finds them where they were."""
+    old = host.add(ephemeral=False, minter="static")
+    new = host.add(ephemeral=False, minter="static")
+    Path(old.identity_dir, "tailscaled.state").unlink()
+    host.delete(old)
+    now = host.settled(new)
+    assert (now.hostname, now.key, now.former) == ("web", new.key, ())
+    assert host.add(ephemeral=False, minter="static").key != new.key
 
 
 def test_an_heir_that_ends_before_it_moves_hands_on_all_that_it_has(host: Host) -> None:
