@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PARENT = "tailscale-cni"
-PATIENCE = 1.0
+PATIENCE = 5.0
+"""Seconds that all groups of a node may take to be empty: on a host with a hundred times more to do than it has cores, more than one."""
+
 CONTROLLERS = ("memory", "pids")
 LIMITS = {"memory.max": "512M", "memory.limit_in_bytes": "512M", "pids.max": "256"}
 
@@ -52,8 +54,9 @@ def remove(name: str) -> None:
     What a worker has forked to outlive it ends here: its user ID will be another node's. A process leaves its
     group a moment after it can be waited for, so this takes some tries.
     """
+    deadline = time.monotonic() + PATIENCE
     for root in _hierarchies():
-        group, deadline = f"{root}/{PARENT}/{name}", time.monotonic() + PATIENCE
+        group = f"{root}/{PARENT}/{name}"
         while not _removed(group) and time.monotonic() < deadline:
             _kill_all(group)
             time.sleep(0.005)
