@@ -104,6 +104,31 @@ def test_another_node_of_the_same_id_is_left_alone(
     assert stable != other
 
 
+@KINDS
+def test_another_node_of_a_kept_identitys_id_keeps_its_tags(
+    new_host: NewHost, control: ControlPlane, kind: Kind
+) -> None:
+    """Where the node that was kept is somebody else's by its ID, nobody's tags are changed, and the pod is a new node with its own."""
+    host = kind(new_host, control)
+    pod, friend = host.start(_lasting("x2c4b", "kept")), host.start(Pod.enrolled("friend"))
+    host.addresses(pod)
+    host.addresses(friend)
+    victim = control.node("friend")
+    assert victim
+    host.runtime.delete(pod)
+    other, _ = (host.run_dir / host.id(friend) / "node").read_text().split()
+    (record,) = (host.state_dir / "identities").glob("*.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"node_id": other}))
+    new = host.start(_lasting("x2c4c", "kept", tags="tag:media"))
+    host.addresses(new)
+    wait_until(lambda: list((host.state_dir / "outbox").iterdir()) == [], what="the outbox to be empty")
+    (mine,) = [node for node in control.nodes() if node["tags"] == ["tag:media"] and node["online"]]
+    assert mine["hostname"] == "kept"
+    now = control.node("friend")
+    assert now
+    assert (now["nodeKey"], now["tags"]) == (victim["nodeKey"], victim["tags"])
+
+
 def test_what_cannot_be_read_keeps_nothing_else_from_being_said(
     new_host: NewHost, control: ControlPlane
 ) -> None:
