@@ -18,6 +18,7 @@ from . import (
     measure_idle,
     measure_memory,
     measure_passthrough,
+    measure_policy,
     measure_restart,
     measure_size,
     measure_throughput,
@@ -34,6 +35,7 @@ MEASURES: dict[str, Measure] = {
     "g": measure_idle.measure,
     "i": measure_restart.measure,
     "k": measure_size.measure,
+    "l": measure_policy.measure,
 }
 """By the letters of their rows, in the order in which they are taken."""
 

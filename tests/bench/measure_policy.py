@@ -1,0 +1,86 @@
+"""Deciding what a pod should be is a small part of an ADD: importing the policy, parsing annotations, permissions, and the node's name.
+
+It is timed in fresh interpreters, from what the artefact has unpacked: from the moment when a call has been read, as for every pod, until
+the pod's intent is there. A process that only reads the host's configuration is timed beside it and subtracted: every enrolled ADD reads
+that, whatever it says. What the ADD would import later anyway counts as the policy's. No API is asked: the pod's name says what it is one
+of, and `config.yaml` says what its namespace wants.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from tests.kit.host import Host
+from tests.kit.interpreters import SUPPORTED, interpreters
+from tests.kit.process import run
+from tests.kit.runtime import Pod
+
+from .lab import Lab
+from .measure_passthrough import PREV_RESULT, install
+from .rows import Bound, Row, interleave
+
+CALLS = 5
+"""In one sample."""
+
+CONFIGURATION = """
+oauthClientSecretFile: /etc/tailscale-cni/oauth-client-secret
+tags: [tag:k8s-pod]
+namespaces:
+  media: {tailscale.com/tags: "tag:k8s-pod,tag:media"}
+permissions:
+  "*": {features: [enabled, hostname]}
+  media: {tags: ["tag:media*"], features: ["*"]}
+"""
+
+TIMED = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from tailscale_cni.cni import dispatch, request
+asked = request.parse(os.environ, sys.stdin.buffer.read())
+started = time.perf_counter(), time.process_time()
+{work}
+print(time.perf_counter() - started[0], time.process_time() - started[1])
+"""
+POLICY = "from tailscale_cni.verbs.wish import Wish; assert Wish.of(asked).intent.name == 'jellyfin'"
+READING = "from tailscale_cni.config import Config; assert Config.load(asked.config).namespaces"
+
+
+def measure(lab: Lab) -> list[Row]:
+    """Row l, for each Python; in QUICK for the newest alone."""
+    pythons = [(version, python) for version, python in interpreters().items() if version >= SUPPORTED]
+    rows = []
+    for (major, minor), python in pythons[-1:] if lab.quick else pythons:
+        with lab.host(f"policy{minor}") as host:
+            call = Call(host, python)
+            work = {"whole": POLICY, "reading": READING}
+            contestants = {name: partial(call.seconds, text) for name, text in work.items()}
+            samples = interleave(lab.rounds, **contestants)
+        for index, clock in enumerate(("wall", "CPU")):
+            pairs = zip(samples["whole"], samples["reading"], strict=True)
+            ours = tuple(whole[index] - reading[index] for whole, reading in pairs)
+            what = f"policy of an enrolled ADD, CPython {major}.{minor}, {clock}"
+            rows.append(Row("l", what, "ms", ours, None, Bound(20)))
+    return rows
+
+
+class Call:
+    """An ADD, and what this Python has unpacked of the artefact on a host."""
+
+    def __init__(self, host: Host, python: Path) -> None:
+        install(python, host.runtime.plugin)
+        host.start(Pod.enrolled("unpacks"))
+        (build,) = (host.state_dir / "cache").iterdir()
+        self.python, self.site = python, build / "site-packages"
+        (host.root / "config.yaml").write_text(CONFIGURATION)
+        pod = host.sandbox(Pod.enrolled("jellyfin-deployment-7b5d9c6f8-x2c4z", namespace="media"))
+        self.stdin = json.dumps(host.runtime.entry(pod, prevResult=PREV_RESULT))
+        self.environ = host.runtime.environ("ADD", pod)
+
+    def seconds(self, work: str) -> tuple[float, float]:
+        """Of some work after reading the call, wall and CPU: the medians of several processes."""
+        argv: list[str | Path] = [self.python, "-IS", "-c", TIMED.format(work=work), self.site]
+        said = [run(argv, stdin=self.stdin, env=self.environ).split() for _ in range(CALLS)]
+        return median(float(wall) for wall, _ in said), median(float(cpu) for _, cpu in said)
