@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tailscale_cni import config, errors
+from tailscale_cni import config, errors, policy
 from tailscale_cni.config import Config
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 def load(tmp_path: Path, text: str | None = None, **entry: Any) -> Config:
@@ -323,3 +327,48 @@ def test_a_control_planes_url_has_no_user(tmp_path: Path, user: str) -> None:
     with pytest.raises(errors.InvalidConfiguration) as refused:
         load(tmp_path, controlURL=f"https://{user}@headscale.example.com")
     assert "secret" not in str(refused.value)
+
+
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30)
+WORD = st.sampled_from(
+    ["all", "none", "true", "10m", "0s", "1-2", "https://a", "fd00::/56", "/a", "tag:a", "*", "{workload}"]
+)
+TREE = st.recursive(
+    SCALAR | WORD,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["*", "media", "tags", "features", "tailscale.com/tags"]) | SCALAR, inner
+        )
+    ),
+    max_leaves=6,
+)
+KEY = st.sampled_from([row.key for row in config.SETTINGS])
+
+
+def refuses_in_our_words(load: Callable[[], Config]) -> None:
+    """It is a configuration that the policy takes, or an error of ours, in words that are fit to print."""
+    said = ""
+    try:
+        policy.check(load())
+    except errors.Error as e:
+        said = f"{e}{e.advice}"
+    assert said.isprintable()
+
+
+@settings(deadline=None)
+@given(st.dictionaries(KEY, TREE, min_size=1, max_size=3))
+def test_whatever_a_key_is_set_to_is_taken_or_an_error_of_ours(entry: dict[str, Any]) -> None:
+    """In the conflist entry, which is JSON, and so in the file."""
+    refuses_in_our_words(lambda: Config.load({**entry, "configFile": "/nonexistent"}))
+
+
+@settings(deadline=None)
+@given(TREE | st.dictionaries(KEY, TREE, max_size=3), st.text(max_size=5), st.integers(0, 200))
+def test_whatever_the_file_is_is_taken_or_an_error_of_ours(tree: Any, noise: str, at: int) -> None:
+    """Also a document that is broken somewhere."""
+    text = yaml.safe_dump(tree)
+    with tempfile.TemporaryDirectory() as directory:
+        for written in (text, text[:at] + noise + text[at:]):
+            Path(directory, "config.yaml").write_text(written, encoding="utf-8", errors="replace")
+            refuses_in_our_words(lambda: Config.load({"configFile": f"{directory}/config.yaml"}))
