@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import yaml
 
 from tests.kit import tools
 from tests.kit.controlplane import ControlPlane
@@ -18,6 +21,8 @@ from .cluster import CNI_BIN, Cluster
 PLUGIN: Final = f"{CNI_BIN}/tailscale-cni"
 STATE_DIR: Final = "/var/lib/tailscale-cni"
 RUN_DIR: Final = "/run/tailscale-cni"
+OAUTH: Final = "/etc/tailscale-cni/oauth-client-secret"
+CONFIG: Final = "/etc/tailscale-cni/config.yaml"
 STAY: Final = {*(Path(room).name for room in ROOMS), "enroll.json", "install.json", "run"}
 """What of it is there without a pod."""
 
@@ -27,6 +32,27 @@ def install(cluster: Cluster, control: ControlPlane) -> str:
     cluster.machine.write("/root/authkey", f"{control.mint().key}\n", mode=0o600)
     options = [f"--control-url={control.url}", "--auth-key-file=/root/authkey"]
     return cluster.machine.run("sh", "-c", 'exec "$0" "$@" 2>&1', tools.artefact(), "install", *options)
+
+
+@contextmanager
+def configured(cluster: Cluster, **settings: Any) -> Iterator[None]:
+    """Besides what `install` wrote, these settings hold for the length of a block."""
+    written = (cluster.machine.root / CONFIG.lstrip("/")).read_text()
+    cluster.machine.write(CONFIG, yaml.safe_dump(yaml.safe_load(written) | settings))
+    try:
+        yield
+    finally:
+        cluster.machine.write(CONFIG, written)
+
+
+@contextmanager
+def oauth(cluster: Cluster, control: ControlPlane, **settings: Any) -> Iterator[None]:
+    """The host's auth keys are made by an OAuth client, for the length of a block."""
+    client = control.new_client(tags=["tag:k8s-cni"])
+    cluster.machine.write(OAUTH, f"{client.secret}\n", mode=0o600)
+    with configured(cluster, oauthClientSecretFile=OAUTH, apiURL=control.url, **settings):
+        yield
+    control.revoke_client(client)
 
 
 def command(cluster: Cluster, *arguments: str) -> str:

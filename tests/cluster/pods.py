@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.kit.actor import Actor
 from tests.kit.netns import Netns
@@ -14,11 +14,19 @@ from tests.kit.wait import wait_until
 
 from .cluster import Cluster
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 ENABLED: Final = "tailscale.com/enabled"
-# A page on port 80 for the readiness probe and for people; on port 7 what is sent comes back.
-SERVE: Final = (
-    'echo "hello from $(hostname)" >/www/index.html; nc -ll -p 7 -e cat & exec httpd -f -p 80 -h /www'
-)
+# A page on port 80 for the readiness probe and for people; on port 7 what is sent comes back. It ends when it is told to, and not
+# only when kubelet kills it two seconds later.
+SERVE: Final = """
+echo "hello from $(hostname)" >/www/index.html
+nc -ll -p 7 -e cat &
+httpd -f -p 80 -h /www &
+trap exit TERM
+wait
+"""
 
 
 def manifest(name: str, annotations: Mapping[str, str], *, namespace: str = "default") -> dict[str, Any]:
@@ -72,26 +80,22 @@ class ProcessNetns(Netns):
         """It is not ours to end."""
 
 
-class Pod(Actor):
-    """A pod of a cluster; it is deleted with the block that it was made for."""
+class SomePod:
+    """A pod of a cluster, whoever made it."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        name: str,
-        annotations: Mapping[str, str] = {},
-        *,
-        namespace: str = "default",
-    ) -> None:
+    def __init__(self, cluster: Cluster, name: str, *, namespace: str = "default") -> None:
         self.cluster = cluster
         self.name = name
         self.namespace = namespace
-        cluster.create(manifest(name, annotations, namespace=namespace))
         self.uid: str = self.get()["metadata"]["uid"]
 
-    def close(self) -> None:
-        """`kubectl delete pod`, unless it is gone already; returns when kubelet has ended it."""
-        self.delete("--ignore-not-found")
+    def annotate(self, **annotations: str | None) -> None:
+        """`kubectl annotate`, with short names of ours; None takes one away."""
+        words = [
+            f"tailscale.com/{name}-" if value is None else f"tailscale.com/{name}={value}"
+            for name, value in annotations.items()
+        ]
+        self._kubectl("annotate", "--overwrite", "pod", self.name, *words)
 
     def delete(self, *options: str) -> None:
         """`kubectl delete pod`. Raises Failed."""
@@ -109,7 +113,7 @@ class Pod(Actor):
         found: dict[str, Any] = json.loads(self._kubectl("get", "pod", self.name, "--output=json"))
         return found
 
-    def ready(self, deadline: float = 60.0) -> Pod:
+    def ready(self, deadline: float = 60.0) -> Self:
         """Itself, once it is Ready."""
         try:
             self._kubectl("wait", "--for=condition=Ready", f"pod/{self.name}", f"--timeout={deadline:g}s")
@@ -155,6 +159,25 @@ class Pod(Actor):
         return self.netns.interface(name)
 
 
+class Pod(SomePod, Actor):
+    """A pod of a cluster; it is deleted with the block that it was made for."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        annotations: Mapping[str, str] = {},
+        *,
+        namespace: str = "default",
+    ) -> None:
+        cluster.create(manifest(name, annotations, namespace=namespace))
+        super().__init__(cluster, name, namespace=namespace)
+
+    def close(self) -> None:
+        """`kubectl delete pod`, unless it is gone already; returns when kubelet has ended it."""
+        self.delete("--ignore-not-found")
+
+
 class Deployment(Actor):
     """A Deployment whose pods are Ready; it goes, and they with it, with the block that it was made for."""
 
@@ -162,7 +185,27 @@ class Deployment(Actor):
         self.cluster = cluster
         self.name = name
         cluster.create(deployment(name, replicas, annotations))
-        cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=60s")
+        self.rolled_out()
+
+    def rolled_out(self) -> None:
+        """Returns when its pods are those of its template, and Ready."""
+        self.cluster.kubectl("rollout", "status", f"deployment/{self.name}", "--timeout=60s")
+
+    def annotate(self, **annotations: str | None) -> None:
+        """Change its template, with short names of ours; None takes one away."""
+        metadata = {"annotations": {f"tailscale.com/{name}": value for name, value in annotations.items()}}
+        patch = {"spec": {"template": {"metadata": metadata}}}
+        self.cluster.kubectl("patch", "deployment", self.name, "--type=merge", f"--patch={json.dumps(patch)}")
+
+    @property
+    def pods(self) -> list[SomePod]:
+        """Those that are not ending."""
+        found = self.cluster.kubectl("get", "pods", f"--selector=app={self.name}", "--output=json")
+        return [
+            SomePod(self.cluster, pod["metadata"]["name"])
+            for pod in json.loads(found)["items"]
+            if "deletionTimestamp" not in pod["metadata"]
+        ]
 
     def close(self) -> None:
         """Returns when its pods are gone."""

@@ -19,13 +19,13 @@ from tests.kit.wait import wait_until
 
 from . import programs
 from .cluster import KUBE, STATIC_PODS, Cluster
-from .enrolment import STATE_DIR
+from .enrolment import STATE_DIR, configured
 from .pods import ENABLED, Pod, ProcessNetns, manifest
 
 pytestmark = pytest.mark.timeout(400, func_only=True)
 
 ROOT: Final = Path(__file__).parents[2]
-CONFIG: Final = "/etc/tailscale-cni/config.yaml"
+KUBECONFIG: Final = "/etc/tailscale-cni/kubeconfig"
 LOG: Final = "/var/log/tailscale-cni.log"
 MARK: Final = "<!-- tests/cluster runs these lines -->\n```sh\n"
 
@@ -40,8 +40,8 @@ def namespaces(cluster: Cluster) -> Iterator[None]:
     cluster.kubectl("apply", "--filename=-", stdin=(ROOT / "manifests" / "rbac.yaml").read_text())
     wait_until(lambda: token(cluster), 60, what="the account's token")
     give_access(cluster)
-    yield
-    configure(cluster, "")
+    with configured(cluster, kubeconfig=KUBECONFIG, logFile=LOG):
+        yield
     cluster.kubectl("delete", "namespace", "media", "plain")
 
 
@@ -60,21 +60,13 @@ def token(cluster: Cluster) -> str:
 
 
 def give_access(cluster: Cluster) -> None:
-    """Run the lines of docs/namespaces.md, and name what they wrote."""
+    """Run the lines of docs/namespaces.md, and put what they wrote where the page says."""
     lines = (ROOT / "docs" / "namespaces.md").read_text().split(MARK)[1].split("```")[0]
     admin = (
         f"PATH={programs.kubernetes()}:$PATH KUBECONFIG={KUBE}/admin.conf; export PATH KUBECONFIG; cd /root"
     )
     cluster.machine.run("sh", "-ec", f"{admin}\n{lines}")
-    cluster.machine.run("mv", "/root/tailscale-cni.kubeconfig", "/etc/tailscale-cni/kubeconfig")
-    configure(cluster, f"kubeconfig: /etc/tailscale-cni/kubeconfig\nlogFile: {LOG}\n")
-
-
-def configure(cluster: Cluster, more: str) -> None:
-    """What `install` wrote, and these lines."""
-    there = (cluster.machine.root / CONFIG.lstrip("/")).read_text()
-    kept = [line for line in there.splitlines() if not line.startswith(("kubeconfig:", "logFile:"))]
-    cluster.machine.write(CONFIG, "\n".join(kept) + "\n" + more)
+    cluster.machine.run("mv", "/root/tailscale-cni.kubeconfig", KUBECONFIG)
 
 
 def test_a_namespace_enrols_its_pods(cluster: Cluster, control: ControlPlane) -> None:
@@ -115,6 +107,25 @@ def test_an_annotation_that_came_later_is_heard_of(cluster: Cluster, control: Co
     finally:
         cluster.kubectl("annotate", "namespace", "plain", f"{ENABLED}-")
         cluster.machine.run("rm", "-f", f"{STATE_DIR}/namespaces/plain.json")
+
+
+def test_a_pod_overrides_its_namespace(cluster: Cluster, control: ControlPlane) -> None:
+    """What a namespace says holds for each annotation that a pod does not have."""
+    hostname = "tailscale.com/hostname"
+    cluster.kubectl("annotate", "namespace", "media", f"{hostname}=by-namespace")
+    cluster.machine.run("rm", "-f", f"{STATE_DIR}/namespaces/media.json")
+    try:
+        with (
+            Pod(cluster, "silent", namespace="media") as silent,
+            Pod(cluster, "speaks", {hostname: "by-pod"}, namespace="media") as speaks,
+        ):
+            for pod, name in ((silent, "by-namespace"), (speaks, "by-pod")):
+                pod.ready()
+                node = wait_until(lambda name=name: control.node(name), what=f"the node {name}")  # type: ignore[misc]
+                assert set(node["addresses"]) <= set(pod.interface("ts0").addresses)
+    finally:
+        cluster.kubectl("annotate", "namespace", "media", f"{hostname}-")
+        cluster.machine.run("rm", "-f", f"{STATE_DIR}/namespaces/media.json")
 
 
 def test_pods_start_while_the_api_hangs(cluster: Cluster, control: ControlPlane) -> None:

@@ -1,0 +1,195 @@
+"""The annotation table on a real kubelet: each row does what it says, and a wish that is refused is told where people look, and mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Final
+
+import pytest
+
+from tailscale_cni.policy.annotations import TABLE, Annotation
+from tests.kit.controlplane import ControlPlane
+from tests.kit.wait import wait_until
+
+from .cluster import Cluster
+from .enrolment import CONFIG, configured, helpers, oauth
+from .pods import ENABLED, Pod, SomePod
+
+pytestmark = pytest.mark.timeout(300, func_only=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trusting(cluster: Cluster, control: ControlPlane) -> Iterator[None]:
+    """A host whose keys have the tags that pods ask for; they may ask for one more than without any configuration."""
+    with oauth(cluster, control, permissions={"*": {"tags": ["tag:media"]}}):
+        yield
+
+
+def wishing(cluster: Cluster, name: str, **wishes: str) -> Pod:
+    """A pod that is enrolled and wishes this."""
+    return Pod(cluster, name, {ENABLED: "true", **ours(wishes)})
+
+
+def ours(wishes: dict[str, str]) -> dict[str, str]:
+    """The annotations of those short names."""
+    return {f"tailscale.com/{name}": value for name, value in wishes.items()}
+
+
+def node_of(control: ControlPlane, name: str) -> dict[str, Any]:
+    """The node of that name, waited for."""
+    return wait_until(lambda: control.node(name), 60, what=f"the node {name}")
+
+
+def refused(pod: SomePod) -> str:
+    """What kubelet says of a pod that does not start."""
+    return wait_until(lambda: pod.events("FailedCreatePodSandBox"), 60, what=f"an event of {pod.name}")[-1]
+
+
+def enabled(cluster: Cluster, control: ControlPlane) -> None:
+    """``"true"`` makes a node; ``"false"`` makes none, where everybody else would be one."""
+    with configured(cluster, enroll="all"), Pod(cluster, "declines", {ENABLED: "false"}) as no:
+        no.ready()
+        assert not no.interface("ts0").exists
+    with Pod(cluster, "agrees", {ENABLED: "true"}) as yes:
+        yes.ready()
+        node_of(control, "agrees")
+
+
+def tags(cluster: Cluster, control: ControlPlane) -> None:
+    """The node has them instead of the host's."""
+    with wishing(cluster, "tagged", tags="tag:media") as pod:
+        pod.ready()
+        assert node_of(control, "tagged")["tags"] == ["tag:media"]
+
+
+def hostname(cluster: Cluster, control: ControlPlane) -> None:
+    """The node is called so."""
+    with wishing(cluster, "misnamed", hostname="well-named") as pod:
+        pod.ready()
+        node = node_of(control, "well-named")
+        wait_until(
+            lambda: set(node["addresses"]) <= set(pod.interface("ts0").addresses), what="ts0's addresses"
+        )
+        assert control.node("misnamed") is None
+
+
+def ephemeral(cluster: Cluster, control: ControlPlane) -> None:
+    """One that is not stays in the tailnet when its pod has ended; one that is does not, though it is a StatefulSet's by its name."""
+    with (
+        wishing(cluster, "stays", ephemeral="false") as stays,
+        wishing(cluster, "goes-0", ephemeral="true") as goes,
+    ):
+        for pod in (stays, goes):
+            pod.ready()
+        kept, forgotten = node_of(control, "stays"), node_of(control, "goes-0")
+        assert (kept["ephemeral"], forgotten["ephemeral"]) == (False, True)
+    wait_until(lambda: not control.node("goes-0"), 30, what="the end of the node goes-0")
+    wait_until(lambda: not node_of(control, "stays")["online"], 30, what="the node stays being offline")
+    assert node_of(control, "stays")["nodeKey"] == kept["nodeKey"]
+    control.delete_node(kept["id"])
+
+
+def required(cluster: Cluster, control: ControlPlane) -> None:
+    """While the control plane is away the pod does not start, and its events say why; then it does."""
+    with control.outage():
+        pod = wishing(cluster, "must", required="true")
+        said = refused(pod)
+        assert f"pod default/{pod.name}" in said
+        assert control.url in said
+        assert pod.get()["status"]["phase"] == "Pending"
+    with pod:
+        pod.ready(90)
+        node = node_of(control, "must")
+        assert set(node["addresses"]) <= set(pod.interface("ts0").addresses)
+
+
+DOES: Final[dict[str, Callable[[Cluster, ControlPlane], None]]] = {
+    "enabled": enabled,
+    "tags": tags,
+    "hostname": hostname,
+    "ephemeral": ephemeral,
+    "required": required,
+}
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.parse], ids=lambda row: row.name)
+def test_an_annotation_does_what_its_row_says(
+    cluster: Cluster, control: ControlPlane, row: Annotation
+) -> None:
+    """Each row of the table that this version supports."""
+    DOES[row.name](cluster, control)
+
+
+def test_what_is_not_supported_yet_is_refused(cluster: Cluster, control: ControlPlane) -> None:
+    """Each of the other rows keeps the pod from starting, and its events name the annotation and the value."""
+    before = helpers(cluster)
+    with ExitStack() as stack:
+        pods = {
+            row.key: stack.enter_context(wishing(cluster, f"early-{row.name}", **{row.name: "true"}))
+            for row in TABLE
+            if row.parse is None
+        }
+        for key, pod in pods.items():
+            assert f"annotation {key}='true' is not supported by this version" in refused(pod)
+        assert helpers(cluster) == before
+        for pod in pods.values():
+            pod.delete("--wait=false")
+    assert [node["name"] for node in control.nodes() if node["name"].startswith("early-")] == []
+
+
+PERMITS: Final = """'"default": {"tags": ["tag:media", "tag:db"]} (below permissions)' in """ + CONFIG
+"""What an admin would write, and where."""
+
+
+@pytest.mark.parametrize(
+    ("wish", "said", "mended"),
+    [
+        ({"tags": "tag:db"}, ["is not permitted", "may not ask for tag:db", PERMITS], {"tags": "tag:media"}),
+        ({"hostname": "My_Films"}, ["is not valid", "a DNS label"], {"hostname": "my-films"}),
+        ({"funnel": "443:80"}, ["is not supported by this version"], {"funnel": None}),
+    ],
+    ids=["not permitted", "not valid", "not supported"],
+)
+def test_a_pod_starts_once_its_annotation_is_mended(
+    cluster: Cluster, control: ControlPlane, wish: dict[str, str], said: list[str], mended: dict[str, Any]
+) -> None:
+    """Its events name pod, annotation, value, and the setting that decides; `kubectl annotate` is enough for kubelet's next try."""
+    (name, value), *_ = wish.items()
+    with wishing(cluster, "wishful", **wish) as pod:
+        told = refused(pod)
+        assert f"pod default/wishful: annotation tailscale.com/{name}='{value}'" in told
+        assert [words for words in said if words not in told] == []
+        pod.annotate(**mended)
+        pod.ready()
+        node = node_of(control, mended.get("hostname") or "wishful")
+        assert node["tags"] == [mended.get("tags") or "tag:k8s-pod"]
+        wait_until(
+            lambda: set(node["addresses"]) <= set(pod.interface("ts0").addresses), what="ts0's addresses"
+        )
+
+
+HOSTILE: Final = {
+    "newline": "web\nFAILED\x1b[31m",
+    "nul": "web\0",
+    "bidi": "web\u202egnp.exe",
+    "long": "x" * (262144 - 300),  # Kubernetes takes 256 KiB of annotations of a pod
+}
+
+
+def test_hostile_annotations_are_told_in_a_line(cluster: Cluster, control: ControlPlane) -> None:
+    """Whatever an author wrote, the events name the annotation and are short and printable, and nobody becomes a node."""
+    before = helpers(cluster), {node["nodeKey"] for node in control.nodes()}
+    with ExitStack() as stack:
+        pods = [
+            stack.enter_context(wishing(cluster, f"hostile-{name}", hostname=value))
+            for name, value in HOSTILE.items()
+        ]
+        for pod in pods:
+            said = refused(pod)
+            assert f"pod default/{pod.name}: annotation tailscale.com/hostname=" in said
+            assert said.isprintable()
+            assert len(said) < 1000
+        assert (helpers(cluster), {node["nodeKey"] for node in control.nodes()}) == before
+        for pod in pods:
+            pod.delete("--wait=false")

@@ -1,0 +1,132 @@
+"""What a Deployment's nodes are called on a real kubelet, and who they are, when its pods are replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.kit.controlplane import ControlPlane
+from tests.kit.wait import pass_time, wait_until
+
+from .cluster import Cluster
+from .enrolment import oauth
+from .pods import ENABLED, Deployment, SomePod
+
+pytestmark = pytest.mark.timeout(600, func_only=True)
+
+LASTING = {ENABLED: "true", "tailscale.com/ephemeral": "false"}
+
+SETTLED = 10.0
+"""Seconds after the end of a pod by which who takes its place is who it was, and stays it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trusting(cluster: Cluster, control: ControlPlane) -> Iterator[None]:
+    """A host with an OAuth client, whose pods may have the tags that they like."""
+    with oauth(cluster, control, permissions={"*": "all"}):
+        yield
+
+
+@pytest.fixture
+def tailnet(control: ControlPlane) -> Iterator[ControlPlane]:
+    """The tailnet; the nodes that outlive the test's pods are removed from it."""
+    there = {node["id"] for node in control.nodes()}
+    yield control
+    for node in control.nodes():
+        if node["id"] not in there:
+            control.delete_node(node["id"])
+
+
+def called(control: ControlPlane, prefix: str) -> dict[str, dict[str, Any]]:
+    """The nodes whose names begin like that, online or not, by name."""
+    return {node["name"]: node for node in control.nodes() if node["name"].startswith(prefix)}
+
+
+def are(control: ControlPlane, deployment: Deployment, names: set[str]) -> dict[str, tuple[str, ...]] | None:
+    """The addresses of a Deployment's pods by their nodes' names, when these are its nodes and each pod has one's addresses."""
+    nodes = called(control, deployment.name)
+    if set(nodes) != names or not all(node["online"] for node in nodes.values()):
+        return None
+    addresses = {name: tuple(node["addresses"]) for name, node in nodes.items()}
+    seen = {address for pod in deployment.pods for address in tailnet_addresses(pod)}
+    return addresses if seen == {address for pair in addresses.values() for address in pair} else None
+
+
+def tailnet_addresses(pod: SomePod) -> set[str]:
+    """What a pod has on ts0 that is a tailnet's."""
+    there = pod.interface("ts0").addresses if "ts0" in pod.netns.links() else []
+    return {address for address in there if not address.startswith("fe80:")}
+
+
+def restart(cluster: Cluster, *deployments: Deployment) -> None:
+    """`kubectl rollout restart`; returns when the pods of before are gone."""
+    old = [pod for deployment in deployments for pod in deployment.pods]
+    cluster.kubectl("rollout", "restart", *(f"deployment/{each.name}" for each in deployments))
+    for deployment in deployments:
+        deployment.rolled_out()
+    for pod in old:
+        pod.gone()
+
+
+def test_ten_rollouts(cluster: Cluster, tailnet: ControlPlane) -> None:
+    """Once the old pod is gone, the new one has its name and, where nodes last, its addresses; no second node is left.
+
+    That is so within ten seconds, ten times, and stays so: the next rollout begins as soon as it is so, and finds nobody settled for
+    longer; after the last one, it is looked at again ten seconds later. An ephemeral node keeps its name, and is another one.
+    """
+    if cluster.runtime.name != "containerd-2":
+        pytest.skip("ten rollouts are long, and what they try is not the runtime's: containerd 2 alone")
+    ephemeral = {ENABLED: "true"}
+    with (
+        Deployment(cluster, "lasts", 1, LASTING) as lasts,
+        Deployment(cluster, "passes", 1, ephemeral) as passes,
+    ):
+        is_lasting = partial(are, tailnet, lasts, {"lasts"})
+        is_passing = partial(are, tailnet, passes, {"passes"})
+        first = wait_until(is_lasting, 60, what="the node lasts")
+        wait_until(is_passing, 60, what="the node passes")
+        for _ in range(10):
+            restart(cluster, lasts, passes)
+            assert wait_until(is_lasting, SETTLED, what="the name of the one that ended") == first
+            wait_until(is_passing, SETTLED, what="the name of the one that ended")
+        last = is_passing()
+        pass_time(SETTLED)
+        assert (is_lasting(), is_passing()) == (first, last)
+
+
+def test_a_rollout_takes_a_tag_away(cluster: Cluster, tailnet: ControlPlane) -> None:
+    """The node is the same one, at the same addresses, and does not have the tag any more."""
+    tags = {"tailscale.com/tags": "tag:k8s-pod,tag:media"}
+    with Deployment(cluster, "less", 1, LASTING | tags) as less:
+        first = wait_until(lambda: are(tailnet, less, {"less"}), 60, what="the node less")
+        assert called(tailnet, "less")["less"]["tags"] == ["tag:k8s-pod", "tag:media"]
+        (old,) = less.pods
+        less.annotate(tags="tag:k8s-pod")
+        less.rolled_out()
+        old.gone()
+        assert wait_until(lambda: are(tailnet, less, {"less"}), SETTLED, what="the node less") == first
+        assert called(tailnet, "less")["less"]["tags"] == ["tag:k8s-pod"]
+
+
+def test_three_replicas_keep_their_three_names(cluster: Cluster, tailnet: ControlPlane) -> None:
+    """And no node is left beside them: in a rolling update, with their addresses, whichever pod is deleted, and all at once."""
+    with Deployment(cluster, "web", 3, LASTING) as web:
+        three = partial(are, tailnet, web, {"web", "web-1", "web-2"})
+        first = wait_until(three, 60, what="three nodes")
+        restart(cluster, web)
+        assert wait_until(three, SETTLED, what="the names of those that ended") == first
+        for leavers in (slice(1), slice(1, 2), slice(3)):
+            replace(web, web.pods[leavers])
+            wait_until(three, SETTLED, what="the names of those that ended")
+
+
+def replace(deployment: Deployment, leavers: list[SomePod]) -> None:
+    """Delete pods; returns when they are gone, and others are Ready in their place."""
+    for pod in leavers:
+        pod.delete("--wait=false")
+    for pod in leavers:
+        pod.gone()
+    deployment.rolled_out()
