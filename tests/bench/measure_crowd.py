@@ -53,7 +53,8 @@ def at_once(lab: Lab, host: Host) -> list[Row]:
 def ours_at_once(host: Host, size: int, failures: list[float]) -> float:
     """Seconds until all are Running; those that were not are counted.
 
-    That they are is their supervisor's word, a file: asking the nodes themselves, again and again, would be most of the CPU. Afterwards they are asked.
+    That they are is their supervisor's word, a file: asking the nodes themselves, again and again, would be most of the CPU.
+    Afterwards they are asked.
     """
     made = [(sandbox, host.runtime.add_primary(sandbox)) for sandbox in pods(host, size)]
 

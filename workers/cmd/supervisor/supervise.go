@@ -19,7 +19,8 @@ import (
 const (
 	netnsPeriod = 5 * time.Second
 	endPatience = 3 * time.Second
-	healthy     = time.Minute // a worker that ran so long begins from the first delay again
+	healthy     = 10 * time.Second // a worker that ran so long and crashes is started from the first delay again: that costs little
+	wellKeyed   = time.Minute      // one that needs a key after so long asks from the first delay again
 	settleTime  = 300 * time.Millisecond
 )
 
@@ -125,6 +126,8 @@ func (v *supervisor) start(line string, started chan<- string) {
 func (v *supervisor) next(status int, started chan<- string) (done bool, exit int) {
 	if v.worker.age() >= healthy {
 		v.crash.reset()
+	}
+	if v.worker.age() >= wellKeyed {
 		v.key.reset()
 	}
 	v.worker = nil
