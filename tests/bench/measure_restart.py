@@ -1,8 +1,9 @@
 """A worker that is killed is not missed: the interface, its addresses and the pod's connections outlive it.
 
-The gap is what the other end of an open TCP connection waits for its answer, when it speaks at the moment of the kill. The
-supervisor starts the worker again at once, if that has not crashed a moment before as well; the rest is one start of the worker, its map from the control plane, and a handshake with each
-peer that was active before, because a peer that waited for WireGuard's own retry would wait for five seconds.
+The gap is what the other end of an open TCP connection waits for its answer, when it speaks at the moment of the kill. The supervisor
+starts the worker again after a tenth of a second, if that has been well for ten seconds; the rest is one start of the worker, its map
+from the control plane, and a handshake with each peer that was active before, because a peer that waited for WireGuard's own retry
+would wait for five seconds. An upgrade is the same thing, once there is a command for it.
 """
 
 from __future__ import annotations
