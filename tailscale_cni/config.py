@@ -311,7 +311,13 @@ SETTINGS = (
         "kubeconfig",
         _path,
         "",
-        "A file (0600) that gives access to the cluster's API, for annotations of namespaces and for owners of pods.",
+        "A file (0600) that gives access to the cluster's API: for namespaces, owners of pods, and identities that move with pods.",
+    ),
+    Setting(
+        "identityStore",
+        _one_of("auto", "host"),
+        "auto",
+        "Where the keys of nodes that last are kept: in the cluster where `kubeconfig` allows it, or on the host alone.",
     ),
     Setting(
         "namespaces",
@@ -454,6 +460,7 @@ class Config(NamedTuple):
     enroll: str
     exclude_namespaces: tuple[str, ...]
     kubeconfig: str
+    identity_store: str
     namespaces: Mapping[str, Mapping[str, str]]
     permissions: Mapping[str, Permission]
     tags: tuple[str, ...]

@@ -321,6 +321,22 @@ class KubernetesFailed(Error):
     hint = "Pods start without it, by what is known. docs/namespaces.md says what the kubeconfig must allow."
 
 
+class KubernetesForbids(KubernetesFailed):
+    """the Kubernetes API does not allow it: {reason}"""
+
+    code = 132
+    hint = (
+        "Apply manifests/rbac.yaml of this version; docs/namespaces.md says what the kubeconfig must allow."
+    )
+
+
+class IdentityUnknown(Error):
+    """{pod} is to be the node that it was, and whether another host still runs that one cannot be found out: {reason}"""
+
+    code = 11
+    hint = "The runtime tries again by itself. Is the Kubernetes API up, and does {kubeconfig} reach it? docs/identities.md says more."
+
+
 class KeyHasItsTags(Error):
     """{pod}: the node should have the tags {tags}, and the static auth key gives it {given}"""
 

@@ -1,4 +1,4 @@
-"""The few Kubernetes calls: a namespace's annotations, a pod's controller.
+"""The few Kubernetes calls: a namespace's annotations, a pod's controller and Node, and what is kept in Secrets.
 
 What a kubeconfig says is checked once, and what it cannot say here (exec plugins, passwords, no verification) is refused by name.
 The API's answers are hostile until parsed: bounded in time and size, and of what is in them only strings are taken. Nothing here
@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import errors
-from .untrusted import as_dict, as_list
+from .untrusted import as_dict, as_list, as_word
 
 if TYPE_CHECKING:
     import ssl
@@ -27,6 +27,8 @@ LARGEST_FILE = 2**20
 LARGEST_ANSWER = 8 * 2**20
 """etcd takes objects of 1.5 MiB; as JSON they can be longer."""
 LONGEST_NAME = 253
+
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
 CLUSTER_KEYS = frozenset(("server", "certificate-authority", "certificate-authority-data", "extensions"))
 USER_KEYS = frozenset(
@@ -55,6 +57,19 @@ class Access(NamedTuple):
     def __repr__(self) -> str:
         """Never a secret."""
         return f"Access({self.base})"
+
+
+class Conflict(Exception):
+    """The object is not what it was when it was read, or not there any more, or there already."""
+
+
+class Node(NamedTuple):
+    """A Node object: the host's word, by its UID, for as long as nobody deletes it."""
+
+    uid: str
+    out_of_service: bool
+    """Whether somebody vouches for it that nothing runs there (the taint node.kubernetes.io/out-of-service)."""
+    ready: bool
 
 
 class Controller(NamedTuple):
@@ -223,15 +238,44 @@ class Api:
                 return Controller(str(kind), str(name))
         return Controller("Pod", pod)
 
+    def node_of(self, namespace: str, pod: str, uid: str) -> str:
+        """The name of the Node that a pod is on; empty if the API has not this pod, or another one of its name."""
+        found = as_dict(self.get(f"/api/v1/namespaces/{namespace}/pods/{pod}"))
+        name = as_dict(found.get("spec")).get("nodeName")
+        return str(name) if as_dict(found.get("metadata")).get("uid") == uid and _is_name(name) else ""
+
+    def node(self, name: str) -> Node | None:
+        """A Node; None if there is none of that name, or none can have it."""
+        found = self.get(f"/api/v1/nodes/{name}") if _is_name(name) else None
+        if found is None:
+            return None
+        taints = as_list(as_dict(found.get("spec")).get("taints"))
+        keys = [as_dict(taint).get("key") for taint in taints]
+        conditions = map(as_dict, as_list(as_dict(found.get("status")).get("conditions")))
+        ready = any(row.get("type") == "Ready" and row.get("status") == "True" for row in conditions)
+        return Node(as_word(as_dict(found.get("metadata")).get("uid")), OUT_OF_SERVICE in keys, ready)
+
     def get(self, path: str) -> dict[str, Any] | None:
         """An object; None if it is not there. ``path`` is below the server's and made of checked names."""
         answer = self.call("GET", path)
-        if answer.status == 404:
-            return None
-        if answer.status != 200:
-            raise errors.KubernetesFailed(reason=f"GET {path}: {answer.status}: {answer.message}")
+        return None if answer.status == 404 else self._object(f"GET {path}", answer)
+
+    def change(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST, PUT or DELETE; what the API has made of it. Raises Conflict, KubernetesForbids."""
+        answer = self.call(method, path, body)
+        if answer.status == 409 or (answer.status == 404 and method != "POST"):
+            raise Conflict
+        return self._object(f"{method} {path}", answer)
+
+    @staticmethod
+    def _object(what: str, answer: Answer) -> dict[str, Any]:
+        # A POST meets a 404 where the namespace is not there: a person's work, like a permission.
+        forbids = answer.status in (401, 403, 404)
+        failed = errors.KubernetesForbids if forbids else errors.KubernetesFailed
+        if not answer.ok:
+            raise failed(reason=f"{what}: {answer.status}: {answer.message}")
         if not isinstance(answer.document, dict):
-            raise errors.KubernetesFailed(reason=f"GET {path}: the answer is no object")
+            raise errors.KubernetesFailed(reason=f"{what}: the answer is no object")
         return answer.document
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:

@@ -229,6 +229,21 @@ class Process:
                 os.close(handle)
 
 
+def anybody_is(uid: int) -> bool:
+    """Whether a process has that real user ID; one of a container is somebody else's."""
+    here = os.readlink("/proc/self/ns/pid")
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            with (
+                contextlib.suppress(OSError),
+                open(f"/proc/{entry}/status", encoding="utf-8", errors="replace") as f,
+            ):
+                line = next((line for line in f if line.startswith("Uid:")), "")
+                if line.split()[1:2] == [str(uid)] and os.readlink(f"/proc/{entry}/ns/pid") == here:
+                    return True
+    return False
+
+
 def detach(become: Callable[[], object], log: str = os.devnull, keep: tuple[int, ...] = ()) -> int:
     """A detached session leader with no descriptor but those to ``keep``. Its ID.
 
@@ -262,11 +277,11 @@ def _close_all_but(keep: tuple[int, ...]) -> None:
                 os.close(int(name))
 
 
-def ask(question: Callable[[], bytes], wait: float, longest: int) -> bytes | None:
-    """What ``question`` gives, at most 64 KiB; None if it takes longer than ``wait`` seconds, or fails.
+def ask(question: Callable[[], bytes], wait: float, longest: int, keep: tuple[int, ...] = ()) -> bytes | None:
+    """What ``question`` gives; None if it takes longer than ``wait`` seconds, or fails.
 
     It is asked in a detached child that goes on without us, and is ended after ``longest`` seconds: so nothing waits
-    for what no time-out reaches, as a resolver that hangs.
+    for what no time-out reaches, as a resolver that hangs. The descriptors to ``keep`` are open in it for as long as it lives.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
 
@@ -276,10 +291,12 @@ def ask(question: Callable[[], bytes], wait: float, longest: int) -> bytes | Non
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(longest)
         os.close(reading)
-        os.write(writing, b"=" + question())
+        said = b"=" + question()
+        while said:
+            said = said[os.write(writing, said) :]
 
     try:
-        child = detach(answer, keep=(reading, writing))
+        child = detach(answer, keep=(reading, writing, *keep))
         os.close(writing)
         os.waitpid(child, 0)
         return _answer(reading, wait)

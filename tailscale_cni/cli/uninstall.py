@@ -16,12 +16,23 @@ from ..state import files
 from ..state.attachments import Attachments
 from ..state.installation import Installation
 from ..state.outbox import Outbox
-from ..verbs import devices, kept, leaving
+from ..state.releases import Releases
+from ..verbs import devices, kept, leaving, returns
 from . import add_roots, layout
 from .install import BINARY
 
-DIRECTORIES = ("attachments", "identities", "names", "claims", "namespaces", "outbox", "unreadable", "cache")
-FILES = ("run", "enroll.json", "install.json")
+DIRECTORIES = (
+    "attachments",
+    "identities",
+    "names",
+    "claims",
+    "namespaces",
+    "outbox",
+    "releases",
+    "unreadable",
+    "cache",
+)
+FILES = ("run", "host", "enroll.json", "install.json")
 """What is in a state directory."""
 
 SHOWN = 10
@@ -62,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     if left:
         _say(f"{left} nodes could not be ended; run this again")
         return 1
+    _give_back(arguments.state_dir)
     _part(arguments.state_dir, installed, forget=arguments.forget_identities)
     files.remove(f"{bin_dir}/{BINARY}")
     if arguments.purge:
@@ -110,6 +122,15 @@ def _count(nodes: list[str]) -> str:
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown}, …"
+
+
+def _give_back(state_dir: str) -> None:
+    """What the cluster keeps stays there; it is to know that this host does not have it any more."""
+    for release in Releases(state_dir).all() if returns.deliver(state_dir) else ():
+        _say(
+            f"warning: the cluster was not told that this host no longer has the identity {release.name} of {release.namespace}: if "
+            "another host is to have it, delete this host's Node, or the Secret in namespace tailscale-cni"
+        )
 
 
 def _remove_state(state_dir: str, run_dir: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..state.attachments import Attachment, Attachments
-from ..verbs import devices, joining, keys, leaving, succession
+from ..verbs import devices, joining, keys, leaving, returns, succession
 from ..verbs.namespace import recorded_netns
 from ..worker import launch
 
@@ -57,6 +57,11 @@ def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
     if netns is None:
         leaving.reap(attachment)
         return GONE
+    if attachment.lost:
+        from ..verbs import custody
+
+        custody.give_up(attachment)
+        return GONE
     current = joining.begin_anew(attachment)
     if current is None:
         return GONE
@@ -79,13 +84,29 @@ def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
     current = succession.settle(attachment)
     if current is None:
         return GONE
-    if not launch.is_as_recorded(current):
+    if current.lost or not launch.is_as_recorded(current):
         devices.prepare(current)  # while it is still what it was: nobody waits for it
         return MOVED
     node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
     if node.addressed:
         joining.synchronise(attachment, node)
     devices.deliver_soon(attachment.state_dir)
+    return 0
+
+
+def _attend(attachment: Attachment, _: argparse.Namespace) -> int:
+    from ..verbs import custody  # not what the others should pay for
+
+    current = succession.settle(attachment)
+    if current is None:
+        return GONE
+    if current.lost or not launch.is_as_recorded(current):
+        return MOVED
+    again = custody.attend(current)
+    if again is None:
+        return MOVED
+    returns.deliver_soon(attachment.state_dir)
+    sys.stdout.write(f"{again:.0f}\n")
     return 0
 
 
@@ -120,4 +141,11 @@ def _reap(attachment: Attachment, _: argparse.Namespace) -> int:
     return 0
 
 
-TASKS = {"run": _supervise, "sync": _synchronise, "rekey": _rekey, "logout": _log_out, "reap": _reap}
+TASKS = {
+    "run": _supervise,
+    "sync": _synchronise,
+    "attend": _attend,
+    "rekey": _rekey,
+    "logout": _log_out,
+    "reap": _reap,
+}

@@ -29,6 +29,8 @@ class PodIntent(NamedTuple):
     tags: tuple[str, ...]
     ephemeral: bool
     required: bool
+    stateful: bool = False
+    """Whether it is a StatefulSet's, which is the same one again when it comes back."""
 
 
 def decide(
@@ -79,6 +81,7 @@ def _intent(
     settled = "ephemeral" in values and ("hostname" in values or "{workload}" not in host.hostname_template)
     who = None if settled else owner()  # it may have to be asked for
     workload = hostname.workload(pod, who)
+    stateful = hostname.is_stateful(pod, who)
     by_default = hostname.render(
         host.hostname_template,
         workload,
@@ -90,6 +93,7 @@ def _intent(
         name=values.get("hostname", by_default),
         number=int(workload.ordinal) if "hostname" in values and workload.ordinal else None,
         tags=tuple(dict.fromkeys(tags)),
-        ephemeral=values.get("ephemeral", host.ephemeral and not hostname.is_stateful(pod, who)),
+        ephemeral=values.get("ephemeral", host.ephemeral and not stateful),
         required=values.get("required", False),
+        stateful=stateful,
     )

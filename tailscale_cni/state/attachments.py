@@ -53,6 +53,10 @@ class Attachment(NamedTuple):
     """What it is called by its number."""
     identity: str = ""
     """The keys that it has, where they outlive the pod; empty: those of the attachment itself."""
+    kubeconfig: str = ""
+    """What gives access to the cluster that has its identity, too (``state.vault``); empty: it is on this disk alone."""
+    lost: bool = False
+    """Its identity is another host's by now: nothing may run as it here."""
     former: tuple[str, ...] = ()
     """Identities that it had, until its processes begin anew with the one that it has."""
     since: int = 0

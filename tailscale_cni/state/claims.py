@@ -6,6 +6,7 @@ something that names whom to ask. The holder's record is on the disk before its 
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING
 
@@ -25,13 +26,22 @@ class Claims:
         self.root = f"{state_dir}/claims/{kind}"
         files.make_directory(self.root)
 
-    def take(self, holder: str, span: tuple[int, int], key: str, usable: Callable[[int], bool]) -> int:
-        """The lowest free number of ``span`` (both ends included) that is ``usable``.
+    def take(
+        self,
+        holder: str,
+        span: tuple[int, int],
+        key: str,
+        usable: Callable[[int], bool],
+        *,
+        first: int = 0,
+    ) -> int:
+        """The lowest free number of ``span`` (both ends included) that is ``usable``; before all others, ``first``.
 
         Raises NothingFree, which names the configuration's ``key``.
         """
         taken = self._numbers()
-        for number in range(span[0], span[1] + 1):
+        wanted = [first] if span[0] <= first <= span[1] else []
+        for number in itertools.chain(wanted, range(span[0], span[1] + 1)):
             if number not in taken and usable(number) and self._make(number, holder):
                 return number
         raise errors.NothingFree(what=os.path.basename(self.root) + "s", first=span[0], last=span[1], key=key)
@@ -41,6 +51,14 @@ class Claims:
         for candidate in [number] if number else self._numbers():
             if self._holder(candidate) == holder:
                 files.remove(f"{self.root}/{candidate}")
+
+    def hand_on(self, holder: str, number: int, heir: str) -> None:
+        """Let the number be another one's of the same host."""
+        temporary = f"{self.root}/.{heir}~"
+        files.remove(temporary)  # of a call that was killed
+        if self._holder(number) == holder:
+            os.symlink(heir, temporary)
+            os.rename(temporary, f"{self.root}/{number}")
 
     def _holder(self, number: int) -> str | None:
         return files.read_link(f"{self.root}/{number}", "") or None

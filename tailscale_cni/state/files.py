@@ -231,6 +231,29 @@ def locked(
             os.close(fd)
 
 
+def hold(path: str, seconds: float) -> int | None:
+    """A descriptor that holds a file's lock, for as long as it, or a child's copy of it, is open.
+
+    None if there is no such file, or if it is held by others for longer than ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            _flock(fd, fcntl.LOCK_EX, deadline, seconds, path)
+            if _is_at(fd, path):
+                held, fd = fd, -1
+                return held
+        except errors.Busy:
+            return None
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
 @contextlib.contextmanager
 def turn(path: str, *, wait: bool) -> Iterator[bool]:
     """Whether it is our turn to replace a file, for as long as the body runs; it is made, empty, if it is not there.

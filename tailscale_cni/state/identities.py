@@ -27,6 +27,8 @@ class Identity(NamedTuple):
     tags: tuple[str, ...] = ()
     node_id: str = ""
     node_key: str = ""
+    kubeconfig: str = ""
+    """What gives access to the cluster that has it, too, and lets this host hold it; empty: it is on this disk alone."""
     name: str = ""
     """What the control plane called it, with the domain, when it was last asked; for people, as are ``addresses``."""
     addresses: tuple[str, ...] = ()
@@ -37,6 +39,7 @@ class Identity(NamedTuple):
         document = files.read_json(_record(state_dir, key)) or {}
         uid, port, tags = (document.get(name) for name in ("uid", "port", "tags"))
         url, node_id, node_key = (document.get(name) for name in ("control_url", "node_id", "node_key"))
+        kubeconfig = document.get("kubeconfig")
         return cls(
             key,
             uid if isinstance(uid, int) else 0,
@@ -45,6 +48,7 @@ class Identity(NamedTuple):
             tuple(map(str, tags)) if isinstance(tags, list) else (),
             node_id if isinstance(node_id, str) else "",
             node_key if isinstance(node_key, str) else "",
+            kubeconfig if isinstance(kubeconfig, str) else "",
             as_text(document.get("name")),
             as_texts(document.get("addresses")),
         )
@@ -90,7 +94,7 @@ def fit(attachment: Attachment) -> Identity | None:
     known, wanted = Identity.load(attachment.state_dir, attachment.key), Identity.of(attachment)
     if (known.control_url, set(known.tags)) != (wanted.control_url, set(wanted.tags)):
         files.remove_tree(attachment.identity_dir)
-        wanted.save(attachment.state_dir)
+        wanted._replace(kubeconfig=known.kubeconfig).save(attachment.state_dir)
         return known
     wanted = known._replace(uid=wanted.uid, port=wanted.port)
     if wanted != known:
@@ -110,6 +114,15 @@ def note_use(state_dir: str, key: str) -> None:
     """A pod of it ends now."""
     with contextlib.suppress(OSError):
         os.utime(_record(state_dir, key))
+
+
+def rename(state_dir: str, old: Identity, new: Identity) -> None:
+    """Let an identity that no process has, have another key."""
+    new.save(state_dir)
+    os.rename(directory(state_dir, old.key), directory(state_dir, new.key))
+    Claims(state_dir, "uid").hand_on(old.key, old.uid, new.key)
+    Claims(state_dir, "port").hand_on(old.key, old.port, new.key)
+    files.remove(_record(state_dir, old.key))
 
 
 def forget(state_dir: str, identity: Identity) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..state.attachments import Attachments
-from . import leaving, upkeep
+from . import leaving, returns, upkeep
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -23,4 +23,5 @@ def run(request: Request) -> None:
         leaving.end(attachment)
     upkeep.keep_in_step(config)
     if attachments:
+        returns.deliver_now(config.state_dir)
         upkeep.revive(config.state_dir)

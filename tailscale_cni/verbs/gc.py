@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .. import errors
 from ..config import Config
 from ..state.attachments import Attachments
-from . import leaving
+from . import leaving, returns
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -22,8 +22,8 @@ def run(request: Request) -> None:
     """
     if request.valid_attachments is None:
         return
-    failures = []
-    for attachment in Attachments(Config.for_cleanup(request.config).state_dir).all():
+    failures, store = [], Attachments(Config.for_cleanup(request.config).state_dir)
+    for attachment in store.all():
         known = (attachment.container_id, attachment.ifname) in request.valid_attachments
         if attachment.network != request.network or known:
             continue
@@ -31,5 +31,6 @@ def run(request: Request) -> None:
             leaving.end(attachment)
         except (errors.Error, OSError) as e:
             failures.append(e)
+    returns.deliver_soon(store.state_dir)
     if failures:
         raise failures[0]

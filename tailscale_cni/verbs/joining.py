@@ -19,15 +19,18 @@ from ..state.claims import Claims
 from ..state.identities import Identity
 from ..state.names import Name
 from ..worker import launch
-from . import devices, keys, succession, underlay
+from . import devices, keys, returns, succession, underlay
 from .leaving import end, unmake
 from .namespace import is_recorded, pod_network, recorded_netns, tailnet, worker_uids
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..cni.request import Request
     from ..config import Config
     from ..policy import PodIntent
     from ..worker.localapi import Node
+    from .custody import Reservation
 
 RETRY_SECONDS = 0.05
 """Before a worker that does not answer is asked again: its supervisor takes a tenth of a second to start another."""
@@ -54,23 +57,53 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
         end(former)
     make_roots(config.state_dir, config.run_dir)
     _end_predecessors(store, request, intent)
-    with store.locked(request.container_id, create=True):
-        attachment = store.get(request.network, request.container_id, request.ifname)
-        if attachment and not (_is_complete(attachment) and _is_same_pod(attachment, request, netns)):
-            unmake(store, attachment)
-            attachment = None
-        if attachment and launch.is_deleted(attachment):
-            raise errors.NodeDeleted(pod=attachment.who)
-        if attachment is None:
-            _refuse_a_second(store, request)
-            attachment = _record(store, request, config, intent, netns)
-        runs = launch.supervised(attachment)
+    with _reserved(store, request, config, intent, netns) as (granted, reservation):
+        attachment = _recorded(store, request, config, granted, netns, reservation)
+    runs = launch.supervised(attachment)
     if not runs:
         devices.prepare(attachment)
         succession.fit(attachment)
         # A key that cannot be had is told here, where a person sees it.
         seconds = min(max(config.ready_timeout, SHORTEST_ASK), keys.SECONDS)
         restart(attachment, netns, start_line(attachment, seconds))
+    return attachment
+
+
+@contextlib.contextmanager
+def _reserved(
+    store: Attachments, request: Request, config: Config, intent: PodIntent, netns: int
+) -> Iterator[tuple[PodIntent, Reservation | None]]:
+    """An identity of the cluster's, if the pod is to have one, and has none yet."""
+    known = store.get(request.network, request.container_id, request.ifname)
+    asked = config.identity_store == "auto" and config.kubeconfig and not intent.ephemeral
+    if not asked or (known and _is_whole(known, request, netns)):
+        yield intent, None
+        return
+    from . import custody
+
+    with custody.reserved(request, config, intent) as reserved:
+        yield reserved
+
+
+def _recorded(
+    store: Attachments,
+    request: Request,
+    config: Config,
+    intent: PodIntent,
+    netns: int,
+    reservation: Reservation | None,
+) -> Attachment:
+    """The attachment as it was recorded, now or before."""
+    with store.locked(request.container_id, create=True):
+        attachment = store.get(request.network, request.container_id, request.ifname)
+        if attachment and not _is_whole(attachment, request, netns):
+            unmake(store, attachment)
+            attachment = None
+        if attachment and launch.is_deleted(attachment):
+            raise errors.NodeDeleted(pod=attachment.who)
+        if attachment is None:
+            _refuse_a_second(store, request)
+            attachment = _record(store, request, config, intent, netns, reservation)
     return attachment
 
 
@@ -106,9 +139,10 @@ def make_roots(state_dir: str, run_dir: str) -> None:
             os.symlink(run_dir, link)
 
 
-def _is_complete(attachment: Attachment) -> bool:
-    """Whether it was recorded to its end, and can be read."""
-    return bool(attachment.uid and attachment.port)
+def _is_whole(attachment: Attachment, request: Request, netns: int) -> bool:
+    """Whether it is of this pod, was recorded to its end, can be read, and has not lost its identity."""
+    recorded = attachment.uid and attachment.port and not attachment.lost
+    return bool(recorded and _is_same_pod(attachment, request, netns))
 
 
 def _is_same_pod(attachment: Attachment, request: Request, netns: int) -> bool:
@@ -120,7 +154,12 @@ def _pod_uid(request: Request) -> str:
 
 
 def _record(
-    store: Attachments, request: Request, config: Config, intent: PodIntent, netns: int
+    store: Attachments,
+    request: Request,
+    config: Config,
+    intent: PodIntent,
+    netns: int,
+    reservation: Reservation | None,
 ) -> Attachment:
     """On the disk first as a name, so that claims name a holder that can be found; then with what it claimed."""
     with linux.in_netns(netns):
@@ -159,24 +198,30 @@ def _record(
         build=artefact.build_id(),
     )
     store.save(attachment)
-    attachment = _claim(succession.enter(attachment), config)
+    attachment = _claim(
+        succession.enter(attachment, reservation), config, reservation.port if reservation else 0
+    )
     store.save(attachment)
+    if reservation:
+        returns.settle(attachment)
     return attachment
 
 
-def _claim(attachment: Attachment, config: Config) -> Attachment:
-    """A uid and a UDP port: those of the identity that is kept, or the lowest free ones."""
+def _claim(attachment: Attachment, config: Config, port: int) -> Attachment:
+    """A uid and a UDP port: those of the identity that is kept, or the lowest free ones; if it is free, ``port``."""
     known = Identity.load(attachment.state_dir, attachment.key)
     uids, ports = Claims(config.state_dir, "uid"), Claims(config.state_dir, "port")
     uid, (first, last) = known.uid, worker_uids(attachment)
     if not first <= uid <= last:
         uids.release(attachment.key, uid)
         uid = uids.take(attachment.key, (first, last), "uidBase", lambda _: True)
-    port = known.port or ports.take(attachment.key, config.ports, "ports", _is_free)
-    attachment = attachment._replace(uid=uid, port=port)
+    port = known.port or ports.take(attachment.key, config.ports, "ports", is_free, first=port)
     if attachment.identity and not known.uid:
-        Identity.of(attachment).save(attachment.state_dir)
-    return attachment
+        known = (
+            known if known.kubeconfig else Identity.of(attachment)
+        )  # of what it was, for whoever has to fit it
+        known._replace(uid=uid, port=port).save(attachment.state_dir)
+    return attachment._replace(uid=uid, port=port)
 
 
 def _launcher(configured: str) -> str:
@@ -185,7 +230,7 @@ def _launcher(configured: str) -> str:
     return configured
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     """Whether nobody else on the host has the UDP port: tailscale would silently take another one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -204,7 +249,7 @@ def restart(attachment: Attachment, netns: int, line: bytes = NO_KEY, patience: 
     succession.settle(attachment, patience)
     with store.locked(attachment.container_id, seconds=patience):
         current = store.current(attachment)
-        if current and not (launch.is_deleted(current) or launch.supervised(current)):
+        if current and not (current.lost or launch.is_deleted(current) or launch.supervised(current)):
             _start(store, succession.shed(store, current), netns, line)
 
 

@@ -5,6 +5,8 @@ What is kept is nobody's at the moment, or a pod's that runs: that one is not fo
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors
@@ -13,6 +15,7 @@ from ..state import identities, names
 from ..state.attachments import Attachments
 from ..state.identities import Identity
 from ..state.outbox import Farewell, Outbox
+from ..state.releases import Release, Releases
 from . import keys
 
 if TYPE_CHECKING:
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 
     from ..config import Config
     from ..state.attachments import Attachment
+
+
+PATIENCE = 10.0
+"""Seconds that one waits for whoever is just giving one back to the cluster."""
 
 
 class Kept(NamedTuple):
@@ -72,18 +79,34 @@ def forget(state_dir: str, kept: Kept, host: Config) -> bool:
 
     A pod that is added at the same time has taken the number by then, or finds nothing kept.
     """
-    with kept.name.locked():
+    with _not_given_back(state_dir, kept.identity) as ours, kept.name.locked():
         holder = kept.name.holders().get(kept.number)
         now = _kept(kept.name, kept.number, kept.name.kept(kept.number), Attachments(state_dir).all())
         user = now.holder or (holder if holder and not holder.ephemeral else None)
         if user:
             raise errors.IdentityInUse(identity=kept.node, pod=user.who)
-        if now.identity.key != kept.identity.key:
-            raise errors.NoSuchIdentity(identity=kept.node, advice="It has just been forgotten.")
+        if not ours or now.identity.key != kept.identity.key:
+            raise errors.NoSuchIdentity(
+                identity=kept.node, advice="It has just been forgotten, or given back."
+            )
         told = _post(state_dir, kept, host)
+        if kept.identity.kubeconfig:  # the cluster has it, too, until it has been told
+            key, kubeconfig, name = kept.identity.key, kept.identity.kubeconfig, kept.name
+            Releases(state_dir).post(Release(key, kubeconfig, name.namespace, name.name, delete=True))
         identities.forget(state_dir, kept.identity)
         kept.name.drop(kept.number)
     return told
+
+
+@contextlib.contextmanager
+def _not_given_back(state_dir: str, identity: Identity) -> Iterator[bool]:
+    """Keep what the cluster keeps, too, from being given back meanwhile; whether that is not just being done."""
+    hold = Releases(state_dir).hold(identity.key, PATIENCE) if identity.kubeconfig else None
+    try:
+        yield hold is not None or not identity.kubeconfig
+    finally:
+        if hold is not None:
+            os.close(hold)
 
 
 def _post(state_dir: str, kept: Kept, host: Config) -> bool:

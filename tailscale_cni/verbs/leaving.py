@@ -14,7 +14,7 @@ from ..state import files, identities
 from ..state.attachments import LOCK_SECONDS, Attachments
 from ..state.identities import Identity
 from ..worker import cgroup, launch
-from . import devices, succession, underlay
+from . import devices, returns, succession, underlay
 from .namespace import pod_network, recorded_netns
 
 if TYPE_CHECKING:
@@ -112,3 +112,4 @@ def reap(attachment: Attachment) -> None:
             cgroup.remove(attachment.id)
             _discard(store, current)
     _tidy(store, attachment)
+    returns.deliver_soon(attachment.state_dir)

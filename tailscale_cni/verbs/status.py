@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import artefact, errors
 from ..config import Config
-from . import upkeep
+from . import returns, upkeep
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -37,3 +37,4 @@ def run(request: Request) -> None:
             reason=f"{nearest} cannot be written to", advice="Look at its file system: 'findmnt -T' shows it."
         )
     upkeep.keep_in_step(config)
+    returns.remind(config.state_dir)

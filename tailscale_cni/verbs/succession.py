@@ -11,32 +11,52 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from .. import linux
+from .. import errors, linux
 from ..policy import numbered
 from ..state import identities
 from ..state.attachments import LOCK_SECONDS, Attachments
 from ..state.identities import Identity
 from ..state.names import Name
 from ..worker import launch
-from . import devices
+from . import devices, returns
 
 if TYPE_CHECKING:
     from ..state.attachments import Attachment
+    from .custody import Reservation
 
 SECOND = 1_000_000_000
 
 
-def enter(attachment: Attachment) -> Attachment:
-    """Take a number, and the keys that are kept for it. The attachment is on the disk, and its container's lock is held."""
+def enter(attachment: Attachment, reservation: Reservation | None = None) -> Attachment:
+    """Take a number, and the keys that are kept for it: those that are reserved, if any are.
+
+    The attachment is on the disk, and its container's lock is held. Raises Busy if others were first.
+    """
     name = Name.of(attachment)
     with name.locked():
+        if reservation:
+            return _enter_as_reserved(name, attachment, reservation)
         number = name.take(attachment)
         attachment = _at(attachment, number)
         if attachment.ephemeral:
             return attachment
-        if not name.kept(number):
+        kept = name.kept(number)
+        if (
+            not kept or Identity.load(attachment.state_dir, kept).kubeconfig
+        ):  # the cluster's: it is given back
             name.keep(number, attachment.nonce)
         return attachment._replace(identity=name.kept(number))
+
+
+def _enter_as_reserved(name: Name, attachment: Attachment, reservation: Reservation) -> Attachment:
+    number, key = reservation.number, reservation.key
+    if number in name.holders():
+        raise errors.Busy(what=f"the name {numbered(attachment.name, number)}", seconds=0)
+    kept = name.kept(number)
+    name.keep(number, key)
+    name.give(number, attachment)
+    former = (kept,) if kept and kept != key else ()
+    return _at(attachment, number)._replace(identity=key, kubeconfig=reservation.kubeconfig, former=former)
 
 
 def shed(store: Attachments, attachment: Attachment) -> Attachment:
@@ -45,8 +65,10 @@ def shed(store: Attachments, attachment: Attachment) -> Attachment:
         return attachment
     for key in attachment.former:
         identity = Identity.load(store.state_dir, key)
-        devices.owe_identity(attachment, identity)
-        identities.forget(store.state_dir, identity)
+        returns.owe(attachment, key, identity.kubeconfig, delete=_is_left_behind(attachment))
+        if _is_left_behind(attachment) or not identity.kubeconfig:
+            devices.owe_identity(attachment, identity)
+            identities.forget(store.state_dir, identity)
     attachment = attachment._replace(former=())
     store.save(attachment)
     return attachment
@@ -58,11 +80,14 @@ def leave(attachment: Attachment) -> None:
         return
     name, woken = Name.of(attachment), []
     with name.locked():
+        heirs = {number: _heir(name, attachment, number) for number in name.held_by(attachment)}
+        for number, heir in heirs.items():
+            if heir is None or heir.ephemeral:
+                _owe_kept(name, attachment, number)
         kept = name.kept(attachment.number)
         if kept == attachment.identity and not identities.is_registered(attachment.state_dir, kept):
             name.drop(attachment.number)
-        for number in name.held_by(attachment):
-            heir = _heir(name, attachment, number)
+        for number, heir in heirs.items():
             if heir:
                 name.give(number, heir)
                 woken.append(heir)
@@ -70,6 +95,15 @@ def leave(attachment: Attachment) -> None:
                 name.free(number)
     for heir in woken:
         wake(heir)
+
+
+def _owe_kept(name: Name, leaver: Attachment, number: int) -> None:
+    """Have what the cluster keeps for a number be given back: nobody of this host has it any more."""
+    kept = name.kept(number)
+    if kept == leaver.identity:  # whose own record can be gone by now
+        returns.owe(leaver, kept, "" if leaver.lost else leaver.kubeconfig)
+    else:
+        returns.owe(leaver, kept, Identity.load(leaver.state_dir, kept).kubeconfig)
 
 
 def _heir(name: Name, leaver: Attachment, number: int) -> Attachment | None:
@@ -83,7 +117,10 @@ def _heir(name: Name, leaver: Attachment, number: int) -> Attachment | None:
     heirs = [
         holder
         for holder, its in best.items()
-        if holder.record != leaver.record and _may_move(holder) and _is_better(holder, number, its)
+        if holder.record != leaver.record
+        and may_move(holder)
+        and _is_better(holder, number, its)
+        and _may_have(name, holder, number)
     ]
     return max(heirs, key=lambda heir: (heir.wanted == number, best[heir]), default=None)
 
@@ -92,7 +129,15 @@ def _is_better(attachment: Attachment, number: int, than: int) -> bool:
     return number < than if attachment.wanted is None else number == attachment.wanted
 
 
-def _may_move(attachment: Attachment) -> bool:
+def _may_have(name: Name, heir: Attachment, number: int) -> bool:
+    """What the cluster keeps for one number is never another one's: an heir of that kind has to find keys there, and leaves its own."""
+    if not heir.kubeconfig:
+        return True
+    return not heir.lost and bool(Identity.load(heir.state_dir, name.kept(number)).kubeconfig)
+
+
+def may_move(attachment: Attachment) -> bool:
+    """Whether it is young enough for a better number."""
     age = (now() - attachment.since) / SECOND
     if launch.is_deleted(attachment):
         return False
@@ -153,7 +198,7 @@ def _move(name: Name, attachment: Attachment, number: int) -> Attachment:
     if not known.uid:
         name.keep(number, attachment.identity)
         return moved
-    return moved._replace(identity=known.key, uid=known.uid, port=known.port)
+    return moved._replace(identity=known.key, uid=known.uid, port=known.port, kubeconfig=known.kubeconfig)
 
 
 def _let_go(
@@ -161,12 +206,14 @@ def _let_go(
 ) -> tuple[Attachment, Attachment | None]:
     """A number that the attachment does not need, with the keys that are kept there, is its heir's: the attachment by now, and the heir.
 
-    If nobody waits for it, the node that it was for a while, or could have been, is left behind.
+    If nobody waits for it, the node that it was for a while, or could have been, is left behind; or the cluster that keeps it gets it back.
     """
     heir, key = _heir(name, attachment, number), name.kept(number)
+    is_left = not heir and _is_left_behind(attachment)
+    is_given_back = not (heir and not heir.ephemeral) and Identity.load(attachment.state_dir, key).kubeconfig
     if key and key == attachment.identity:
         name.drop(number)  # they are at the better one by now
-    elif key and (key in attachment.former or (not heir and _is_left_behind(attachment))):
+    elif key and (key in attachment.former or is_left or is_given_back):
         attachment = attachment._replace(former=tuple(dict.fromkeys((*attachment.former, key))))
         store.save(attachment)
         name.drop(number)

@@ -12,7 +12,7 @@ from ..state import files
 from ..state.attachments import Attachments
 from ..state.installation import Installation
 from ..worker import launch
-from . import devices, joining, leaving
+from . import devices, joining, leaving, returns
 from .namespace import recorded_netns
 
 NO_PATIENCE = 0.0
@@ -74,3 +74,4 @@ def revive(state_dir: str, *, but: str = "") -> None:
             elif attachment.launcher == "session" and launch.was_started(attachment):
                 joining.restart(attachment, netns, patience=NO_PATIENCE)
     devices.deliver_soon(state_dir)
+    returns.deliver_soon(state_dir)

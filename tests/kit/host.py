@@ -25,7 +25,7 @@ from .wire import Wire
 CGROUPS = Path("/sys/fs/cgroup")
 SUBNET, SUBNET6 = "10.88.0.0/24", "fd88::/64"
 
-ROOMS = ("attachments", "identities", "names", "outbox", "claims", "claims/uid", "claims/port")
+ROOMS = ("attachments", "identities", "names", "outbox", "releases", "claims", "claims/uid", "claims/port")
 """Directories of a state directory that stay when the last pod has ended."""
 
 
@@ -190,7 +190,7 @@ class Host(Actor):
         """What attachments have left in ``stateDir`` and ``runDir``: all but the unpacked build and the rooms themselves."""
         rooms = [self.state_dir / name for name in (*ROOMS, "run")]
         rooms.append(self.run_dir / "patience")
-        kept = [self.state_dir / "cache", self.state_dir / "enroll.json"]
+        kept = [self.state_dir / name for name in ("cache", "enroll.json", "host", "namespaces")]
         found = [path for top in (self.state_dir, self.run_dir) for path in _tree(top)]
         left = [p for p in found if p not in rooms and not any(p.is_relative_to(k) for k in kept)]
         return sorted(str(path.relative_to(self.root)) for path in left)

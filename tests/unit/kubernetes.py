@@ -17,16 +17,27 @@ TOKEN = "eyJ.a-token.of_the-tests"
 
 
 class ApiServer:
-    """Answers GET with what is in ``objects`` by path, an object or a status, to who has the token or a certificate."""
+    """Answers what is asked or sent with what is in ``objects`` by path, to who has the token or a certificate."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.objects: dict[str, Any] = {}
         self.asked: list[str] = []
+        self.bodies: list[Any] = []
         self.hang = threading.Event()
         self.hang.set()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.do_GET()
+
+            def do_PUT(self) -> None:
+                self.do_POST()
+
+            def do_DELETE(self) -> None:
+                self.do_POST()
+
             def do_GET(self) -> None:
                 server.asked.append(self.path)
                 server.hang.wait(30)

@@ -154,6 +154,7 @@ EXAMPLES: dict[str, Any] = {
     "enroll": "all",
     "excludeNamespaces": ["a"],
     "kubeconfig": "/kubeconfig",
+    "identityStore": "host",
     "namespaces": {"media": {"tailscale.com/enabled": "true"}},
     "permissions": {"*": "all", "media": {"tags": ["tag:a"]}, "guests": "none"},
     "tags": ["tag:a", "tag:b"],

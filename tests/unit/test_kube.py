@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tailscale_cni import errors, kube
+from tailscale_cni.state.vault import NAMESPACE
 
 from .cni_call import ROOT
 from .kubernetes import TOKEN, ApiServer, certificate, kubeconfig
@@ -226,17 +227,88 @@ def test_it_shows_no_secret(tmp_path: Path) -> None:
 
 
 def test_the_manifest_allows_what_is_asked_and_no_more() -> None:
-    """`get` of namespaces and pods, for one account, and a token of its own that does not expire."""
+    """For one account: `get` of namespaces, pods and nodes, Secrets of one namespace, and a token of its own that does not expire."""
     objects = list(yaml.safe_load_all((ROOT / "manifests" / "rbac.yaml").read_text(encoding="utf-8")))
     found = {item["kind"]: item for item in objects}
-    assert sorted(found) == ["ClusterRole", "ClusterRoleBinding", "Secret", "ServiceAccount"]
+    assert sorted(item["kind"] for item in objects) == [
+        *("ClusterRole", "ClusterRoleBinding", "Namespace", "Role", "RoleBinding", "Secret", "ServiceAccount")
+    ]
     assert found["ClusterRole"]["rules"] == [
-        {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["get"]}
+        {"apiGroups": [""], "resources": ["namespaces", "pods", "nodes"], "verbs": ["get"]}
+    ]
+    assert found["Role"]["rules"] == [
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "create", "update", "delete"]}
     ]
     account = found["ServiceAccount"]["metadata"]
-    assert found["ClusterRoleBinding"]["subjects"] == [{"kind": "ServiceAccount", **account}]
+    for kind in ("ClusterRoleBinding", "RoleBinding"):
+        assert found[kind]["subjects"] == [{"kind": "ServiceAccount", **account}]
+    ours = {
+        found["Namespace"]["metadata"]["name"],
+        *(found[k]["metadata"]["namespace"] for k in ("Role", "RoleBinding")),
+    }
+    assert ours == {NAMESPACE}
+    assert account["namespace"] != NAMESPACE  # its token is not among what it may read
     assert found["ServiceAccount"]["automountServiceAccountToken"] is False
     assert found["Secret"]["type"] == "kubernetes.io/service-account-token"
     assert found["Secret"]["metadata"]["annotations"] == {
         "kubernetes.io/service-account.name": account["name"]
     }
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "raised"),
+    [
+        (409, None, kube.Conflict),
+        (404, None, kube.Conflict),
+        (403, None, errors.KubernetesForbids),
+        (401, None, errors.KubernetesForbids),
+        (500, None, errors.KubernetesFailed),
+        (302, None, errors.KubernetesFailed),
+        (200, b"[]", errors.KubernetesFailed),
+    ],
+)
+def test_a_change_that_is_not_made_says_why(
+    server: ApiServer, api: kube.Api, status: int, answer: bytes | None, raised: type[Exception]
+) -> None:
+    """Another version, no permission, or an API that fails: they are three things to do."""
+    server.objects["/api/v1/x"] = answer or status
+    with pytest.raises(raised) as caught:
+        api.change("PUT", "/api/v1/x", {"a": "b"})
+    assert caught.type is raised
+    assert TOKEN not in str(caught.value)
+
+
+def test_a_change_is_what_the_api_makes_of_it(server: ApiServer, api: kube.Api) -> None:
+    """POST, PUT and DELETE carry their body; a POST where there is no namespace is not allowed."""
+    server.objects["/api/v1/x"] = {"kind": "Secret", "metadata": {"resourceVersion": "2"}}
+    for method in ("POST", "PUT", "DELETE"):
+        assert api.change(method, "/api/v1/x", {"a": method})["metadata"] == {"resourceVersion": "2"}
+    assert server.bodies == [{"a": method} for method in ("POST", "PUT", "DELETE")]
+    with pytest.raises(errors.KubernetesForbids, match="404"):
+        api.change("POST", "/api/v1/none", {})
+
+
+def test_a_node_is_told_by_its_uid(server: ApiServer, api: kube.Api) -> None:
+    """And whether it is Ready, or somebody vouches that it is off; what cannot be a name is none."""
+    taints = [{"key": "other"}, {"key": kube.OUT_OF_SERVICE, "effect": "NoExecute"}]
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    server.objects["/api/v1/nodes/a"] = {"metadata": {"uid": "u"}, "status": ready}
+    server.objects["/api/v1/nodes/b"] = {
+        "metadata": {"uid": "v"},
+        "spec": {"taints": taints},
+        "status": {"conditions": 3},
+    }
+    assert api.node("a") == kube.Node("u", out_of_service=False, ready=True)
+    assert api.node("b") == kube.Node("v", out_of_service=True, ready=False)
+    assert api.node("c") is None
+    before = len(server.asked)
+    assert api.node("../secrets/a?") is None
+    assert len(server.asked) == before
+
+
+def test_a_pods_node_is_that_of_this_pod(server: ApiServer, api: kube.Api) -> None:
+    """Another one of the name, or one that is nowhere yet, says nothing."""
+    server.objects["/api/v1/namespaces/n/pods/p"] = {"metadata": {"uid": "u"}, "spec": {"nodeName": "a"}}
+    server.objects["/api/v1/namespaces/n/pods/q"] = {"metadata": {"uid": "u"}, "spec": {"nodeName": "../a"}}
+    assert api.node_of("n", "p", "u") == "a"
+    assert api.node_of("n", "p", "other") == api.node_of("n", "q", "u") == api.node_of("n", "none", "u") == ""

@@ -14,6 +14,7 @@ from tailscale_cni.state import files, identities
 from tailscale_cni.state.attachments import Attachment, Attachments
 from tailscale_cni.state.identities import Identity
 from tailscale_cni.state.names import Name
+from tailscale_cni.state.releases import Releases
 from tailscale_cni.verbs import succession
 
 SERIAL = count()
@@ -273,3 +274,85 @@ def test_a_number_whose_record_is_gone_is_free(host: Host) -> None:
     one = host.add()
     host.store.forget(one)
     assert host.add().number == 0
+
+
+IN_CLUSTER = {"ephemeral": False, "kubeconfig": "/kubeconfig"}
+
+
+def kept_in_cluster(host: Host, **more: Any) -> Attachment:
+    """A pod whose identity the cluster keeps."""
+    attachment = host.add(**{**IN_CLUSTER, **more})
+    Identity.load(str(host.root), attachment.key)._replace(kubeconfig="/kubeconfig").save(str(host.root))
+    return attachment
+
+
+def owed(host: Host) -> dict[str, bool]:
+    """By the key of an identity that is to be given back, whether it is to be nobody's any more."""
+    return {release.key: release.delete for release in Releases(str(host.root)).all()}
+
+
+def test_who_leaves_gives_back_what_the_cluster_keeps(host: Host) -> None:
+    """It is on the disk before the pod's record is gone; what is the host's alone is not given to anybody."""
+    here, there = host.add(ephemeral=False), kept_in_cluster(host)
+    host.delete(here)
+    assert owed(host) == {}
+    host.delete(there)
+    assert owed(host) == {there.key: False}
+
+
+def test_what_is_another_hosts_by_now_is_not_given_back(host: Host) -> None:
+    """It is not ours to give; nor is its number taken over with it."""
+    lost = kept_in_cluster(host)
+    host.store.save(lost._replace(lost=True))
+    host.delete(lost)
+    assert owed(host) == {}
+
+
+def test_an_heir_has_the_clusters_identity_and_gives_back_its_own(host: Host) -> None:
+    """The one that it had for a while is nobody's any more; with a static key, it is given back for the next update."""
+    for minter, deleted in (("headscale", True), ("static", False)):
+        old, new = (kept_in_cluster(host, name=minter, minter=minter) for _ in range(2))
+        host.delete(old)
+        assert owed(host) == {}
+        heir = host.settled(new)
+        assert (heir.number, heir.identity, heir.kubeconfig) == (0, old.identity, "/kubeconfig")
+        succession.shed(host.store, heir)
+        assert owed(host) == {new.identity: deleted}
+        assert Path(new.identity_dir).exists() is not deleted  # until the cluster has it
+        Releases(str(host.root)).done(new.identity)
+
+
+def test_the_clusters_identity_of_one_number_is_never_anothers(host: Host) -> None:
+    """Where the one that leaves has no keys for its heir, the heir stays what it is: one key in two Secrets could be held twice."""
+    old, new = host.add(ephemeral=True), kept_in_cluster(host)
+    host.delete(old)
+    assert (host.settled(new).number, host.settled(new).identity) == (1, new.identity)
+
+
+def test_an_ephemeral_heir_has_the_number_and_not_the_identity(host: Host) -> None:
+    """So that is given back."""
+    old, new = kept_in_cluster(host), host.add()
+    host.delete(old)
+    assert host.settled(new).number == 0
+    assert owed(host) == {old.identity: False}
+
+
+def test_a_pod_that_ends_before_it_has_moved_gives_back_both(host: Host) -> None:
+    """The better number was taken for it, and its processes are still what they were."""
+    one, name = kept_in_cluster(host, handover_window=0.0), Name(host.store, "default", "web")
+    better = Identity("better", 77, 77, kubeconfig="/kubeconfig")
+    better.save(str(host.root))
+    with name.locked():
+        name.keep(5, "better")
+        name.give(5, one)
+    host.delete(one)
+    assert owed(host) == {one.identity: False, "better": False}
+
+
+def test_where_the_disk_has_to_do_it_has_keys_of_its_own(host: Host) -> None:
+    """What is to be given back to the cluster is not used by a pod that nobody has asked the cluster for."""
+    old = kept_in_cluster(host)
+    host.delete(old)
+    new = host.add(ephemeral=False)
+    assert new.number == 0
+    assert new.identity != old.identity

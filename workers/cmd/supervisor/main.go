@@ -52,6 +52,7 @@ type spec struct {
 	groups     []string // control groups that we and the worker move to
 	uid        int
 	ephemeral  bool
+	attended   bool
 	logFile    string
 	worker     []string // program and arguments
 }
@@ -106,6 +107,7 @@ func parseFlags(args []string) (spec, error) {
 	})
 	flags.IntVar(&s.uid, "uid", 0, "the worker's user and group ID")
 	flags.BoolVar(&s.ephemeral, "ephemeral", false, "log the node out when its pod is gone")
+	flags.BoolVar(&s.attended, "attend", false, "let the artefact look after the node's identity now and then")
 	flags.StringVar(&s.logFile, "log", "", "a log file that is rotated (default: standard error)")
 	if err := flags.Parse(args); err != nil {
 		return s, err

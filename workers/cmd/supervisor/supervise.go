@@ -22,6 +22,8 @@ const (
 	healthy     = 10 * time.Second // a worker that ran so long and crashes is started from the first delay again: that costs little
 	wellKeyed   = time.Minute      // one that needs a key after so long asks from the first delay again
 	settleTime  = 300 * time.Millisecond
+	attendFirst = 2 * time.Second // a node that is new has registered by then
+	attendLast  = time.Hour
 )
 
 var (
@@ -39,6 +41,7 @@ type supervisor struct {
 	woken  atomic.Bool      // somebody has woken us: Python is asked, whatever it has configured
 	moved  chan struct{}    // Python wants the node to be another one
 	over   chan struct{}    // Python wants it to be none any more
+	up     chan struct{}    // the node is up: its keys may be new
 	narrow chan *os.Process // workers whose sockets have small buffers; at most one is pending
 
 	life    context.Context // what Python is asked within
@@ -51,7 +54,7 @@ type supervisor struct {
 
 func newSupervisor(s spec) *supervisor {
 	log := &logger{path: s.logFile}
-	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1), moved: make(chan struct{}, 1), over: make(chan struct{}, 1), narrow: make(chan *os.Process, 1)}
+	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1), moved: make(chan struct{}, 1), over: make(chan struct{}, 1), up: make(chan struct{}, 1), narrow: make(chan *os.Process, 1)}
 	v.crash, v.key = backoff{delays: crashDelays}, backoff{delays: keyDelays}
 	v.life, v.endLife = context.WithCancel(context.Background())
 	v.ask = v.askPython
@@ -67,6 +70,9 @@ func (v *supervisor) run(line string) int {
 	defer ticks.Stop()
 	go v.synchronise()
 	go v.widen()
+	if v.attended {
+		go v.attend()
+	}
 	grouped := make(chan struct{})
 	go func() {
 		v.moveToGroups(os.Getpid())
@@ -190,6 +196,10 @@ func (v *supervisor) hear(word string) {
 	case "running":
 		v.key.reset()
 		v.note("was-running")
+		select {
+		case v.up <- struct{}{}:
+		default:
+		}
 	case "online":
 		v.note("was-online")
 	}
@@ -222,7 +232,7 @@ func (v *supervisor) synchronise() {
 			}
 			_, err := v.ask("sync")
 			if exitStatus(err) == askMoved {
-				v.moved <- struct{}{}
+				v.beginAnew()
 				return
 			}
 			if err == nil {
@@ -233,6 +243,40 @@ func (v *supervisor) synchronise() {
 			v.log.printf("sync: %v", err)
 			time.Sleep(failures.next())
 		}
+	}
+}
+
+// attend lets Python look after an identity that the cluster keeps: when the node is up, and whenever it wants to be asked again.
+func (v *supervisor) attend() {
+	failures := backoff{delays: keyDelays}
+	for pause := attendFirst; pause > 0; {
+		select {
+		case <-time.After(jittered(pause)):
+		case <-v.up:
+		case <-v.life.Done():
+			return
+		}
+		said, err := v.ask("attend")
+		switch {
+		case exitStatus(err) == askMoved:
+			v.beginAnew()
+			return
+		case err != nil:
+			v.log.printf("attend: %v", err)
+			pause = failures.next()
+		default:
+			failures.reset()
+			seconds, _ := strconv.Atoi(strings.TrimSpace(said))
+			pause = min(time.Duration(seconds)*time.Second, attendLast)
+		}
+	}
+}
+
+// beginAnew has the loop end the worker and begin with what the node is to be by now.
+func (v *supervisor) beginAnew() {
+	select {
+	case v.moved <- struct{}{}:
+	default: // somebody else has said so
 	}
 }
 

@@ -1,0 +1,167 @@
+"""Giving identities back to the cluster that keeps them (``state.vault``), when the processes that had them are dead.
+
+What is owed is on the disk first (``state.releases``), and told as often as it takes: the API may be away. Until the vault knows, no other
+host can have the identity, and the only copy of keys that it has not got yet is on this disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from .. import errors, linux
+from ..state import files, identities
+from ..state.attachments import Attachments
+from ..state.identities import Identity
+from ..state.names import Name
+from ..state.releases import Release, Releases
+
+if TYPE_CHECKING:
+    from ..kube import Api
+    from ..state.attachments import Attachment
+    from ..state.vault import Record
+
+CALL_SECONDS = 5.0
+
+AT_ONCE = 1.0
+"""Seconds that a DEL waits for the vault to know."""
+
+DELIVERY = 60.0
+"""How long a child goes on that tells the vault; what is left then is for the next call."""
+
+
+def owe(attachment: Attachment, key: str, kubeconfig: str, *, delete: bool = False) -> None:
+    """Write down that an identity is to be given back, or to be nobody's any more. Without a ``kubeconfig``, this disk alone has it."""
+    if kubeconfig:
+        release = Release(key, kubeconfig, attachment.namespace, attachment.name, delete)
+        Releases(attachment.state_dir).post(release)
+
+
+def settle(attachment: Attachment) -> None:
+    """The pod that has its identity is recorded: from now on that is given back when the pod ends."""
+    Releases(attachment.state_dir).done(attachment.identity)
+
+
+def deliver_now(state_dir: str) -> None:
+    """Tell the vault in a child that goes on for a while; wait a moment for it, so that a pod that is moved finds its identity free."""
+    if any(Releases(state_dir).all()):
+        linux.ask(lambda: b"%d" % deliver(state_dir), AT_ONCE, int(2 * DELIVERY))
+
+
+def deliver_soon(state_dir: str) -> None:
+    """The same, and nobody waits."""
+    if any(Releases(state_dir).all()):
+        linux.detach(lambda: deliver(state_dir))
+
+
+def remind(state_dir: str) -> None:
+    """Where no other call comes by: what was not told for a minute is tried again, once."""
+    if Releases(state_dir).waiting(DELIVERY):
+        linux.detach(lambda: deliver(state_dir, 0))
+
+
+def deliver(state_dir: str, seconds: float = DELIVERY) -> int:
+    """Tell the vault all that it has not been told, again and again for so long; how many are left. One process at a time does."""
+    releases, deadline, pause, left = Releases(state_dir), time.monotonic() + seconds, 1.0, 0
+    with (
+        contextlib.suppress(errors.Busy),
+        files.locked(releases.root, 5.0, "the releases", create=False) as there,
+    ):
+        while there:
+            left = sum(not give_back(state_dir, release) for release in releases.all())
+            if not left or time.monotonic() + pause > deadline:
+                break
+            time.sleep(pause)
+            pause = min(2 * pause, 8.0)
+    return left
+
+
+def give_back_of(state_dir: str, namespace: str, name: str) -> None:
+    """Those of one name that nobody is at: an ADD of the same pod that was killed may have left one."""
+    for release in Releases(state_dir).all():
+        if (release.namespace, release.name) == (namespace, name):
+            give_back(state_dir, release)
+
+
+def give_back(state_dir: str, release: Release) -> bool:
+    """Whether nothing is to be done any more, or others do it."""
+    releases = Releases(state_dir)
+    hold = releases.hold(release.key)
+    if hold is None:
+        return True
+    try:
+        identity, name = Identity.load(state_dir, release.key), _name(state_dir, release)
+        if _is_had(name, release.key):
+            releases.done(release.key)
+            return True
+        if identity.uid and linux.anybody_is(identity.uid):
+            raise errors.Busy(what=f"user ID {identity.uid}", seconds=0)
+        _tell(state_dir, release, identity)
+        with name.locked():
+            for number, key in name.all_kept().items():
+                if key == release.key:
+                    name.drop(number)
+        identities.forget(state_dir, identity)
+        releases.done(release.key)
+    except (errors.Error, OSError) as e:
+        releases.postpone(release.key)
+        os.write(
+            2, f"the identity {release.name} of {release.namespace} cannot be given back yet: {e}\n".encode()
+        )
+        return False
+    finally:
+        os.close(hold)
+    return True
+
+
+def _name(state_dir: str, release: Release) -> Name:
+    return Name(Attachments(state_dir), release.namespace, release.name)
+
+
+def _is_had(name: Name, key: str) -> bool:
+    """Whether a pod of this host has it: the release was of an ADD that was killed after that was recorded."""
+    with name.locked():
+        return any(holder.identity == key for holder in name.holders().values())
+
+
+def _tell(state_dir: str, release: Release, identity: Identity) -> None:
+    """Whatever the vault has of an identity of ours, it is then nobody's. One that is not ours is left alone."""
+    from ..kube import Conflict
+    from ..state import vault_files
+    from ..state.host import host_id
+    from ..state.vault import TRIES, Holder, Vault
+
+    vault = Vault(api(release.kubeconfig), release.namespace, release.name)
+    ours = Holder("", "", host_id(state_dir), "", release.key)
+    for _ in range(TRIES):
+        entry = vault.held_as(ours)
+        if entry is None:
+            return
+        local = vault_files.read(identities.directory(state_dir, release.key))
+        if local:
+            entry = entry._replace(files=local, record=record(identity))
+        with contextlib.suppress(Conflict):
+            if release.delete or not entry.files:
+                vault.delete(entry)
+            else:
+                vault.save(entry._replace(holder=None, released_by=entry.holder))
+            return
+    raise errors.KubernetesFailed(
+        reason=f"others were first, {TRIES} times, for an identity of {release.name}"
+    )
+
+
+def record(identity: Identity) -> Record:
+    """What the vault is to know of an identity of this disk."""
+    from ..state.vault import Record
+
+    return Record(identity.control_url, identity.tags, identity.node_id, identity.node_key, identity.port)
+
+
+def api(kubeconfig: str) -> Api:
+    """The cluster's, with little patience. Raises BadKubeconfig."""
+    from .. import kube
+
+    return kube.Api(kube.load(kubeconfig), CALL_SECONDS)
