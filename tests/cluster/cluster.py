@@ -31,6 +31,7 @@ CNI_CONF: Final = "/etc/cni/net.d"
 STATIC_PODS: Final = f"{KUBE}/manifests"
 SERVICES: Final = "10.96.0.0/16"
 NODE: Final = "node1"
+SECOND: Final = "node2"
 PATIENCE: Final = 180.0
 """Seconds for what takes a few when the machine has nothing else to do."""
 
@@ -38,6 +39,7 @@ PATIENCE: Final = 180.0
 TOKENS: Final = {
     "admin": ("admin", "system:masters"),
     "kubelet": (f"system:node:{NODE}", "system:nodes"),
+    "kubelet-2": (f"system:node:{SECOND}", "system:nodes"),
     "controller-manager": ("system:kube-controller-manager", "system:masters"),
     "scheduler": ("system:kube-scheduler", "system:masters"),
 }
@@ -129,16 +131,17 @@ PRIMARY: Final = Primary("net1", "10.88.0.0/24", "cni0")
 PRIMARY_FILE: Final = "10-primary.conflist"
 
 
-class Cluster(Actor):
-    """One node that is Ready."""
+class Host(Actor):
+    """A machine with a containerd and a kubelet."""
 
-    def __init__(self, runtime: Runtime, directory: Path, wire: Wire) -> None:
-        """Its machine is plugged into WIRE, and keeps everything that outlives it in DIRECTORY."""
+    def __init__(self, name: str, runtime: Runtime, directory: Path, wire: Wire) -> None:
+        """It is plugged into WIRE, and keeps everything that outlives it in DIRECTORY."""
+        self.name = name
         self.runtime = runtime
         with ExitStack() as cleanup:
             self.machine = cleanup.enter_context(
                 Machine(
-                    NODE,
+                    name,
                     directory,
                     packages=programs.debian(),
                     init=programs.containerd() / "pause",
@@ -153,6 +156,76 @@ class Cluster(Actor):
     def close(self) -> None:
         """End it, with everything that it runs."""
         self._cleanup.close()
+
+    def _up(self) -> None:
+        """Bring it up to the point where it takes pods."""
+        raise NotImplementedError
+
+    def _install_plugins(self) -> None:
+        self.machine.run("mkdir", "-p", CNI_BIN)
+        self.machine.run("cp", "-a", f"{tools.reference_plugins()}/.", CNI_BIN)
+        self.machine.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+
+    def _start(self, name: str, program: str | Path, **flags: str) -> None:
+        """Start a daemon; the flag `data_dir="x"` is `--data-dir=x`."""
+        argv = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items()]
+        self.daemons[name] = self.machine.start(name, program, *argv)
+
+    def _start_kube(self, name: str, **flags: str) -> None:
+        self._start(name, programs.kubernetes() / name, **flags)
+
+    def start_containerd(self) -> None:
+        """Returns when its CRI answers."""
+        self.machine.write("/etc/containerd/config.toml", self.runtime.config)
+        self.daemons["containerd"] = self.machine.start(
+            "containerd", "containerd", env={"PATH": self.runtime.path}
+        )
+        wait_until(lambda: self._succeeds(self._ctr("version")), PATIENCE, what="containerd answering")
+
+    def start_kubelet(self) -> None:
+        """It goes on with the pods that it finds."""
+        self.machine.write("/etc/kubernetes/resolv.conf", "nameserver 127.0.0.1\n")
+        self.machine.run("mkdir", "-p", STATIC_PODS)
+        self.machine.write("/var/lib/kubelet/config.yaml", json.dumps(_kubelet_config()))
+        self._start_kube(
+            "kubelet",
+            config="/var/lib/kubelet/config.yaml",
+            kubeconfig=f"{KUBE}/kubelet.conf",
+            hostname_override=self.name,
+            node_ip=self.address,
+        )
+
+    def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """Stop one daemon; what it had started goes on."""
+        self.daemons.pop(name).stop(how)
+
+    def _import_images(self) -> None:
+        for name in ("pause", "busybox"):
+            self.machine.run(*self._ctr("images", "import", str(programs.image(name))))
+
+    def _ctr(self, *argv: str) -> tuple[str, ...]:
+        ctr = f"{self.runtime.directory}/ctr" if self.runtime.directory else "ctr"
+        return (ctr, f"--address={SOCKET}", "--namespace=k8s.io", *argv)
+
+    def _succeeds(self, argv: Sequence[str]) -> bool:
+        try:
+            self.machine.run(*argv)
+        except Failed:
+            return False
+        return True
+
+    # --- networks ------------------------------------------------------------------------------------------------
+
+    def write_primary(self, primary: Primary, file: str = PRIMARY_FILE) -> None:
+        """Put the primary CNI's list where the runtime looks, as its own installer does it."""
+        self.machine.write(f"{CNI_CONF}/{file}", json.dumps(primary.conflist(self.runtime.cni_version)))
+
+
+class Cluster(Host):
+    """A cluster of one host, which is Ready and runs the control plane, too; others may join."""
+
+    def __init__(self, runtime: Runtime, directory: Path, wire: Wire) -> None:
+        super().__init__(NODE, runtime, directory, wire)
 
     # --- bring-up ------------------------------------------------------------------------------------------------
 
@@ -180,19 +253,6 @@ class Cluster(Actor):
             )
         key = self.machine.run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout")
         self.machine.write(f"{KUBE}/service-accounts.key", key, mode=0o600)
-
-    def _install_plugins(self) -> None:
-        self.machine.run("mkdir", "-p", CNI_BIN)
-        self.machine.run("cp", "-a", f"{tools.reference_plugins()}/.", CNI_BIN)
-        self.machine.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
-
-    def _start(self, name: str, program: str | Path, **flags: str) -> None:
-        """Start a daemon; the flag `data_dir="x"` is `--data-dir=x`."""
-        argv = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items()]
-        self.daemons[name] = self.machine.start(name, program, *argv)
-
-    def _start_kube(self, name: str, **flags: str) -> None:
-        self._start(name, programs.kubernetes() / name, **flags)
 
     def _start_apiserver(self) -> None:
         etcd, key = "http://127.0.0.1:2379", f"{KUBE}/service-accounts.key"
@@ -239,52 +299,12 @@ class Cluster(Actor):
             authentication_tolerate_lookup_failure="true",
         )
 
-    def start_containerd(self) -> None:
-        """Returns when its CRI answers."""
-        self.machine.write("/etc/containerd/config.toml", self.runtime.config)
-        self.daemons["containerd"] = self.machine.start(
-            "containerd", "containerd", env={"PATH": self.runtime.path}
-        )
-        wait_until(lambda: self._succeeds(self._ctr("version")), PATIENCE, what="containerd answering")
-
-    def start_kubelet(self) -> None:
-        """It goes on with the pods that it finds."""
-        self.machine.write("/etc/kubernetes/resolv.conf", "nameserver 127.0.0.1\n")
-        self.machine.run("mkdir", "-p", STATIC_PODS)
-        self.machine.write("/var/lib/kubelet/config.yaml", json.dumps(_kubelet_config()))
-        self._start_kube(
-            "kubelet",
-            config="/var/lib/kubelet/config.yaml",
-            kubeconfig=f"{KUBE}/kubelet.conf",
-            hostname_override=NODE,
-            node_ip=self.address,
-        )
-
-    def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop one daemon; what it had started goes on."""
-        self.daemons.pop(name).stop(how)
-
-    def _import_images(self) -> None:
-        for name in ("pause", "busybox"):
-            self.machine.run(*self._ctr("images", "import", str(programs.image(name))))
-
-    def _ctr(self, *argv: str) -> tuple[str, ...]:
-        ctr = f"{self.runtime.directory}/ctr" if self.runtime.directory else "ctr"
-        return (ctr, f"--address={SOCKET}", "--namespace=k8s.io", *argv)
-
     def _apiserver_ready(self) -> bool:
         return self._succeeds((*self._kubectl(), "get", "--raw=/readyz"))
 
-    def ready(self) -> bool:
-        """Whether the node takes pods."""
-        return self.exists("node", NODE) and self.condition("node", NODE, "Ready") == "True"
-
-    def _succeeds(self, argv: Sequence[str]) -> bool:
-        try:
-            self.machine.run(*argv)
-        except Failed:
-            return False
-        return True
+    def ready(self, node: str = NODE) -> bool:
+        """Whether a node takes pods."""
+        return self.exists("node", node) and self.condition("node", node, "Ready") == "True"
 
     # --- kubectl -------------------------------------------------------------------------------------------------
 
@@ -317,11 +337,25 @@ class Cluster(Actor):
         known = self.get(kind, name)["status"].get("conditions", [])
         return next((found["status"] for found in known if found["type"] == condition), "")
 
-    # --- networks ------------------------------------------------------------------------------------------------
 
-    def write_primary(self, primary: Primary, file: str = PRIMARY_FILE) -> None:
-        """Put the primary CNI's list where the runtime looks, as its own installer does it."""
-        self.machine.write(f"{CNI_CONF}/{file}", json.dumps(primary.conflist(self.runtime.cni_version)))
+class Joined(Host):
+    """A second host of a cluster, which is Ready. Its pods' addresses are as those of the first one's: they never meet."""
+
+    def __init__(self, cluster: Cluster, directory: Path, wire: Wire) -> None:
+        self.cluster = cluster
+        super().__init__(SECOND, cluster.runtime, directory, wire)
+
+    def _up(self) -> None:
+        there = self.cluster.machine.root / KUBE.lstrip("/")
+        self.machine.write(f"{KUBE}/pki/apiserver.crt", (there / "pki" / "apiserver.crt").read_text())
+        kubeconfig = _kubeconfig(self.cluster.address, "kubelet-2-token")
+        self.machine.write(f"{KUBE}/kubelet.conf", json.dumps(kubeconfig), 0o600)
+        self.write_primary(PRIMARY)
+        self._install_plugins()
+        self.start_containerd()
+        self._import_images()
+        self.start_kubelet()
+        wait_until(lambda: self.cluster.ready(self.name), PATIENCE, what=f"{self.name} being Ready")
 
 
 def _kubeconfig(address: str, token: str) -> dict[str, Any]:

@@ -26,6 +26,11 @@ def pytest_runtest_makereport(
     cluster = getattr(item, "funcargs", {}).get("cluster")
     if report.when == "call" and report.failed and isinstance(cluster, Cluster):
         report.sections += logs(cluster)
+    if report.when == "call" and report.failed:
+        places = getattr(item, "funcargs", {}).get("places", ())
+        report.sections += [(f"host {place.node}", place.warnings() + place.host.logs()) for place in places]
+        hosts = getattr(item, "funcargs", {}).get("hosts")
+        report.sections += [("hosts", hosts.warnings())] if hosts else []
     return report
 
 

@@ -16,26 +16,33 @@ from tests.kit.host import ROOMS
 from tests.kit.netns import Netns
 from tests.kit.wait import wait_until
 
-from .cluster import CNI_BIN, Cluster
+from . import programs
+from .cluster import CNI_BIN, KUBE, Cluster, Host
 
 PLUGIN: Final = f"{CNI_BIN}/tailscale-cni"
 STATE_DIR: Final = "/var/lib/tailscale-cni"
 RUN_DIR: Final = "/run/tailscale-cni"
 OAUTH: Final = "/etc/tailscale-cni/oauth-client-secret"
 CONFIG: Final = "/etc/tailscale-cni/config.yaml"
-STAY: Final = {*(Path(room).name for room in ROOMS), "enroll.json", "install.json", "run"}
+KUBECONFIG: Final = "/etc/tailscale-cni/kubeconfig"
+LOG: Final = "/var/log/tailscale-cni.log"
+ROOT: Final = Path(__file__).parents[2]
+MARK: Final = "<!-- tests/cluster runs these lines -->\n```sh\n"
+STAY: Final = {*(Path(room).name for room in ROOMS), "enroll.json", "host", "install.json", "run"}
 """What of it is there without a pod."""
 
 
-def install(cluster: Cluster, control: ControlPlane) -> str:
-    """Install the artefact with the one command that README has; what it said."""
-    cluster.machine.write("/root/authkey", f"{control.mint().key}\n", mode=0o600)
-    options = [f"--control-url={control.url}", "--auth-key-file=/root/authkey"]
-    return cluster.machine.run("sh", "-c", 'exec "$0" "$@" 2>&1', tools.artefact(), "install", *options)
+def install(host: Host, control: ControlPlane, oauth_secret: str = "") -> str:
+    """Install the artefact with the one command that README has; what it said. With an OAuth client's secret instead of an auth key."""
+    option = "oauth-client-secret" if oauth_secret else "auth-key"
+    host.machine.write(f"/root/{option}", f"{oauth_secret or control.mint().key}\n", mode=0o600)
+    options = [f"--control-url={control.url}", f"--{option}-file=/root/{option}"]
+    options += [f"--api-url={control.url}"] if oauth_secret else []
+    return host.machine.run("sh", "-c", 'exec "$0" "$@" 2>&1', tools.artefact(), "install", *options)
 
 
 @contextmanager
-def configured(cluster: Cluster, **settings: Any) -> Iterator[None]:
+def configured(cluster: Host, **settings: Any) -> Iterator[None]:
     """Besides what `install` wrote, these settings hold for the length of a block."""
     written = (cluster.machine.root / CONFIG.lstrip("/")).read_text()
     cluster.machine.write(CONFIG, yaml.safe_dump(yaml.safe_load(written) | settings))
@@ -55,12 +62,31 @@ def oauth(cluster: Cluster, control: ControlPlane, **settings: Any) -> Iterator[
     control.revoke_client(client)
 
 
-def command(cluster: Cluster, *arguments: str) -> str:
+def token(cluster: Cluster) -> str:
+    """Of the plugin's account, once it is there."""
+    return cluster.kubectl(
+        "--namespace=kube-system", "get", "secret", "tailscale-cni", "--output=jsonpath={.data.token}"
+    )
+
+
+def give_access(cluster: Cluster) -> None:
+    """Apply manifests/rbac.yaml, run the lines of docs/namespaces.md, and put what they wrote where the page says."""
+    cluster.kubectl("apply", "--filename=-", stdin=(ROOT / "manifests" / "rbac.yaml").read_text())
+    wait_until(lambda: token(cluster), 60, what="the account's token")
+    lines = (ROOT / "docs" / "namespaces.md").read_text().split(MARK)[1].split("```")[0]
+    admin = (
+        f"PATH={programs.kubernetes()}:$PATH KUBECONFIG={KUBE}/admin.conf; export PATH KUBECONFIG; cd /root"
+    )
+    cluster.machine.run("sh", "-ec", f"{admin}\n{lines}")
+    cluster.machine.run("mv", "/root/tailscale-cni.kubeconfig", KUBECONFIG)
+
+
+def command(cluster: Host, *arguments: str) -> str:
     """What the installed command prints. Raises Failed."""
     return cluster.machine.run(PLUGIN, *arguments)
 
 
-def logs(cluster: Cluster, length: int = 4000) -> list[tuple[str, str]]:
+def logs(cluster: Host, length: int = 4000) -> list[tuple[str, str]]:
     """The end of the logs that tell of pods, and of the nodes: name, text."""
     daemons = [cluster.machine.directory / "log" / name for name in ("containerd", "kubelet")]
     nodes = sorted((cluster.machine.root / RUN_DIR.lstrip("/")).glob("*/log"))
@@ -70,7 +96,7 @@ def logs(cluster: Cluster, length: int = 4000) -> list[tuple[str, str]]:
     ]
 
 
-def helpers(cluster: Cluster) -> set[int]:
+def helpers(cluster: Host) -> set[int]:
     """The supervisors and workers on the host."""
     processes = cluster.machine.processes().items()
     return {pid for pid, line in processes if line.split()[0].endswith(("/supervisor", "/worker"))}

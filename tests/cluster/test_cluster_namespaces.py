@@ -7,8 +7,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -17,17 +15,11 @@ from tests.kit.controlplane import ControlPlane
 from tests.kit.process import Process, processes
 from tests.kit.wait import wait_until
 
-from . import programs
-from .cluster import KUBE, STATIC_PODS, Cluster
-from .enrolment import STATE_DIR, configured
+from .cluster import STATIC_PODS, Cluster
+from .enrolment import KUBECONFIG, LOG, STATE_DIR, configured, give_access
 from .pods import ENABLED, Pod, ProcessNetns, manifest
 
 pytestmark = pytest.mark.timeout(400, func_only=True)
-
-ROOT: Final = Path(__file__).parents[2]
-KUBECONFIG: Final = "/etc/tailscale-cni/kubeconfig"
-LOG: Final = "/var/log/tailscale-cni.log"
-MARK: Final = "<!-- tests/cluster runs these lines -->\n```sh\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,8 +29,6 @@ def namespaces(cluster: Cluster) -> Iterator[None]:
         cluster.kubectl("create", "namespace", name)
         wait_until(lambda name=name: account(cluster, name), 60, what=f"the account of {name}")  # type: ignore[misc]
     cluster.kubectl("annotate", "namespace", "media", f"{ENABLED}=true")
-    cluster.kubectl("apply", "--filename=-", stdin=(ROOT / "manifests" / "rbac.yaml").read_text())
-    wait_until(lambda: token(cluster), 60, what="the account's token")
     give_access(cluster)
     with configured(cluster, kubeconfig=KUBECONFIG, logFile=LOG):
         yield
@@ -50,23 +40,6 @@ def account(cluster: Cluster, namespace: str) -> str:
     return cluster.kubectl(
         f"--namespace={namespace}", "get", "serviceaccount", "default", "--ignore-not-found", "--output=name"
     )
-
-
-def token(cluster: Cluster) -> str:
-    """Of the plugin's account, once it is there."""
-    return cluster.kubectl(
-        "--namespace=kube-system", "get", "secret", "tailscale-cni", "--output=jsonpath={.data.token}"
-    )
-
-
-def give_access(cluster: Cluster) -> None:
-    """Run the lines of docs/namespaces.md, and put what they wrote where the page says."""
-    lines = (ROOT / "docs" / "namespaces.md").read_text().split(MARK)[1].split("```")[0]
-    admin = (
-        f"PATH={programs.kubernetes()}:$PATH KUBECONFIG={KUBE}/admin.conf; export PATH KUBECONFIG; cd /root"
-    )
-    cluster.machine.run("sh", "-ec", f"{admin}\n{lines}")
-    cluster.machine.run("mv", "/root/tailscale-cni.kubeconfig", KUBECONFIG)
 
 
 def test_a_namespace_enrols_its_pods(cluster: Cluster, control: ControlPlane) -> None:

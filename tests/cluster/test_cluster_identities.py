@@ -1,0 +1,245 @@
+"""Nodes that move with their pods from host to host, on a real cluster of two."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from tests.kit.controlplane import ControlPlane
+from tests.kit.peer import Peer
+from tests.kit.process import Failed
+from tests.kit.wait import wait_until
+from tests.kit.wire import Wire
+
+from .cluster import NODE, SECOND, Cluster, Host, Joined, containerd_2
+from .enrolment import KUBECONFIG, LOG, configured, give_access, helpers, install, logs
+from .pods import ENABLED, deployment
+
+pytestmark = pytest.mark.timeout(600, func_only=True)
+
+Record = Callable[[str, object], None]
+LASTING: Final = {ENABLED: "true", "tailscale.com/ephemeral": "false"}
+
+
+class Hosts(NamedTuple):
+    """Both hosts of a cluster. The second one can be cut off: the control plane is on the first."""
+
+    first: Cluster
+    second: Joined
+
+    def warnings(self) -> str:
+        """For a test that failed: what the plugin and the nodes have said."""
+        return "\n".join(
+            f"== {host.name} {name}\n{text}" for host in self for name, text in logs(host)
+        ) + self.log(self.first)
+
+    def log(self, host: Host) -> str:
+        """A line per call of the plugin."""
+        path = host.machine.root / LOG.lstrip("/")
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def hosts(wire: Wire, control: ControlPlane, directory: Path) -> Iterator[Hosts]:
+    """Two hosts with the plugin, an OAuth client, and access to the cluster's API as docs/namespaces.md gives it."""
+    with (
+        Cluster(containerd_2(), directory / "two-first", wire) as first,
+        Joined(first, directory / "two-second", wire) as second,
+    ):
+        for host in (first, second):
+            install(host, control, control.new_client(tags=["tag:k8s-cni"]).secret)
+        give_access(first)
+        kubeconfig = (first.machine.root / KUBECONFIG.lstrip("/")).read_text()
+        second.machine.write(KUBECONFIG, kubeconfig, mode=0o600)
+        access = {"kubeconfig": KUBECONFIG, "logFile": LOG}
+        with configured(first, **access), configured(second, **access):
+            yield Hosts(first, second)
+
+
+def stateful_set(name: str) -> dict[str, Any]:
+    """One pod, which lasts."""
+    template = deployment(name, 1, {ENABLED: "true"})
+    return {**template, "kind": "StatefulSet", "spec": {**template["spec"], "serviceName": name}}
+
+
+def spread(name: str) -> dict[str, Any]:
+    """A Deployment whose next pod is always on the other host."""
+    made = deployment(name, 1, LASTING)
+    term = {"labelSelector": {"matchLabels": {"app": name}}, "topologyKey": "kubernetes.io/hostname"}
+    made["spec"]["template"]["spec"]["affinity"] = {
+        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    }
+    return made
+
+
+@contextmanager
+def only_on(cluster: Cluster, node: str) -> Iterator[None]:
+    """New pods go there, for the length of a block."""
+    other = SECOND if node == NODE else NODE
+    cluster.kubectl("cordon", other)
+    try:
+        yield
+    finally:
+        cluster.kubectl("uncordon", other)
+
+
+@contextmanager
+def workload(cluster: Cluster, made: Mapping[str, Any]) -> Iterator[str]:
+    """Its pods are Ready; they end with the block. Its name."""
+    kind, name = made["kind"].lower(), made["metadata"]["name"]
+    cluster.create(made)
+    try:
+        cluster.kubectl("rollout", "status", f"{kind}/{name}", "--timeout=90s")
+        yield name
+    finally:
+        cluster.kubectl("delete", kind, name)
+        cluster.kubectl("wait", "--for=delete", "pod", f"--selector=app={name}", "--timeout=90s")
+
+
+def addresses(control: ControlPlane, name: str) -> list[str]:
+    """Of a node that is online, waited for."""
+    node = wait_until(
+        lambda: (found := control.node(name)) and found["online"] and found, 90, what=f"the node {name}"
+    )
+    return list(node["addresses"])
+
+
+def names(control: ControlPlane, prefix: str) -> list[str]:
+    """The nodes whose names begin so."""
+    return sorted(node["name"] for node in control.nodes() if node["name"].startswith(prefix))
+
+
+def secret(cluster: Cluster, name: str) -> dict[str, Any]:
+    """What the cluster keeps of an identity; nothing while it has no keys of it."""
+    found = cluster.kubectl(
+        "--namespace=tailscale-cni", "get", "secret", name, "--ignore-not-found", "--output=json"
+    )
+    data = json.loads(found or "{}").get("data", {})
+    known: dict[str, Any] = (
+        json.loads(base64.b64decode(data["record.json"])) if "tailscaled.state" in data else {}
+    )
+    return known
+
+
+def holder(cluster: Cluster, name: str) -> str:
+    """The Node that has an identity; empty while nobody has."""
+    return str((secret(cluster, name).get("holder") or {}).get("node", ""))
+
+
+def is_held_elsewhere(cluster: Cluster, name: str, node: str) -> bool:
+    """Whether another Node has an identity by now."""
+    return holder(cluster, name) not in ("", node)
+
+
+def node_of(cluster: Cluster, pod: str) -> str:
+    """Where a pod is Ready; empty while it is not."""
+    found = json.loads(cluster.kubectl("get", "pod", pod, "--ignore-not-found", "--output=json") or "{}")
+    conditions = found.get("status", {}).get("conditions", [])
+    ready = any(row["type"] == "Ready" and row["status"] == "True" for row in conditions)
+    return (
+        str(found["spec"].get("nodeName", ""))
+        if ready and "deletionTimestamp" not in found["metadata"]
+        else ""
+    )
+
+
+def answers(peer: Peer, address: str) -> bool:
+    """Whether a peer reaches it."""
+    try:
+        return bool(peer.ping(address))
+    except Failed:
+        return False
+
+
+def test_a_drained_pod_is_the_same_node_on_the_other_host(
+    hosts: Hosts, control: ControlPlane, peer: Peer, record_property: Record
+) -> None:
+    """`kubectl drain`, and postgres-0 is at the same addresses, under the same name, where it comes up."""
+    cluster = hosts.first
+    with only_on(cluster, SECOND):
+        cluster.create(stateful_set("postgres"))
+        wait_until(lambda: node_of(cluster, "postgres-0") == SECOND, 90, what="postgres-0 on the second host")
+    before = addresses(control, "postgres-0")
+    wait_until(lambda: holder(cluster, "default.postgres-0.0") == SECOND, 60, what="the keys in the cluster")
+    try:
+        cluster.kubectl("drain", SECOND, "--ignore-daemonsets", "--force", "--delete-emptydir-data")
+        began = time.monotonic()
+        wait_until(lambda: node_of(cluster, "postgres-0") == NODE, 120, what="postgres-0 on the first host")
+        wait_until(lambda: answers(peer, before[0]), 60, what="an answer from where it was")
+        record_property("seconds from the eviction to an answer", round(time.monotonic() - began, 1))
+        assert addresses(control, "postgres-0") == before
+        assert names(control, "postgres") == ["postgres-0"]
+        assert holder(cluster, "default.postgres-0.0") == NODE
+        assert not list((hosts.second.machine.root / "var/lib/tailscale-cni/identities").iterdir())
+    finally:
+        cluster.kubectl("uncordon", SECOND)
+        cluster.kubectl("delete", "statefulset", "postgres")
+        cluster.kubectl("wait", "--for=delete", "pod/postgres-0", "--timeout=90s")
+
+
+def test_rollouts_between_two_hosts_keep_name_and_addresses(
+    hosts: Hosts, control: ControlPlane, record_property: Record
+) -> None:
+    """Each new pod of the Deployment is on the other host, and is for a moment plex-1; then it is plex, and nothing is left."""
+    cluster = hosts.first
+    with workload(cluster, spread("plex")) as name:
+        first = addresses(control, name)
+        for _ in range(4):
+            before = holder(cluster, "default.plex.0")
+            cluster.kubectl("rollout", "restart", f"deployment/{name}")
+            cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=120s")
+            began = time.monotonic()
+            wait_until(
+                partial(is_held_elsewhere, cluster, "default.plex.0", before), 90, what="the next holder"
+            )
+            wait_until(lambda: names(control, "plex") == ["plex"], 60, what="the end of plex-1")
+            assert addresses(control, name) == first
+            record_property("seconds from the rollout's end to its name", round(time.monotonic() - began, 1))
+
+
+def test_a_host_that_is_cut_off_keeps_its_identities(hosts: Hosts, control: ControlPlane) -> None:
+    """Its pod is elsewhere another node, until its Node is deleted: then the identity moves.
+
+    When it is back, it ends what it ran.
+    """
+    cluster, second = hosts
+    with only_on(cluster, SECOND):
+        cluster.create(stateful_set("mysql"))
+        wait_until(lambda: node_of(cluster, "mysql-0") == SECOND, 90, what="mysql-0 on the second host")
+    before = addresses(control, "mysql-0")
+    wait_until(lambda: holder(cluster, "default.mysql-0.0") == SECOND, 60, what="the keys in the cluster")
+    second.machine.netns.run("ip", "route", "add", "prohibit", cluster.address)
+    try:
+        wait_until(lambda: not cluster.ready(SECOND), 120, what="a Node that is not Ready")
+        cluster.kubectl("delete", "pod", "mysql-0", "--force", "--grace-period=0")
+        wait_until(lambda: node_of(cluster, "mysql-0") == NODE, 120, what="mysql-0 on the first host")
+        assert set(addresses(control, "mysql-0-1")).isdisjoint(before)
+        assert addresses(control, "mysql-0") == before
+        assert (
+            f"host {SECOND} has the identity tailscale-cni/default.mysql-0.0, and is not Ready"
+            in hosts.log(cluster)
+        )
+        assert holder(cluster, "default.mysql-0.0") == SECOND
+        cluster.kubectl("delete", "node", SECOND)
+        wait_until(
+            lambda: holder(cluster, "default.mysql-0.0") == NODE, 120, what="the identity on the first host"
+        )
+        wait_until(lambda: names(control, "mysql") == ["mysql-0"], 60, what="the end of mysql-0-1")
+        assert addresses(control, "mysql-0") == before
+    finally:
+        second.machine.netns.run("ip", "route", "del", "prohibit", cluster.address)
+    second.stop("kubelet")
+    second.start_kubelet()
+    wait_until(lambda: not helpers(second), 180, what="the end of what the second host ran")
+    wait_until(lambda: cluster.ready(SECOND), 120, what="the second host's return")
+    assert holder(cluster, "default.mysql-0.0") == NODE
+    assert addresses(control, "mysql-0") == before
+    cluster.kubectl("delete", "statefulset", "mysql")
