@@ -15,6 +15,7 @@ from tests.kit import tools
 from . import (
     measure_crowd,
     measure_enrolled,
+    measure_growth,
     measure_idle,
     measure_memory,
     measure_passthrough,
@@ -36,6 +37,7 @@ MEASURES: dict[str, Measure] = {
     "i": measure_restart.measure,
     "k": measure_size.measure,
     "l": measure_policy.measure,
+    "m": measure_growth.measure,
 }
 """By the letters of their rows, in the order in which they are taken."""
 
