@@ -20,7 +20,7 @@ def test_a_del_sees_what_an_add_records_while_it_waits(
 ) -> None:
     """A DEL that comes before ADD has written anything ends the node all the same."""
     ended: list[str] = []
-    monkeypatch.setattr(leaving, "end", lambda attachment: ended.append(attachment.container_id))
+    monkeypatch.setattr(leaving, "end", lambda attachment, *_: ended.append(attachment.container_id))
     files.make_directory(f"{tmp_path}/attachments")
     store = Attachments(str(tmp_path))
     request = Request(
