@@ -89,8 +89,9 @@ def _flag(value: Any) -> bool:
 
 
 def _uid(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1000 <= value < 2**32 - 2**17:
-        raise _Expected("a user ID from 1000 to 4294836223")
+    # A TUN's owner is told by a call that takes a C int, and there are UID_COUNT of them.
+    if not isinstance(value, int) or isinstance(value, bool) or not 1000 <= value <= 2**31 - UID_COUNT:
+        raise _Expected(f"a user ID from 1000 to {2**31 - UID_COUNT}")
     return value
 
 
