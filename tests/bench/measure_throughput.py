@@ -12,6 +12,7 @@ worker has no capability, and would get what `net.core.rmem_max` allows. Userspa
 from __future__ import annotations
 
 import json
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -100,7 +101,8 @@ def measure(lab: Lab) -> list[Row]:
 
 def serve(stack: ExitStack, lab: Lab, far: Peer, netns: Netns, address: str) -> Contestant:
     """An end that is ready."""
-    server: list[str] = ["iperf3", "--server", "--port", PORT]
+    # Its report of each test would fill a pipe that nobody reads.
+    server: list[str] = ["iperf3", "--server", "--port", PORT, "--logfile", os.devnull]
     stack.enter_context(netns.daemon(server, lab.root / f"iperf3-{address}"))
     listening = f"sport = :{PORT}"
     wait_until(lambda: netns.run("ss", "--no-header", "-ltn", listening), what="iperf3's port")
