@@ -95,14 +95,14 @@ def _synchronise(attachment: Attachment, _: argparse.Namespace) -> int:
 
 
 def _attend(attachment: Attachment, _: argparse.Namespace) -> int:
-    from ..verbs import custody  # not what the others should pay for
+    from ..verbs import custody, naming  # not what the others should pay for
 
     current = succession.settle(attachment)
     if current is None:
         return GONE
     if current.lost or not launch.is_as_recorded(current):
         return MOVED
-    again = custody.attend(current)
+    again = naming.seek(current) if current.seeks_name else custody.attend(current)
     if again is None:
         return MOVED
     returns.deliver_soon(attachment.state_dir)

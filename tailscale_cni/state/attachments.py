@@ -55,6 +55,8 @@ class Attachment(NamedTuple):
     """The keys that it has, where they outlive the pod; empty: those of the attachment itself."""
     kubeconfig: str = ""
     """What gives access to the cluster that has its identity, too (``state.vault``); empty: it is on this disk alone."""
+    seeks_name: bool = False
+    """Whether a pod of another host may have its name for a while, as in a rolling update; it is an ephemeral node, then."""
     lost: bool = False
     """Its identity is another host's by now: nothing may run as it here."""
     former: tuple[str, ...] = ()

@@ -259,8 +259,7 @@ def attend(attachment: Attachment) -> float | None:
 def _pause(attachment: Attachment) -> float:
     if not _may_improve(attachment):
         return NOW_AND_THEN
-    age = (succession.now() - attachment.since) / succession.SECOND
-    return max(SOONEST, min(LATEST, age / 10))
+    return max(SOONEST, min(LATEST, succession.age(attachment) / 10))
 
 
 def _may_improve(attachment: Attachment) -> bool:

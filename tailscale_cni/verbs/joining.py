@@ -182,6 +182,7 @@ def _record(
         wanted=intent.number,
         since=succession.now(),
         handover_window=config.handover_window,
+        seeks_name=bool(config.kubeconfig) and intent.ephemeral and not keys.is_static(config),
         tags=intent.tags,
         ephemeral=intent.ephemeral,
         required=intent.required,

@@ -138,10 +138,14 @@ def _may_have(name: Name, heir: Attachment, number: int) -> bool:
 
 def may_move(attachment: Attachment) -> bool:
     """Whether it is young enough for a better number."""
-    age = (now() - attachment.since) / SECOND
     if launch.is_deleted(attachment):
         return False
-    return attachment.boot_id == linux.boot_id() and age < attachment.handover_window
+    return attachment.boot_id == linux.boot_id() and age(attachment) < attachment.handover_window
+
+
+def age(attachment: Attachment) -> float:
+    """Seconds since it was added in this boot."""
+    return (now() - attachment.since) / SECOND
 
 
 def now() -> int:

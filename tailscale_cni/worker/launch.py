@@ -212,7 +212,7 @@ def _supervisor_flags(attachment: Attachment, executable: str, inode: int) -> li
     if attachment.launcher == "session":
         flags += [f"--group={group}" for group in cgroup.make(attachment.id)]
     flags += ["--ephemeral"] if attachment.ephemeral else []
-    flags += ["--attend"] if attachment.kubeconfig else []
+    flags += ["--attend"] if attachment.kubeconfig or attachment.seeks_name else []
     flags += ["--log", f"{attachment.worker_dir}/log"] if attachment.launcher == "session" else []
     return flags
 

@@ -52,6 +52,7 @@ class Node(NamedTuple):
     asked: int = 0
     """When it was asked: it says all that had happened by then. CLOCK_MONOTONIC, in nanoseconds."""
     peers: tuple[Address, ...] = ()
+    peer_names: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     """Per peer that is active: ``direct`` or ``relay``."""
     last_handshake: str = ""
@@ -180,6 +181,7 @@ def _node(status: dict[str, Any], asked: int) -> Node:
         node_key=as_word(own.get("PublicKey")),
         asked=asked,
         peers=tuple(address for peer in peers for address in tailnet_addresses(peer.get("TailscaleIPs"))),
+        peer_names=tuple(as_text(peer.get("DNSName")).rstrip(".") for peer in peers),
         paths=tuple("direct" if peer.get("CurAddr") else "relay" for peer in active),
         last_handshake=max((as_text(peer.get("LastHandshake")) for peer in peers), default=""),
     )

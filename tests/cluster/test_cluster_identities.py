@@ -70,9 +70,9 @@ def stateful_set(name: str) -> dict[str, Any]:
     return {**template, "kind": "StatefulSet", "spec": {**template["spec"], "serviceName": name}}
 
 
-def spread(name: str) -> dict[str, Any]:
+def spread(name: str, annotations: Mapping[str, str]) -> dict[str, Any]:
     """A Deployment whose next pod is always on the other host."""
-    made = deployment(name, 1, LASTING)
+    made = deployment(name, 1, annotations)
     term = {"labelSelector": {"matchLabels": {"app": name}}, "topologyKey": "kubernetes.io/hostname"}
     made["spec"]["template"]["spec"]["affinity"] = {
         "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
@@ -185,24 +185,37 @@ def test_a_drained_pod_is_the_same_node_on_the_other_host(
         cluster.kubectl("wait", "--for=delete", "pod/postgres-0", "--timeout=90s")
 
 
-def test_rollouts_between_two_hosts_keep_name_and_addresses(
+def test_ten_rollouts_between_two_hosts_keep_names_and_addresses(
     hosts: Hosts, control: ControlPlane, record_property: Record
 ) -> None:
-    """Each new pod of the Deployment is on the other host, and is for a moment plex-1; then it is plex, and nothing is left."""
+    """Each new pod is on the other host, and is for a moment plex-1; then it is plex, and nothing is left.
+
+    One that lasts has its addresses, too; an ephemeral one, beside it, its name.
+    """
     cluster = hosts.first
-    with workload(cluster, spread("plex")) as name:
+    with (
+        workload(cluster, spread("plex", LASTING)) as name,
+        workload(cluster, spread("radio", {ENABLED: "true"})) as fleeting,
+    ):
         first = addresses(control, name)
-        for _ in range(4):
-            before = holder(cluster, "default.plex.0")
-            cluster.kubectl("rollout", "restart", f"deployment/{name}")
-            cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=120s")
+        for _ in range(10):
+            before, node = holder(cluster, "default.plex.0"), control.node(fleeting)
+            for deployed in (name, fleeting):
+                cluster.kubectl("rollout", "restart", f"deployment/{deployed}")
+            for deployed in (name, fleeting):
+                cluster.kubectl("rollout", "status", f"deployment/{deployed}", "--timeout=120s")
             began = time.monotonic()
             wait_until(
                 partial(is_held_elsewhere, cluster, "default.plex.0", before), 90, what="the next holder"
             )
             wait_until(lambda: names(control, "plex") == ["plex"], 60, what="the end of plex-1")
+            wait_until(lambda: names(control, "radio") == ["radio"], 90, what="the end of radio-1")
+            record_property("seconds from the rollouts' end to the names", round(time.monotonic() - began, 1))
             assert addresses(control, name) == first
-            record_property("seconds from the rollout's end to its name", round(time.monotonic() - began, 1))
+            now = control.node(fleeting)
+            assert node
+            assert now
+            assert now["id"] != node["id"]
 
 
 def test_a_host_that_is_cut_off_keeps_its_identities(hosts: Hosts, control: ControlPlane) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from functools import partial
 
 from tests.kit.controlplane import ControlPlane
+from tests.kit.host import Host
 from tests.kit.planes import KINDS, Kind, NewHost, oauth
 from tests.kit.runtime import Pod
-from tests.kit.wait import wait_until
+from tests.kit.wait import pass_time, wait_until
 
 
 def _lasting(pod: str, name: str, **annotations: str) -> Pod:
@@ -144,3 +146,41 @@ def test_what_cannot_be_read_keeps_nothing_else_from_being_said(
         host.runtime.delete(pod)
     wait_until(lambda: control.node("between") is None, what="the end of the node")
     assert {path.name for path in outbox.iterdir()} >= {"0.json", "f.json"}
+
+
+@KINDS
+def test_a_rollout_from_host_to_host_ends_with_the_name(
+    new_host: NewHost, control: ControlPlane, kind: Kind
+) -> None:
+    """The new pod of a rolling update is on another host, and ephemeral: it is called as the old one once that is gone."""
+    old_host, host = (_of_a_cluster(kind, new_host, control) for _ in range(2))
+    old = old_host.start(Pod.enrolled("move-7b5d9c6f8-x2c4b"))
+    old_host.addresses(old)
+    new = host.start(Pod.enrolled("move-7b5d9c6f8-x2c4c"))
+    addresses = host.addresses(new)
+    assert _names(control, "move") == ["move", "move-1"]
+    old_host.runtime.delete(old)
+    wait_until(partial(host.is_node, new, "move"), 60, what="the name of the one that ended")
+    assert host.addresses(new) == addresses
+    assert _names(control, "move") == ["move"]
+
+
+@KINDS
+def test_a_persons_device_keeps_its_name(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
+    """A pod that is called as somebody's laptop looks for that name as long as it is young, and does not get it."""
+    with ExitStack() as stack:
+        laptop = control.add_stranger("laptop")
+        stack.callback(control.delete_node, laptop)
+        host = _of_a_cluster(kind, new_host, control, handoverWindow="12s")
+        host.addresses(host.start(Pod.enrolled("laptop-7b5d9c6f8-x2c4b")))
+        pass_time(15)
+        named = {node["name"]: node["id"] for node in control.nodes() if node["name"].startswith("laptop")}
+        assert named.pop("laptop") == laptop
+        assert set(named) == {"laptop-1"}
+
+
+def _of_a_cluster(kind: Kind, new_host: NewHost, control: ControlPlane, **config: str) -> Host:
+    """A host that knows that it is not alone. The cluster's API is away, which is nothing to this."""
+    host = kind(new_host, control, **config)
+    host.configure(kubeconfig=str(host.root / "kubeconfig"))
+    return host

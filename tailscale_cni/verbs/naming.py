@@ -1,0 +1,52 @@
+"""The name of an ephemeral node among those of other hosts, which no host knows of.
+
+In a rolling update the old pod may be on another host: its node is still called ``web`` when the new one registers, and the control plane
+calls that ``web-1``. When the old one is gone, nobody but the new one's host can say that it is to be ``web``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from .. import errors
+from ..control import Refused, Unavailable, is_same
+from . import devices, keys, succession
+
+if TYPE_CHECKING:
+    from ..state.attachments import Attachment
+    from ..worker.localapi import Node
+
+SOONEST, LATEST = 3.0, 30.0
+"""Between two looks at the peers, in seconds: a tenth of the pod's age, within these. They cost the control plane nothing."""
+
+AFTER_A_CALL = 10.0
+"""After the control plane was asked: at least this, and a third of the pod's age. Who has the name may be nobody that we see."""
+
+
+def seek(attachment: Attachment) -> float:
+    """Have the control plane call the node what it should be called, once that is free: seconds until the next time, 0 if there is none.
+
+    A name that somebody else has stays his: what the control plane refuses, or gives a number, is looked at again while the pod is young.
+    """
+    from ..worker.localapi import LocalApi
+
+    try:
+        node = LocalApi.of(attachment).node(peers=True)
+    except errors.LocalApiFailed:  # it is being started again
+        return SOONEST
+    called, _, domain = node.name.partition(".")
+    if called == attachment.hostname or not succession.may_move(attachment):
+        return 0
+    age = succession.age(attachment)
+    if not domain or f"{attachment.hostname}.{domain}" in node.peer_names:
+        return max(SOONEST, min(LATEST, age / 10))
+    _rename(attachment, node)
+    return max(AFTER_A_CALL, age / 3)
+
+
+def _rename(attachment: Attachment, node: Node) -> None:
+    with contextlib.suppress(Refused, Unavailable, errors.NoAuthKey):
+        plane = keys.control_plane(attachment, devices.SECONDS)
+        if plane and is_same(plane.device(node.node_id), node.node_key):
+            plane.rename(node.node_id, attachment.hostname)
