@@ -113,22 +113,22 @@ def test_a_stateful_pod_is_who_it_was_on_another_host(
 ) -> None:
     """Same name, addresses and port, there and back; a host that has given it back has no key of it any more."""
     one, two = places
-    old = one.start(Pod.enrolled("postgres-0"))
+    old = one.start(Pod.enrolled("ledger-0"))
     before, (port,) = one.host.addresses(old), one.host.ports(old)
-    wait_until(lambda: saved(api, "default.postgres-0.0"), what="the keys in the cluster")
-    assert record(api, "default.postgres-0.0")["holder"]["node"] == one.node
+    wait_until(lambda: saved(api, "default.ledger-0.0"), what="the keys in the cluster")
+    assert record(api, "default.ledger-0.0")["holder"]["node"] == one.node
     one.stop(old)
-    wait_until(lambda: record(api, "default.postgres-0.0")["holder"] is None, what="the release")
+    wait_until(lambda: record(api, "default.ledger-0.0")["holder"] is None, what="the release")
     wait_until(lambda: one.keys() == set(), what="no keys on the host")
     assert one.host.leftovers() == []
-    new = two.start(Pod.enrolled("postgres-0"))
+    new = two.start(Pod.enrolled("ledger-0"))
     assert two.host.addresses(new) == before
     assert two.host.ports(new) == {port}
-    assert record(api, "default.postgres-0.0")["holder"]["node"] == two.node
+    assert record(api, "default.ledger-0.0")["holder"]["node"] == two.node
     two.stop(new)
-    again = one.start(Pod.enrolled("postgres-0"))
+    again = one.start(Pod.enrolled("ledger-0"))
     assert one.host.addresses(again) == before
-    assert named(control, "postgres") == ["postgres-0"]
+    assert named(control, "ledger") == ["ledger-0"]
 
 
 def test_two_hosts_never_run_one_identity(
@@ -139,13 +139,13 @@ def test_two_hosts_never_run_one_identity(
     Once the host's Node is deleted, the identity moves, and the host that comes back ends its own.
     """
     one, two = places
-    old = one.start(Pod.enrolled("mysql-0"))
+    old = one.start(Pod.enrolled("stock-0"))
     before = one.host.addresses(old)
-    wait_until(lambda: saved(api, "default.mysql-0.0"), what="the keys in the cluster")
-    new = two.start(Pod.enrolled("mysql-0"))
+    wait_until(lambda: saved(api, "default.stock-0.0"), what="the keys in the cluster")
+    new = two.start(Pod.enrolled("stock-0"))
     assert two.host.addresses(new) != before
-    assert named(control, "mysql") == ["mysql-0", "mysql-0-1"]
-    assert f"host {one.node} has the identity tailscale-cni/default.mysql-0.0" in two.warnings()
+    assert named(control, "stock") == ["stock-0", "stock-0-1"]
+    assert f"host {one.node} has the identity tailscale-cni/default.stock-0.0" in two.warnings()
     assert f"'kubectl delete node {one.node}'" in two.warnings()
     api.delete_node(one.node)
     wait_until(lambda: is_at(two, new, before), 60, what="the identity")
@@ -155,9 +155,9 @@ def test_two_hosts_never_run_one_identity(
     one.host.supervisor(old).kill()
     one.host.start(Pod.enrolled("passes-by-too"))
     wait_until(lambda: len(one.host.nodes()) == 2, what="no process of the old one")
-    wait_until(lambda: named(control, "mysql") == ["mysql-0"], what="one node of the name")
+    wait_until(lambda: named(control, "stock") == ["stock-0"], what="one node of the name")
     one.stop(old)
-    assert record(api, "default.mysql-0.0")["holder"]["node"] == two.node
+    assert record(api, "default.stock-0.0")["holder"]["node"] == two.node
     assert two.host.addresses(new) == before
 
 
@@ -179,16 +179,16 @@ def test_rollouts_between_two_hosts_end_with_the_name_and_the_addresses_of_the_f
 ) -> None:
     """Each new pod is on the other host, and added before the old one ends; nothing is left of what it was for a moment."""
     here, there = places
-    old = here.start(replica("plex"))
+    old = here.start(replica("cinema"))
     first = here.host.addresses(old)
     for _ in range(3):
-        new = there.start(replica("plex"))
+        new = there.start(replica("cinema"))
         assert there.host.addresses(new) != first
         here.stop(old)
         wait_until(partial(is_at, there, new, first), 60, what="the addresses")
-        wait_until(lambda: named(control, "plex") == ["plex"], what="the end of plex-1")
+        wait_until(lambda: named(control, "cinema") == ["cinema"], what="the end of cinema-1")
         here, there, old = there, here, new
-    wait_until(lambda: set(api.secrets()) == {"default.plex.0"}, what="one identity")
+    wait_until(lambda: set(api.secrets()) == {"default.cinema.0"}, what="one identity")
 
 
 def test_an_api_that_is_away_stops_nobody_who_was_here(
