@@ -43,9 +43,6 @@ SHORTEST = 2.0
 LONGEST = 20
 """Seconds after which a child that asks for an ADD is ended."""
 
-SOONEST, LATEST = 3.0, 30.0
-"""How often a young pod looks whether its name's better number is free: a tenth of its age, within these."""
-
 AFTER_FAILURE = 60.0
 """When it looks again if the API gave no answer: a host that was cut off has to learn soon what has become of its identities."""
 
@@ -253,13 +250,7 @@ def attend(attachment: Attachment) -> float | None:
     except errors.Error as e:
         sys.stderr.write(f"{attachment.who}: {e}. {e.advice}\n")
         return AFTER_FAILURE
-    return _pause(attachment)
-
-
-def _pause(attachment: Attachment) -> float:
-    if not _may_improve(attachment):
-        return NOW_AND_THEN
-    return max(SOONEST, min(LATEST, succession.age(attachment) / 10))
+    return succession.until_next_look(attachment) if _may_improve(attachment) else NOW_AND_THEN
 
 
 def _may_improve(attachment: Attachment) -> bool:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from ..state.attachments import Attachment
     from ..worker.localapi import Node
 
-SOONEST, LATEST = 3.0, 30.0
-"""Between two looks at the peers, in seconds: a tenth of the pod's age, within these. They cost the control plane nothing."""
-
 AFTER_A_CALL = 10.0
 """After the control plane was asked: at least this, and a third of the pod's age. Who has the name may be nobody that we see."""
 
@@ -34,15 +31,14 @@ def seek(attachment: Attachment) -> float:
     try:
         node = LocalApi.of(attachment).node(peers=True)
     except errors.LocalApiFailed:  # it is being started again
-        return SOONEST
+        return succession.SOONEST
     called, _, domain = node.name.partition(".")
     if called == attachment.hostname or not succession.may_move(attachment):
         return 0
-    age = succession.age(attachment)
     if not domain or f"{attachment.hostname}.{domain}" in node.peer_names:
-        return max(SOONEST, min(LATEST, age / 10))
+        return succession.until_next_look(attachment)  # it costs the control plane nothing
     _rename(attachment, node)
-    return max(AFTER_A_CALL, age / 3)
+    return max(AFTER_A_CALL, succession.age(attachment) / 3)
 
 
 def _rename(attachment: Attachment, node: Node) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 SECOND = 1_000_000_000
 
+SOONEST, LATEST = 3.0, 30.0
+"""How often a young pod looks whether its better number, or its name, is free: a tenth of its age, within these seconds."""
+
 
 def enter(attachment: Attachment, reservation: Reservation | None = None) -> Attachment:
     """Take a number, and the keys that are kept for it: those that are reserved, if any are.
@@ -141,6 +144,11 @@ def may_move(attachment: Attachment) -> bool:
     if launch.is_deleted(attachment):
         return False
     return attachment.boot_id == linux.boot_id() and age(attachment) < attachment.handover_window
+
+
+def until_next_look(attachment: Attachment) -> float:
+    """Seconds until a young pod looks again for what it should be, and another host's pod still is."""
+    return max(SOONEST, min(LATEST, age(attachment) / 10))
 
 
 def age(attachment: Attachment) -> float:
