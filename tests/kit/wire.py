@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .actor import Actor
 from .netns import Netns
 
-V4 = ipaddress.IPv4Network("192.168.77.0/24")
+V4 = ipaddress.IPv4Network("192.168.0.0/16")  # a whole run has more than 254 hosts
 V6 = ipaddress.IPv6Network("fd77::/64")
 
 
