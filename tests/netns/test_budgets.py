@@ -12,8 +12,6 @@ from tests.kit.interpreters import SUPPORTED, interpreters
 from tests.kit.runtime import Pod
 
 HEAVY = {
-    "requests",
-    "urllib3",
     "http",
     "email",
     "ssl",

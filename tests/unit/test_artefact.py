@@ -115,12 +115,12 @@ def test_every_module_imports_on_every_python(built: Path, interpreter: Path, tm
     script = """
 import importlib, pkgutil, sys
 sys.path.insert(0, sys.argv[1] + "/site-packages")
-import pyroute2, requests, tailscale_cni, yaml
+import pyroute2, tailscale_cni, yaml
 for module in pkgutil.walk_packages(tailscale_cni.__path__, "tailscale_cni."):
     importlib.import_module(module.name)
-print(len(yaml.safe_load("[1, a]")), requests.Session().verify)
+print(len(yaml.safe_load("[1, a]")))
 """
-    assert run(interpreter, "-IS", "-c", script, built, cwd=tmp_path) == "2 True\n"
+    assert run(interpreter, "-IS", "-c", script, built, cwd=tmp_path) == "2\n"
 
 
 def test_runs_on_every_python(built: Path, interpreter: Path, state_dir: Path) -> None:
@@ -209,7 +209,7 @@ def test_hostile_environment_changes_nothing(built: Path, state_dir: Path, tmp_p
     """Neither PYTHON*, SHIV_*, HOME nor PATH, nor files in the working directory, change what runs or where it unpacks."""
     hostile = tmp_path / "hostile"
     hostile.mkdir()
-    for name in ("os", "json", "io", "zipfile", "tailscale_cni", "_bootstrap", "sitecustomize", "requests"):
+    for name in ("os", "json", "io", "zipfile", "tailscale_cni", "_bootstrap", "sitecustomize", "yaml"):
         (hostile / f"{name}.py").write_text("print('hostile')\n", encoding="utf-8")
     environ = {
         "CNI_COMMAND": "VERSION",

@@ -300,7 +300,7 @@ def test_the_line_goes_to_a_log_of_the_callers_too() -> None:
 def test_the_protocol_is_light() -> None:
     """Nothing of another part, and nothing heavy, is imported to speak CNI."""
     body = (
-        "heavy = {'argparse', 'logging', 'requests', 'yaml', 'pyroute2', 'subprocess', 'asyncio'};"
+        "heavy = {'argparse', 'logging', 'http', 'yaml', 'pyroute2', 'subprocess', 'asyncio'};"
         "ours = {name for name in sys.modules if name[:14] == 'tailscale_cni.' and '.cni' not in name};"
         "return {'found': sorted(heavy & set(sys.modules) | ours)}"
     )
