@@ -26,6 +26,7 @@ from . import (
     report,
 )
 from .lab import Lab, Measure
+from .rows import Row
 
 MEASURES: dict[str, Measure] = {
     "a": measure_passthrough.measure,
@@ -54,18 +55,20 @@ def main() -> int:
         print("The bench makes network namespaces: please run it as root.", file=sys.stderr)
         return 1
     print(f"{tools.artefact()}, {tools.clients()}", file=sys.stderr)
-    rows = []
+    rows: list[Row] = []
     wanted = set("".join(options.letters))
-    for letters, measure in MEASURES.items():
-        if wanted and not wanted.intersection(letters):
-            continue
-        print(f"rows {', '.join(letters)} … ", end="", file=sys.stderr, flush=True)
-        started = time.monotonic()
-        with Lab.opened(quick=options.quick) as lab:
-            rows += measure(lab)
-        print(f"{time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    rows.sort(key=lambda row: row.letter)
-    print(report.table(rows))
+    try:
+        for letters, measure in MEASURES.items():
+            if wanted and not wanted.intersection(letters):
+                continue
+            print(f"rows {', '.join(letters)} … ", end="", file=sys.stderr, flush=True)
+            started = time.monotonic()
+            with Lab.opened(quick=options.quick) as lab:
+                rows += measure(lab)
+            print(f"{time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    finally:  # a run that breaks off after half an hour says what it knows
+        rows.sort(key=lambda row: row.letter)
+        print(report.table(rows))
     run = report.Run.of(rows, quick=options.quick)
     run.save()
     if not wanted:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.kit import tools
 from tests.kit.controlplane import ControlPlane
 from tests.kit.netns import Netns
-from tests.kit.process import Daemon, run, with_bind
+from tests.kit.process import Daemon, attempt, run, with_bind
 from tests.kit.wait import wait_until
 
 
@@ -50,8 +50,12 @@ class Sidecar:
     def close(self) -> None:
         """Log out, and end."""
         if self._daemon:
-            run([*self._client, "logout"])
+            wait_until(self._logs_out, what=f"the logout of {self.root.name}")
             self._daemon.close()
+
+    def _logs_out(self) -> bool:
+        """Whether it does: where a call of its own to the control plane is still under way, it can fail with that."""
+        return attempt([*self._client, "logout"]).returncode == 0
 
 
 @contextlib.contextmanager
