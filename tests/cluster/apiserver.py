@@ -125,6 +125,7 @@ class Api(Actor):
         done = self.netns.attempt(
             programs.kubernetes() / "kubectl",
             f"--kubeconfig={self.directory / 'admin.conf'}",
+            f"--cache-dir={self.directory / 'kubectl'}",
             *argv,
             stdin=stdin.encode(),
         )
