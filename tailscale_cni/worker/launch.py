@@ -186,8 +186,6 @@ def become_supervisor(
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
                 f.write("0")
         descriptors = [tun, _listener(attachment), _peers(attachment), _line(first)]
-        if attachment.underlay == "pod":
-            linux.enter_netns(netns)
         inode = os.fstat(netns).st_ino
         os.close(netns)
         os.chdir(attachment.identity_dir)
@@ -209,6 +207,7 @@ def _supervisor_flags(attachment: Attachment, executable: str, inode: int) -> li
     flags = ["--id", attachment.id, "--self", executable, "--state-dir", attachment.state_dir]
     flags += ["--netns", attachment.netns, "--netns-inode", str(inode), "--uid", str(attachment.uid)]
     flags += ["--notes", attachment.worker_dir]
+    flags += ["--underlay-pod"] if attachment.underlay == "pod" else []
     if attachment.launcher == "session":
         flags += [f"--group={group}" for group in cgroup.make(attachment.id)]
     flags += ["--ephemeral"] if attachment.ephemeral else []

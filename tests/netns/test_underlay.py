@@ -29,12 +29,13 @@ def _kubernetes_address(sandbox: Sandbox, version: int = 4) -> str:
 
 @pytest.mark.parametrize("underlay", ["host", "pod"])
 def test_the_workers_sockets_are_where_the_underlay_says(host: Host, peer: Peer, underlay: str) -> None:
-    """The worker is in the host's namespace or in the pod's; either way the pod is reached by name."""
+    """The worker is in the host's namespace or in the pod's, its supervisor always in the host's; either way the pod is reached by name."""
     host.configure(underlay=underlay)
     web = host.start(Pod.enrolled(f"under-{underlay}"))
     host.addresses(web)
     wanted: Netns = {"host": host.netns, "pod": web.netns}[underlay]
     assert host.worker(web).link("ns/net") == f"net:[{wanted.inode}]"
+    assert host.supervisor(web).link("ns/net") == f"net:[{host.netns.inode}]"
     with traffic.web_server(web.netns, host.root / "web.log"):
         wait_until(lambda: peer.resolve(web.pod.name), what="the pod's name at the peer")
         assert peer.fetch(f"http://{web.pod.name}/") == f"hello {peer.addresses[0]}"

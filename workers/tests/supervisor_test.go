@@ -40,7 +40,7 @@ func newPit(t testing.TB, args ...string) *pit {
 	script := fmt.Sprintf(`#!/bin/sh
 cd %s
 echo "$@" >> asked
-{ echo "$@"; env; readlink /proc/$$/fd/*; } > inherited.$2
+{ echo "$@"; env; readlink /proc/$$/ns/net /proc/$$/fd/*; } > inherited.$2
 if [ "$2" = sync ]; then echo begin >> syncs; fi
 if [ -s failures ]; then s=$(head -n1 failures); sed -i 1d failures; echo no such luck >&2; exit $s; fi
 if [ "$2" = rekey ]; then cat answer; fi
@@ -424,12 +424,35 @@ func TestBecomingTheWorker(t *testing.T) {
 	}
 }
 
+// The worker's sockets are in our namespace or in the pod's; what is asked of Python is asked from ours, whichever that is.
+func TestSupervisorUnderlay(t *testing.T) {
+	for _, underlay := range []string{"host", "pod"} {
+		t.Run(underlay, func(t *testing.T) {
+			t.Parallel()
+			var args []string
+			if underlay == "pod" {
+				args = append(args, "--underlay-pod")
+			}
+			p := newPit(t, args...)
+			p.script("say sync")
+			p.begin("start").starts(1)
+			want := map[string]*Netns{"host": p.host, "pod": p.pod}[underlay]
+			if line := fmt.Sprintf("netns net:[%d]\n", want.Inode()); !strings.Contains(p.read("state/self"), line) {
+				t.Errorf("want %q in\n%s", line, p.read("state/self"))
+			}
+			line := fmt.Sprintf("net:[%d]\n", p.host.Inode())
+			WaitUntil(t, "Python is asked in our namespace", func() bool { return strings.Contains(p.read("inherited.sync"), line) })
+		})
+	}
+}
+
 // The supervisor refuses to start what would be root's, or nobody's.
 func TestSupervisorRefuses(t *testing.T) {
 	t.Parallel()
 	program := Program(t, "supervisor")
 	for _, argv := range [][]string{
-		{"become", "0", "/bin/true"}, {"become", "-1", "/bin/true"}, {"become", "x", "/bin/true"}, {"become", "5"}, {"become"},
+		{"become", "0", "", "0", "/bin/true"}, {"become", "-1", "", "0", "/bin/true"}, {"become", "x", "", "0", "/bin/true"},
+		{"become", "5", "", "x", "/bin/true"}, {"become", "5", "/proc/self/ns/net", "1", "/bin/true"}, {"become", "5", "", "0"}, {"become"},
 		{}, {"--id", "x"}, {"--id", "x", "--self", "/bin/true", "--state-dir", "/", "--netns", "/", "--uid", "0", "--", "/bin/true"},
 		{"--nonsense"},
 	} {

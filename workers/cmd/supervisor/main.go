@@ -48,6 +48,7 @@ type spec struct {
 	stateDir   string
 	netns      string // path of the pod's network namespace
 	netnsInode uint64
+	underlay   home     // the network namespace of the worker's sockets
 	notes      string   // a directory where Python and we tell each other what has happened
 	groups     []string // control groups that we and the worker move to
 	uid        int
@@ -100,6 +101,7 @@ func parseFlags(args []string) (spec, error) {
 	flags.StringVar(&s.stateDir, "state-dir", "", "where state is")
 	flags.StringVar(&s.netns, "netns", "", "path of the pod's network namespace")
 	flags.Uint64Var(&s.netnsInode, "netns-inode", 0, "its inode")
+	inPod := flags.Bool("underlay-pod", false, "run the worker in that namespace, instead of ours")
 	flags.StringVar(&s.notes, "notes", "", "a directory for notes between Python and us")
 	flags.Func("group", "a control group to move to; any number", func(dir string) error {
 		s.groups = append(s.groups, dir)
@@ -113,6 +115,9 @@ func parseFlags(args []string) (spec, error) {
 		return s, err
 	}
 	s.worker = flags.Args()
+	if *inPod {
+		s.underlay = home{s.netns, s.netnsInode}
+	}
 	for name, value := range map[string]string{"id": s.id, "self": s.self, "state-dir": s.stateDir, "netns": s.netns} {
 		if value == "" {
 			return s, fmt.Errorf("--%s is missing", name)

@@ -119,7 +119,7 @@ func (v *supervisor) run(line string) int {
 
 // start begins a worker; one that cannot be started is tried again as if it had crashed.
 func (v *supervisor) start(line string, started chan<- string) {
-	w, err := startWorker(v.uid, v.spec.worker, line, v.log)
+	w, err := startWorker(v.uid, v.underlay, v.spec.worker, line, v.log)
 	if err != nil {
 		v.log.printf("the worker cannot be started: %v", err)
 		v.later(v.crash.next(), started, func() (string, error) { return line, nil })

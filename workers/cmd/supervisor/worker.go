@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -23,8 +24,9 @@ type worker struct {
 	status  chan int
 }
 
-// startWorker starts a worker in its own user ID, with descriptors 3 to 5 as they are, and gives it its start line.
-func startWorker(uid int, program []string, line string, log *logger) (*worker, error) {
+// startWorker starts a worker in its own user ID, with its sockets in that namespace and descriptors 3 to 5 as they are, and gives it its
+// start line.
+func startWorker(uid int, underlay home, program []string, line string, log *logger) (*worker, error) {
 	var ours, theirs [3]*os.File
 	defer func() { closeAll(theirs[:]) }()
 	for i := range ours {
@@ -37,7 +39,7 @@ func startWorker(uid int, program []string, line string, log *logger) (*worker, 
 			ours[i], theirs[i] = w, r
 		}
 	}
-	argv := append([]string{"supervisor", "become", strconv.Itoa(uid)}, program...)
+	argv := slices.Concat([]string{"supervisor", "become", strconv.Itoa(uid)}, underlay.words(), program)
 	files := []uintptr{theirs[0].Fd(), theirs[1].Fd(), theirs[2].Fd()}
 	for fd := uintptr(firstHandedOn); fd <= lastHandedOn; fd++ {
 		files = append(files, fd)

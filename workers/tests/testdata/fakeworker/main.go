@@ -139,6 +139,8 @@ func self() string {
 		b.WriteByte('\n')
 	}
 	fmt.Fprintln(&b, "environment", os.Environ())
+	netns, _ := os.Readlink("/proc/self/ns/net")
+	fmt.Fprintln(&b, "netns", netns)
 	for fd := range 16 {
 		if target, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil {
 			fmt.Fprintln(&b, "descriptor", fd, target)
