@@ -79,12 +79,12 @@ class Controller(NamedTuple):
     name: str
 
 
-def load(path: str) -> Access:
+def load(path: str, root: str = "") -> Access:
     """What the current context of a kubeconfig says. Raises BadKubeconfig.
 
-    kubernetes.io/docs/reference/config-api/kubeconfig.v1
+    It, and the files that it names, are looked for below ``root``. kubernetes.io/docs/reference/config-api/kubeconfig.v1
     """
-    document = _document(path)
+    document = _document(path, root)
     context = _named(path, document, "context", document.get("current-context"))
     cluster = _named(path, document, "cluster", context.get("cluster"))
     user = _named(path, document, "user", context.get("user"))
@@ -95,19 +95,19 @@ def load(path: str) -> Access:
                     path, f"{errors.show(name)} is not supported", "Use a token or a client certificate."
                 )
     base = _server(path, cluster.get("server"))
-    certificate = _content(path, user, "client-certificate")
-    key = _content(path, user, "client-key", secret=True)
+    certificate = _content(path, user, "client-certificate", root)
+    key = _content(path, user, "client-key", root, secret=True)
     if bool(certificate) != bool(key):
         raise _bad(path, "a client certificate and its key go together", "Give both or none.")
-    authority = _content(path, cluster, "certificate-authority").decode("ascii", "replace")
-    return Access(base, authority, _token(path, user), certificate, key)
+    authority = _content(path, cluster, "certificate-authority", root).decode("ascii", "replace")
+    return Access(base, authority, _token(path, user, root), certificate, key)
 
 
-def _document(path: str) -> Mapping[str, Any]:
+def _document(path: str, root: str) -> Mapping[str, Any]:
     import yaml
 
     try:
-        document = yaml.safe_load(_read(path, path, secret=True).decode())
+        document = yaml.safe_load(_read(path, path, root, secret=True).decode())
     except (ValueError, RecursionError, yaml.YAMLError) as e:
         mark = getattr(e, "problem_mark", None)  # all else that it says may quote a token
         where = f"line {mark.line + 1} is not YAML" if mark else "it is not YAML"
@@ -159,25 +159,24 @@ def _server(path: str, server: object) -> str:
     return url._replace(path=url.path.rstrip("/"), fragment="").geturl()
 
 
-def _token(path: str, user: Mapping[str, Any]) -> str:
+def _token(path: str, user: Mapping[str, Any], root: str) -> str:
     given = user.get("token") or ""
     if not given and user.get("tokenFile"):
-        given = (
-            _read(path, _absolute(path, user["tokenFile"]), secret=True).decode("ascii", "replace").strip()
-        )
+        content = _read(path, _absolute(path, user["tokenFile"]), root, secret=True)
+        given = content.decode("ascii", "replace").strip()
     if not isinstance(given, str) or not given.isascii() or not given.isprintable() or " " in given:
         raise _bad(path, "its token is none")
     return given
 
 
-def _content(path: str, given: Mapping[str, Any], key: str, *, secret: bool = False) -> bytes:
+def _content(path: str, given: Mapping[str, Any], key: str, root: str, *, secret: bool = False) -> bytes:
     """``KEY-data``, which is base64, or what is in the file that ``KEY`` names; empty if there is neither."""
     if given.get(f"{key}-data"):
         try:
             return base64.b64decode(str(given[f"{key}-data"]), validate=True)
         except (binascii.Error, ValueError):
             raise _bad(path, f"{key}-data is not base64") from None
-    return _read(path, _absolute(path, given[key]), secret=secret) if given.get(key) else b""
+    return _read(path, _absolute(path, given[key]), root, secret=secret) if given.get(key) else b""
 
 
 def _absolute(path: str, named: object) -> str:
@@ -187,10 +186,10 @@ def _absolute(path: str, named: object) -> str:
     return os.path.join(os.path.dirname(path), named)
 
 
-def _read(kubeconfig: str, path: str, *, secret: bool = False) -> bytes:
+def _read(kubeconfig: str, path: str, root: str, *, secret: bool = False) -> bytes:
     """What is in a file. Raises BadKubeconfig, also for a secret that others may read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as f:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):

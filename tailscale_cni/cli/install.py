@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import archive, artefact, config, conflist, errors
+from .. import archive, artefact, config, conflist, errors, kube
 from ..control import credential, headscale, static, tailscale
 from ..state import files
 from ..state.installation import Installation
@@ -83,6 +83,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--headscale-user", metavar="USER", help="whom keys are made for; needed before Headscale 0.28"
     )
+    parser.add_argument(
+        "--kubeconfig",
+        metavar="FILE",
+        help="what gives access to the cluster's API (0600); it is used where it is, and not copied",
+    )
     secrets = parser.add_mutually_exclusive_group()
     for row in CREDENTIALS:
         about = f"a file (0600) with {row.what}, or - for standard input; it is copied"
@@ -134,17 +139,20 @@ def _entry(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _settings(arguments: argparse.Namespace, root: str) -> dict[str, Any]:
-    """What the options ask of ``config.yaml``. Raises InvalidConfiguration for what it cannot be, or not beside what is there."""
+    """What the options ask of ``config.yaml``. Raises InvalidConfiguration for what cannot be, alone or beside what is there."""
     words = (
         ("controlURL", arguments.control_url),
         ("apiURL", arguments.api_url),
         ("headscaleUser", arguments.headscale_user),
+        ("kubeconfig", arguments.kubeconfig),
     )
     settings = {key: value for key, value in words if value}
     row = _given(arguments)
     if row and _place(arguments, row) != config.KEY_FILE:
         settings[row.setting] = _place(arguments, row)
     config.Config.load({"configFile": root + arguments.config_file, **settings})
+    if arguments.kubeconfig:
+        kube.load(arguments.kubeconfig, root)
     return settings
 
 
