@@ -158,10 +158,6 @@ def _take(host: Config, pod: Pod, intent: PodIntent, key: str, taken: list[int])
 
     try:
         api = returns.api(host.kubeconfig)
-        if _is_denied_to_units(host, api):
-            return json.dumps(
-                {"host": f"{api.access.base} is a loopback address, which units may not reach"}
-            ).encode()
         holder = _holder(api, host.state_dir, pod.namespace, pod.name, pod.uid or "", key)
         if holder is None:
             return json.dumps({"host": f"the API has no pod {pod}"}).encode()
@@ -172,19 +168,6 @@ def _take(host: Config, pod: Pod, intent: PodIntent, key: str, taken: list[int])
     except errors.Error as e:
         return json.dumps({"failure": str(e)}).encode()
     return json.dumps(_packed(found)).encode() if found else b"{}"
-
-
-def _is_denied_to_units(host: Config, api: Api) -> bool:
-    """Whether an API is only on the host's loopback, which the units of nodes are kept from, whoever asks in them."""
-    from ipaddress import ip_address
-    from urllib.parse import urlsplit
-
-    name = urlsplit(api.access.base).hostname or ""
-    in_units = host.launcher == "systemd" or (host.launcher == "auto" and linux.booted_with_systemd())
-    try:
-        return in_units and ip_address(name).is_loopback
-    except ValueError:
-        return in_units and name == "localhost"
 
 
 def _packed(taken: Taken) -> dict[str, Any]:

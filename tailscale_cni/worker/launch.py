@@ -211,9 +211,18 @@ def _supervisor_flags(attachment: Attachment, executable: str, inode: int) -> li
     if attachment.launcher == "session":
         flags += [f"--group={group}" for group in cgroup.make(attachment.id)]
     flags += ["--ephemeral"] if attachment.ephemeral else []
-    flags += ["--attend"] if attachment.kubeconfig or attachment.seeks_name else []
+    flags += ["--attend", *_outside(attachment)] if attachment.kubeconfig or attachment.seeks_name else []
     flags += ["--log", f"{attachment.worker_dir}/log"] if attachment.launcher == "session" else []
     return flags
+
+
+def _outside(attachment: Attachment) -> list[str]:
+    """The cluster's API may be at a loopback address, as on a host of k3s: we ask it there, and the worker cannot."""
+    if attachment.launcher != "systemd":
+        return []
+    from . import systemd
+
+    return [f"--outside={word}" for word in systemd.OUTSIDE]
 
 
 def _worker_flags(attachment: Attachment) -> list[str]:

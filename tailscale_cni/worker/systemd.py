@@ -14,6 +14,20 @@ FINAL = "0 3"
 
 SECONDS = 10.0
 
+LIMITS = {"TasksMax": "256", "MemoryMax": "512M"}
+
+OUTSIDE = (
+    "systemd-run",
+    "--scope",
+    "--quiet",
+    "--collect",
+    f"--slice={SLICE}",
+    *(f"--property={key}={value}" for key, value in LIMITS.items()),
+    "--",
+)
+"""The beginning of a command line whose rest runs beside the unit, and so reaches the loopback range; its parent, its descriptors
+and its exit status stay what they are."""
+
 
 def start(unit: str, description: str, argv: list[str], *, loopback: tuple[str, ...]) -> None:
     """Start a transient service and return when it was started.
@@ -37,8 +51,7 @@ def start(unit: str, description: str, argv: list[str], *, loopback: tuple[str, 
         "LimitCORE": "0",
         "LimitNOFILE": "65536",
         "OOMScoreAdjust": "0",
-        "TasksMax": "256",
-        "MemoryMax": "512M",
+        **LIMITS,
         "IPAddressDeny": "127.0.0.0/8 ::1/128",
         "IPAddressAllow": " ".join(loopback),
         "SyslogIdentifier": unit.removesuffix(".service"),

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import uuid
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -51,14 +52,22 @@ class Api(Actor):
         (self.directory / "tokens.csv").write_text(tokens)
         key = self.netns.run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout")
         (self.directory / "accounts.key").write_text(key)
+        self._certify()
         for name in ("admin", "plugin"):
             self.kubeconfig(self.directory / f"{name}.conf", name)
 
-    def kubeconfig(self, path: Path, user: str = "plugin") -> Path:
-        """What a host is given."""
+    def _certify(self) -> None:
+        """As k3s does it: the certificate is good for the loopback address, too."""
+        certificate, key = self.directory / "api.crt", self.directory / "api.key"
+        kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+        names = ("-subj", "/CN=api", "-addext", f"subjectAltName=IP:{self.address},IP:127.0.0.1")
+        self.netns.run("openssl", "req", "-x509", *kind, *names, "-keyout", key, "-out", certificate)
+
+    def access(self, user: str = "plugin", server: str = "") -> str:
+        """A kubeconfig for what hosts are given; ``server`` is another way to the API, as one on the host's loopback."""
         cluster = {
-            "server": f"https://{self.address}:6443",
-            "certificate-authority": str(self.directory / "pki" / "apiserver.crt"),
+            "server": server or f"https://{self.address}:6443",
+            "certificate-authority-data": b64encode((self.directory / "api.crt").read_bytes()).decode(),
         }
         document = {
             "apiVersion": "v1",
@@ -68,8 +77,12 @@ class Api(Actor):
             "clusters": [{"name": "here", "cluster": cluster}],
             "users": [{"name": "me", "user": {"token": f"{user}-token"}}],
         }
+        return json.dumps(document)
+
+    def kubeconfig(self, path: Path, user: str = "plugin") -> Path:
+        """The same, in a file."""
         path.touch(0o600)
-        path.write_text(json.dumps(document))
+        path.write_text(self.access(user))
         return path
 
     def _start_etcd(self) -> Daemon:
@@ -88,6 +101,8 @@ class Api(Actor):
             "etcd-servers": "http://127.0.0.1:2379",
             "advertise-address": self.address,
             "cert-dir": self.directory / "pki",
+            "tls-cert-file": self.directory / "api.crt",
+            "tls-private-key-file": self.directory / "api.key",
             "anonymous-auth": "false",
             "authorization-mode": "RBAC",
             "disable-admission-plugins": "ServiceAccount",

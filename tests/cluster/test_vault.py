@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builds import need
 
+from tests.hosts.machine import SystemdHost
+from tests.hosts.podhost import CONFIG, PodHost
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
 from tests.kit.planes import oauth
@@ -26,6 +29,10 @@ from tests.kit.wire import Wire
 from .apiserver import Api
 
 pytestmark = pytest.mark.timeout(300, func_only=True)
+
+KUBECONFIG = f"{CONFIG}/kubeconfig"
+BALANCER = "127.0.0.1:6444"
+"""Where every host of k3s reaches the API, whichever its servers are."""
 
 SUFFIXES = iter(f"{a}{b}" for a in "bcdfghjklm" for b in "npqrstvwxz")
 
@@ -80,6 +87,23 @@ def places(api: Api, wire: Wire, control: ControlPlane, directory: Path) -> Iter
         yield made[0], made[1]
         for name in api.secrets():
             api.kubectl("--namespace=tailscale-cni", "delete", "secret", name)
+
+
+@pytest.fixture(params=["host", "pod"])
+def k3s(
+    request: pytest.FixtureRequest, api: Api, wire: Wire, control: ControlPlane, tmp_path: Path
+) -> Iterator[PodHost]:
+    """A host that systemd booted, as k3s' agents are: the API is at a loopback address. With either ``underlay``."""
+    need(["hosts"])
+    with SystemdHost(tmp_path / "host") as machine, PodHost(machine, wire, control) as host:
+        proxy = ("/lib/systemd/systemd-socket-proxyd", f"{api.address}:6443")
+        machine.run("systemd-run", "--unit=k3s-agent", f"--socket-property=ListenStream={BALANCER}", *proxy)
+        machine.write(KUBECONFIG, api.access(server=f"https://{BALANCER}"), "600")
+        host.install("--kubeconfig", KUBECONFIG)
+        machine.run("sh", "-c", f"echo 'underlay: {request.param}' >>{CONFIG}/config.yaml")
+        yield host
+    for name in api.secrets():
+        api.kubectl("--namespace=tailscale-cni", "delete", "secret", name)
 
 
 def replica(name: str) -> Pod:
@@ -395,3 +419,21 @@ def test_an_identity_that_is_forgotten_is_nobodys(
         one.host.command("identities", "forget", f"--state-dir={one.host.state_dir}", "default/tmp-0")
     one.start(Pod.enrolled("passes-by"))
     wait_until(lambda: "default.tmp-0.0" not in api.secrets(), what="no identity of that name")
+
+
+def test_a_unit_asks_an_api_that_its_worker_does_not_reach(api: Api, k3s: PodHost) -> None:
+    """At a loopback address, as on k3s: the keys go to the cluster and come back, and nothing else of the unit gets a packet there."""
+    node = f"node-{os.urandom(4).hex()}"
+    api.add_node(node)
+    old = k3s.start(api.place(Pod.enrolled("home-0"), node))
+    before = k3s.running(old)["addresses"]
+    wait_until(lambda: saved(api, "default.home-0.0"), what="the keys in the cluster")
+    assert record(api, "default.home-0.0")["holder"]["node"] == node
+    assert k3s.may_send("127.0.0.1")
+    assert not k3s.may_send("127.0.0.1", k3s.group(old))
+    machine = k3s.host
+    assert isinstance(machine, SystemdHost)
+    wait_until(lambda: not machine.units("run-*.scope"), what="the end of what has asked")
+    k3s.call("DEL", old)
+    wait_until(lambda: record(api, "default.home-0.0")["holder"] is None, what="the release")
+    assert k3s.running(k3s.start(api.place(Pod.enrolled("home-0"), node)))["addresses"] == before

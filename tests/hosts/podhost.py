@@ -26,7 +26,7 @@ from tests.kit.runtime import ANNOTATIONS, CNIError, Pod, Sandbox
 from tests.kit.wait import wait_until
 from tests.kit.wire import Wire
 
-from .machine import BootedHost
+from .machine import CGROUPS, BootedHost
 
 PLUGINS, LISTS = "/opt/cni/bin", "/etc/cni/net.d"
 STATE, RUN, CONFIG = "/var/lib/tailscale-cni", "/run/tailscale-cni", "/etc/tailscale-cni"
@@ -57,6 +57,16 @@ PRIMARY_LIST = {
         {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": True}},
     ],
 }
+
+SEND = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+try:
+    socket.socket(family, socket.SOCK_DGRAM).sendto(b"", (sys.argv[1], 9))
+    print("sent")
+except PermissionError:
+    print("refused")
+"""
 
 
 class PodNetns(Netns):
@@ -238,6 +248,15 @@ class PodHost(Actor):
             )
 
         return wait_until(find, what=f"a worker of {sandbox.pod.name}")
+
+    def may_send(self, address: str, group: Path | None = None) -> bool:
+        """Whether the kernel lets a packet to that address go, from a control group."""
+        said = self.host.run("python3", "-c", SEND, address, group=group)
+        return {"sent\n": True, "refused\n": False}[said]
+
+    def group(self, sandbox: Sandbox) -> Path:
+        """The control group of its unit."""
+        return next(CGROUPS.glob(f"**/{self.unit(sandbox)}"))
 
     @contextlib.contextmanager
     def paused(self, process: Process) -> Iterator[None]:

@@ -25,7 +25,6 @@ from tailscale_cni.state.vault import Entry, Holder, Record, Vault
 from tailscale_cni.verbs import custody
 
 from .cni_call import config, environ
-from .kubernetes import kubeconfig
 
 STATE = b'{"_machinekey":"cHJpdmtleQ=="}'
 ONE = Holder("node1", "uid1", "host1", "boot1", "key1")
@@ -316,25 +315,3 @@ def test_a_kubeconfig_that_cannot_be_used_leaves_the_disk(tmp_path: Path) -> Non
         assert (granted, reservation) == (intent, None)
     assert "kept on this host alone" in warnings[0]
     assert list((tmp_path / "releases").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("server", "launcher", "denied"),
-    [
-        ("https://127.0.0.1:6443", "systemd", True),
-        ("https://[::1]:6443", "systemd", True),
-        ("https://localhost:6443", "systemd", True),
-        ("https://10.0.0.1:6443", "systemd", False),
-        ("https://127.0.0.1:6443", "session", False),
-    ],
-)
-def test_an_api_that_units_may_not_reach_keeps_nothing(
-    tmp_path: Path, server: str, launcher: str, *, denied: bool
-) -> None:
-    """Nobody could look after an identity there; the pod's keys are the host's, and the log says why."""
-    file = kubeconfig(tmp_path / "kubeconfig", server)
-    host = Config.load(
-        {"stateDir": str(tmp_path), "configFile": os.devnull, "kubeconfig": str(file), "launcher": launcher}
-    )
-    api = kube.Api(kube.load(str(file)), 1.0)
-    assert custody._is_denied_to_units(host, api) is denied

@@ -446,6 +446,20 @@ func TestSupervisorUnderlay(t *testing.T) {
 	}
 }
 
+// What looks after an identity is run by the words of --outside, and nothing else is.
+func TestSupervisorAttendsOutside(t *testing.T) {
+	t.Parallel()
+	p := newPit(t, "--attend", "--outside=/usr/bin/env", "--outside=WHERE=outside")
+	p.script("say sync")
+	p.begin("start")
+	for task, want := range map[string]bool{"attend": true, "sync": false} {
+		WaitUntil(t, task, func() bool { return strings.Contains(p.read("inherited."+task), "net:[") })
+		if got := strings.Contains(p.read("inherited."+task), "WHERE=outside\n"); got != want {
+			t.Errorf("%s outside: %v, want %v", task, got, want)
+		}
+	}
+}
+
 // The supervisor refuses to start what would be root's, or nobody's.
 func TestSupervisorRefuses(t *testing.T) {
 	t.Parallel()

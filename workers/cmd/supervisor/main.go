@@ -54,6 +54,7 @@ type spec struct {
 	uid        int
 	ephemeral  bool
 	attended   bool
+	outside    []string // what runs a command outside of the worker's limits: the beginning of a command line
 	logFile    string
 	worker     []string // program and arguments
 }
@@ -110,6 +111,10 @@ func parseFlags(args []string) (spec, error) {
 	flags.IntVar(&s.uid, "uid", 0, "the worker's user and group ID")
 	flags.BoolVar(&s.ephemeral, "ephemeral", false, "log the node out when its pod is gone")
 	flags.BoolVar(&s.attended, "attend", false, "let the artefact look after the node's identity now and then")
+	flags.Func("outside", "a word of what runs that outside of the worker's limits; any number", func(word string) error {
+		s.outside = append(s.outside, word)
+		return nil
+	})
 	flags.StringVar(&s.logFile, "log", "", "a log file that is rotated (default: standard error)")
 	if err := flags.Parse(args); err != nil {
 		return s, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"time"
 )
 
@@ -42,6 +43,9 @@ func (v *supervisor) askPython(task string, options ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(v.life, askTimeout)
 	defer cancel()
 	line := v.command(task, options...)
+	if task == "attend" {
+		line = slices.Concat(v.outside, line)
+	}
 	said, complaints := &bounded{}, &bounded{}
 	c := exec.CommandContext(ctx, line[0], line[1:]...)
 	c.Env, c.Stdout, c.Stderr, c.WaitDelay = environment, said, complaints, time.Second
