@@ -44,6 +44,7 @@ echo "$@" >> asked
 if [ "$2" = sync ]; then echo begin >> syncs; fi
 if [ -s failures ]; then s=$(head -n1 failures); sed -i 1d failures; echo no such luck >&2; exit $s; fi
 if [ "$2" = rekey ]; then cat answer; fi
+if [ "$2" = attend ]; then echo by the way >&2; fi
 if [ "$2" = sync ]; then echo end >> syncs; fi
 `, p.dir)
 	if err := os.WriteFile(p.file("artefact"), []byte(script), 0o755); err != nil {
@@ -322,8 +323,10 @@ func TestSupervisorSyncs(t *testing.T) {
 	if strings.Contains(strings.ReplaceAll(p.read("syncs"), "begin\nend\n", ""), "begin\nbegin\nbegin") {
 		t.Errorf("two at a time: %q", p.read("syncs"))
 	}
-	if !p.Err.Has("sync: ") {
-		t.Error("the failure is not in the log")
+	for _, word := range []string{"no such luck", "sync: exit status 1"} {
+		if !p.Err.Has(word) {
+			t.Errorf("%q is not in the log", word)
+		}
 	}
 }
 
@@ -446,7 +449,7 @@ func TestSupervisorUnderlay(t *testing.T) {
 	}
 }
 
-// What looks after an identity is run by the words of --outside, and nothing else is.
+// What looks after an identity is run by the words of --outside, and nothing else is. What it has to say is in the log.
 func TestSupervisorAttendsOutside(t *testing.T) {
 	t.Parallel()
 	p := newPit(t, "--attend", "--outside=/usr/bin/env", "--outside=WHERE=outside")
@@ -458,6 +461,7 @@ func TestSupervisorAttendsOutside(t *testing.T) {
 			t.Errorf("%s outside: %v, want %v", task, got, want)
 		}
 	}
+	WaitUntil(t, "its words are in the log", func() bool { return p.Err.Has("by the way\n") })
 }
 
 // The supervisor refuses to start what would be root's, or nobody's.

@@ -36,7 +36,7 @@ func (v *supervisor) command(task string, options ...string) []string {
 	return append(append(line, options...), v.id)
 }
 
-// askPython runs a task of the artefact, and returns the line that it printed, if any.
+// askPython runs a task of the artefact, and returns the line that it printed, if any. What it complains of is logged, whatever its end.
 func (v *supervisor) askPython(task string, options ...string) (string, error) {
 	v.asking.Add(1)
 	defer v.asking.Done()
@@ -49,8 +49,12 @@ func (v *supervisor) askPython(task string, options ...string) (string, error) {
 	said, complaints := &bounded{}, &bounded{}
 	c := exec.CommandContext(ctx, line[0], line[1:]...)
 	c.Env, c.Stdout, c.Stderr, c.WaitDelay = environment, said, complaints, time.Second
-	if err := c.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %q", task, err, bytes.TrimSpace(complaints.Bytes()))
+	err := c.Run()
+	for line := range bytes.Lines(complaints.Bytes()) {
+		v.log.write(bytes.TrimRight(line, "\n"))
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", task, err)
 	}
 	if said.Len() == 0 {
 		if task == "rekey" {

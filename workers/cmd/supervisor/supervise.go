@@ -240,7 +240,7 @@ func (v *supervisor) synchronise() {
 				break
 			}
 			v.woken.CompareAndSwap(false, woken)
-			v.log.printf("sync: %v", err)
+			v.log.printf("%v", err)
 			time.Sleep(failures.next())
 		}
 	}
@@ -262,7 +262,7 @@ func (v *supervisor) attend() {
 			v.beginAnew()
 			return
 		case err != nil:
-			v.log.printf("attend: %v", err)
+			v.log.printf("%v", err)
 			pause = failures.next()
 		default:
 			failures.reset()
