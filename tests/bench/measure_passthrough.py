@@ -5,7 +5,8 @@ the note of the host's configuration, and prevResult; what comes off is Python's
 the figure can be below 1. It is measured as `install` writes it: the kernel starts the interpreter (a shell that looks for one
 costs 0.11 more), and the door's bytecode is beside its text (compiling the text costs 0.15 to 0.2 more, and is what happens
 after an upgrade of Python until `install` is run again). Beside it, for orientation: a meta plugin of the CNI project,
-a static Go program, which reads and echoes the same prevResult.
+a static Go program, which reads and echoes the same prevResult, with iptables at hand as on any host of Kubernetes: without, it takes three
+times as long to find out.
 """
 
 from __future__ import annotations
