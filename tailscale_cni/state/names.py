@@ -96,8 +96,9 @@ class Name:
         self._link(f"{number}{KEPT}", identity)
 
     def drop(self, number: int) -> None:
-        """Keep no identity for it."""
+        """Keep no identity for it, after a power cut neither."""
         files.remove(f"{self.root}/{number}{KEPT}")
+        files.sync_directory(self.root)
 
     def _records(self) -> dict[int, str]:
         names = [name for name in self._entries() if name.isdecimal()]

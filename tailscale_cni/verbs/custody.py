@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors, linux
@@ -39,6 +40,11 @@ PATIENCE = 5.0
 
 SHORTEST = 2.0
 """However short that is: an answer that is not waited for is wasted."""
+
+CONFIRMATION = 2.0
+"""Seconds that it waits to hear that what is at hand has not become another host's."""
+
+OURS, ANOTHERS = b"ours", b"another's"
 
 LONGEST = 20
 """Seconds after which a child that asks for an ADD is ended."""
@@ -85,7 +91,10 @@ def reserved(
 
 
 def _at_hand(host: Config, name: Name, intent: PodIntent) -> Reservation | None:
-    """One that the host was about to give back. If that is just being done, wait for its end."""
+    """One that the host was about to give back, and still has. If that is just being done, wait for its end.
+
+    Its Node may have been deleted meanwhile, and another host be that node: the API is asked, and if it does not answer, that is not so.
+    """
     releases = Releases(host.state_dir)
     with name.locked():
         taken = name.holders()
@@ -95,9 +104,21 @@ def _at_hand(host: Config, name: Name, intent: PodIntent) -> Reservation | None:
     tries = [(0.0, *one) for one in ours] + [(PATIENCE, *one) for one in ours[:1]]
     for seconds, number, key in tries:
         hold = releases.hold(key, seconds)
-        if hold is not None:
+        if hold is None:
+            continue
+        if linux.ask(partial(_whose, host, name, number, key), CONFIRMATION, LONGEST) != ANOTHERS:
             return Reservation(number, key, host.kubeconfig, 0, hold)
+        os.close(hold)
     return None
+
+
+def _whose(host: Config, name: Name, number: int, key: str) -> bytes:
+    """In the child: whether an identity of this disk is still this host's, as far as the API says."""
+    from ..state.vault import Vault
+
+    entry = Vault(returns.api(host.kubeconfig), name.namespace, name.name).entry(number)
+    held = entry.holder if entry else None
+    return OURS if held and (held.host, held.key) == (host_id(host.state_dir), key) else ANOTHERS
 
 
 def _ask_for_one(

@@ -98,11 +98,7 @@ def give_back(state_dir: str, release: Release) -> bool:
             return True
         if identity.uid and linux.anybody_is(identity.uid):
             raise errors.Busy(what=f"user ID {identity.uid}", seconds=0)
-        _tell(state_dir, release, identity)
-        with name.locked():
-            for number, key in name.all_kept().items():
-                if key == release.key:
-                    name.drop(number)
+        _tell(name, release, identity)
         identities.forget(state_dir, identity)
         releases.done(release.key)
     except (errors.Error, OSError) as e:
@@ -126,17 +122,19 @@ def _is_had(name: Name, key: str) -> bool:
         return any(holder.identity == key for holder in name.holders().values())
 
 
-def _tell(state_dir: str, release: Release, identity: Identity) -> None:
+def _tell(name: Name, release: Release, identity: Identity) -> None:
     """Whatever the vault has of an identity of ours, it is then nobody's. One that is not ours is left alone."""
     from ..kube import Conflict
     from ..state import vault_files
     from ..state.host import host_id
     from ..state.vault import TRIES, Holder, Vault
 
+    state_dir = name.store.state_dir
     vault = Vault(api(release.kubeconfig), release.namespace, release.name)
     ours = Holder("", "", host_id(state_dir), "", release.key)
     for _ in range(TRIES):
         entry = vault.held_as(ours)
+        _take_out_of_reach(name, release.key)
         if entry is None:
             return
         local = vault_files.read(identities.directory(state_dir, release.key))
@@ -151,6 +149,14 @@ def _tell(state_dir: str, release: Release, identity: Identity) -> None:
     raise errors.KubernetesFailed(
         reason=f"others were first, {TRIES} times, for an identity of {release.name}"
     )
+
+
+def _take_out_of_reach(name: Name, key: str) -> None:
+    """From now on no pod of this host has it by itself: an answer that is lost may have made it another host's."""
+    with name.locked():
+        for number, kept in name.all_kept().items():
+            if kept == key:
+                name.drop(number)
 
 
 def record(identity: Identity) -> Record:
