@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..config import STATE_DIR, Config
 from ..state.installation import Installation
 from ..state.outbox import Outbox
-from ..verbs import devices, kept
+from ..state.releases import Releases
+from ..verbs import devices, kept, returns
 from .status import API_VERSION, table
 
 if TYPE_CHECKING:
@@ -96,9 +97,14 @@ def run_forget(arguments: argparse.Namespace) -> int:
     if not kept.forget(state_dir, found, host):
         sys.stderr.write(f"its keys are removed. {found.node}: {STAYS}\n")
         return 0
-    devices.deliver(state_dir, SECONDS)
-    later = any(farewell.node_id == found.identity.node_id for farewell in Outbox(state_dir).all())
-    outcome = "will be deleted when the control plane can be told" if later else "is deleted"
+    if found.identity.kubeconfig:
+        returns.deliver(state_dir, SECONDS)
+    if Releases(state_dir).get(found.identity.key):
+        outcome = "will be deleted when the cluster can be told"
+    else:
+        devices.deliver(state_dir, SECONDS)
+        later = any(farewell.node_id == found.identity.node_id for farewell in Outbox(state_dir).all())
+        outcome = "will be deleted when the control plane can be told" if later else "is deleted"
     sys.stderr.write(f"its keys are removed, and the node of {found.node} {outcome}\n")
     return 0
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors
 from ..tailnet import is_label
+from ..untrusted import as_dict
 from . import files
+from .outbox import Farewell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,8 @@ class Release(NamedTuple):
     namespace: str
     name: str
     delete: bool = False
+    farewell: Farewell | None = None
+    """What the control plane is told then: not before, as the node may be another host's by now."""
 
 
 class Releases:
@@ -40,13 +44,16 @@ class Releases:
     def post(self, release: Release) -> None:
         """Write one down. Raises InputOutput."""
         files.make_directory(self.root)
-        files.write_json(self._path(release.key), release._asdict())
+        farewell = release.farewell and release.farewell._asdict()
+        files.write_json(self._path(release.key), {**release._asdict(), "farewell": farewell})
 
     def get(self, key: str) -> Release | None:
         """The one of an identity."""
         with contextlib.suppress(errors.UnreadableState, TypeError):
             document = files.read_json(self._path(key))
             release = Release(**document) if document else None
+            if release and release.farewell:
+                release = release._replace(farewell=Farewell(**as_dict(release.farewell)))
             if release and release.key == key and is_label(release.namespace) and is_label(release.name):
                 return release
         return None

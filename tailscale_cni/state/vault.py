@@ -121,11 +121,6 @@ class Vault:
         """A Secret, as kubectl has it."""
         return f"{NAMESPACE}/{self.secret_name(number)}"
 
-    def held_as(self, holder: Holder) -> Entry | None:
-        """The one that is held so, if there is any."""
-        held = (entry for entry in self.entries().values() if entry and entry.holder)
-        return next((entry for entry in held if entry.holder and entry.holder.is_same(holder)), None)
-
     def take(
         self, holder: Holder, number: int | None, taken: Collection[int], *, below: int | None = None
     ) -> Taken | None:
@@ -215,6 +210,12 @@ class Vault:
             if name.startswith(prefix) and digits.isascii() and digits.isdecimal() and len(digits) < 6:
                 number = int(digits)
                 yield number, _entry(number, item)
+
+
+def held_as(entries: Mapping[int, Entry | None], holder: Holder) -> Entry | None:
+    """The one that is held so, if there is any."""
+    held = (entry for entry in entries.values() if entry and entry.holder)
+    return next((entry for entry in held if entry.holder and entry.holder.is_same(holder)), None)
 
 
 def _packed(entry: Entry) -> str:

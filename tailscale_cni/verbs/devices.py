@@ -66,8 +66,17 @@ def owe(attachment: Attachment) -> None:
 
 def owe_identity(attachment: Attachment, identity: Identity) -> None:
     """The same, of an identity that the attachment had, or has found."""
-    if identity.node_id and identity.control_url == attachment.control_url:
-        _post(attachment, identity.node_id, identity.node_key)
+    said = farewell(attachment, identity)
+    if said:
+        Outbox(attachment.state_dir).post(said)
+
+
+def farewell(attachment: Attachment, identity: Identity) -> Farewell | None:
+    """What there is to say of it; None where there is nobody to say it to, or of."""
+    is_known = identity.node_id and identity.control_url == attachment.control_url
+    if not is_known or attachment.minter == "static":
+        return None
+    return Farewell.of(attachment, identity.node_id, identity.node_key)
 
 
 def _post(attachment: Attachment, node_id: str, node_key: str) -> None:

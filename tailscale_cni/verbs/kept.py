@@ -89,13 +89,19 @@ def forget(state_dir: str, kept: Kept, host: Config) -> bool:
             raise errors.NoSuchIdentity(
                 identity=kept.node, advice="It has just been forgotten, or given back."
             )
-        told = _post(state_dir, kept, host)
-        if kept.identity.kubeconfig:  # the cluster has it, too, until it has been told
+        farewell = _farewell(kept, host)
+        if (
+            kept.identity.kubeconfig
+        ):  # the cluster has it, too, and is told first: it may be another host's by now
             key, kubeconfig, name = kept.identity.key, kept.identity.kubeconfig, kept.name
-            Releases(state_dir).post(Release(key, kubeconfig, name.namespace, name.name, delete=True))
+            Releases(state_dir).post(
+                Release(key, kubeconfig, name.namespace, name.name, delete=True, farewell=farewell)
+            )
+        elif farewell:
+            Outbox(state_dir).post(farewell)
         identities.forget(state_dir, kept.identity)
         kept.name.drop(kept.number)
-    return told
+    return farewell is not None
 
 
 @contextlib.contextmanager
@@ -109,11 +115,9 @@ def _not_given_back(state_dir: str, identity: Identity) -> Iterator[bool]:
             os.close(hold)
 
 
-def _post(state_dir: str, kept: Kept, host: Config) -> bool:
+def _farewell(kept: Kept, host: Config) -> Farewell | None:
     """Its node can be deleted where the host's control plane is the one that it is of, and has an API."""
     identity = kept.identity
     if keys.is_static(host) or not identity.node_id or identity.control_url != host.control_url:
-        return False
-    who = f"identity {kept.node}"
-    Outbox(state_dir).post(Farewell(identity.node_id, identity.node_key, who, **keys.chosen(host)))
-    return True
+        return None
+    return Farewell(identity.node_id, identity.node_key, f"identity {kept.node}", **keys.chosen(host))

@@ -93,7 +93,11 @@ def _discard(store: Attachments, attachment: Attachment) -> None:
     if attachment.ephemeral:
         devices.owe(attachment)
     files.remove_tree(attachment.worker_dir)
-    if attachment.ephemeral or not identities.is_registered(attachment.state_dir, attachment.key):
+    if (
+        attachment.ephemeral
+        or attachment.lost  # another host's by now: it must not be found here
+        or not identities.is_registered(attachment.state_dir, attachment.key)
+    ):
         identities.forget(attachment.state_dir, Identity.of(attachment))
     else:
         identities.note_use(attachment.state_dir, attachment.key)

@@ -16,7 +16,9 @@ from ..state import files, identities
 from ..state.attachments import Attachments
 from ..state.identities import Identity
 from ..state.names import Name
+from ..state.outbox import Outbox
 from ..state.releases import Release, Releases
+from . import devices
 
 if TYPE_CHECKING:
     from ..kube import Api
@@ -32,11 +34,25 @@ DELIVERY = 60.0
 """How long a child goes on that tells the vault; what is left then is for the next call."""
 
 
-def owe(attachment: Attachment, key: str, kubeconfig: str, *, delete: bool = False) -> None:
-    """Write down that an identity is to be given back, or to be nobody's any more. Without a ``kubeconfig``, this disk alone has it."""
+def owe(attachment: Attachment, key: str, kubeconfig: str) -> None:
+    """Write down that an identity is to be given back. Without a ``kubeconfig``, this disk alone has it."""
     if kubeconfig:
-        release = Release(key, kubeconfig, attachment.namespace, attachment.name, delete)
+        release = Release(key, kubeconfig, attachment.namespace, attachment.name)
         Releases(attachment.state_dir).post(release)
+
+
+def owe_end(attachment: Attachment, identity: Identity) -> None:
+    """Write down that an identity of the cluster's is to be nobody's any more, and then its node is to be none."""
+    farewell = devices.farewell(attachment, identity)
+    release = Release(
+        identity.key,
+        identity.kubeconfig,
+        attachment.namespace,
+        attachment.name,
+        delete=True,
+        farewell=farewell,
+    )
+    Releases(attachment.state_dir).post(release)
 
 
 def settle(attachment: Attachment) -> None:
@@ -53,13 +69,19 @@ def deliver_now(state_dir: str) -> None:
 def deliver_soon(state_dir: str) -> None:
     """The same, and nobody waits."""
     if any(Releases(state_dir).all()):
-        linux.detach(lambda: deliver(state_dir))
+        linux.detach(lambda: _deliver_all(state_dir))
 
 
 def remind(state_dir: str) -> None:
     """Where no other call comes by: what was not told for a minute is tried again, once."""
     if Releases(state_dir).waiting(DELIVERY):
-        linux.detach(lambda: deliver(state_dir, 0))
+        linux.detach(lambda: _deliver_all(state_dir, 0))
+
+
+def _deliver_all(state_dir: str, seconds: float = DELIVERY) -> None:
+    """And then the control plane, of what is nobody's by that."""
+    deliver(state_dir, seconds)
+    devices.deliver(state_dir, seconds)
 
 
 def deliver(state_dir: str, seconds: float = DELIVERY) -> int:
@@ -98,7 +120,9 @@ def give_back(state_dir: str, release: Release) -> bool:
             return True
         if identity.uid and linux.anybody_is(identity.uid):
             raise errors.Busy(what=f"user ID {identity.uid}", seconds=0)
-        _tell(name, release, identity)
+        is_nobodys = _tell(name, release, identity)
+        if release.farewell and is_nobodys:
+            Outbox(state_dir).post(release.farewell)
         identities.forget(state_dir, identity)
         releases.done(release.key)
     except (errors.Error, OSError) as e:
@@ -122,21 +146,23 @@ def _is_had(name: Name, key: str) -> bool:
         return any(holder.identity == key for holder in name.holders().values())
 
 
-def _tell(name: Name, release: Release, identity: Identity) -> None:
-    """Whatever the vault has of an identity of ours, it is then nobody's. One that is not ours is left alone."""
+def _tell(name: Name, release: Release, identity: Identity) -> bool:
+    """Whatever the vault has of an identity of ours, it is then nobody's; whether it is. One that is not ours is left alone."""
     from ..kube import Conflict
     from ..state import vault_files
     from ..state.host import host_id
-    from ..state.vault import TRIES, Holder, Vault
+    from ..state.vault import TRIES, Holder, Vault, held_as
 
     state_dir = name.store.state_dir
     vault = Vault(api(release.kubeconfig), release.namespace, release.name)
     ours = Holder("", "", host_id(state_dir), "", release.key)
+    identity_id = release.farewell.node_id if release.farewell else ""
     for _ in range(TRIES):
-        entry = vault.held_as(ours)
+        entries = vault.entries()
+        entry = held_as(entries, ours)
         _take_out_of_reach(name, release.key)
-        if entry is None:
-            return
+        if entry is None:  # we have said so before, or it is another host's
+            return not any(one is None or one.record.node_id == identity_id for one in entries.values())
         local = vault_files.read(identities.directory(state_dir, release.key))
         if local:
             entry = entry._replace(files=local, record=record(identity))
@@ -145,7 +171,7 @@ def _tell(name: Name, release: Release, identity: Identity) -> None:
                 vault.delete(entry)
             else:
                 vault.save(entry._replace(holder=None, released_by=entry.holder))
-            return
+            return True
     raise errors.KubernetesFailed(
         reason=f"others were first, {TRIES} times, for an identity of {release.name}"
     )

@@ -67,10 +67,14 @@ def shed(store: Attachments, attachment: Attachment) -> Attachment:
     if not attachment.former:
         return attachment
     for key in attachment.former:
-        identity = Identity.load(store.state_dir, key)
-        returns.owe(attachment, key, identity.kubeconfig, delete=_is_left_behind(attachment))
-        if _is_left_behind(attachment) or not identity.kubeconfig:
+        identity, is_left = Identity.load(store.state_dir, key), _is_left_behind(attachment)
+        if not identity.kubeconfig:
             devices.owe_identity(attachment, identity)
+        elif is_left:
+            returns.owe_end(attachment, identity)
+        else:
+            returns.owe(attachment, key, identity.kubeconfig)
+        if is_left or not identity.kubeconfig:
             identities.forget(store.state_dir, identity)
     attachment = attachment._replace(former=())
     store.save(attachment)

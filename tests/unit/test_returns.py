@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tailscale_cni import errors, kube
-from tailscale_cni.cni import request
+from tailscale_cni import errors
 from tailscale_cni.config import Config
 from tailscale_cni.policy import PodIntent
 from tailscale_cni.state import identities, vault_files
@@ -19,11 +17,11 @@ from tailscale_cni.state.attachments import Attachment
 from tailscale_cni.state.host import host_id
 from tailscale_cni.state.identities import Identity
 from tailscale_cni.state.names import Name
+from tailscale_cni.state.outbox import Outbox
 from tailscale_cni.state.releases import Release, Releases
 from tailscale_cni.state.vault import Holder, Vault
-from tailscale_cni.verbs import custody, returns
+from tailscale_cni.verbs import custody, kept, leaving, returns, succession
 
-from .cni_call import config, environ
 from .test_names import Host, kept_in_cluster
 from .test_vault import STATE, Cluster
 
@@ -121,3 +119,86 @@ def test_what_another_host_has_by_now_is_not_at_hand(host: Host, cluster: Cluste
     cluster.nodes["node1"] = "uid of a later one"
     assert vault_of(cluster).take(ELSEWHERE, 0, ())
     assert reservation(host) is None
+
+
+def with_a_node(host: Host, cluster: Cluster) -> Attachment:
+    """A pod that has another identity by now: of the one that it had, the cluster knows the node."""
+    one = registered(host, cluster)
+    known = Identity.load(str(host.root), one.identity)._replace(node_id="n7", node_key="nodekey:7")
+    known.save(str(host.root))
+    vault = vault_of(cluster)
+    entry = vault.entry(0)
+    assert entry
+    vault.save(entry._replace(record=returns.record(known)))
+    with Name.of(one).locked():
+        Name.of(one).drop(one.number)
+    return one._replace(identity="better", former=(one.identity,))
+
+
+def said(host: Host) -> list[str]:
+    """The nodes that the control plane is to forget."""
+    return [farewell.node_id for farewell in Outbox(str(host.root)).all()]
+
+
+def test_a_node_that_is_left_behind_ends_with_its_secret(host: Host, cluster: Cluster) -> None:
+    """In that order: as long as the cluster has not heard of it, nobody's device is deleted."""
+    one = with_a_node(host, cluster)
+    succession.shed(host.store, one)
+    assert said(host) == []
+    assert returns.deliver(str(host.root), 0) == 0
+    assert said(host) == ["n7"]
+    assert cluster.secrets == {}
+
+
+def test_a_node_that_another_host_runs_by_now_is_not_deleted(host: Host, cluster: Cluster) -> None:
+    """The Node was deleted, and the identity taken, before this host heard of it."""
+    one = with_a_node(host, cluster)
+    cluster.nodes["node1"] = "uid of a later one"
+    assert vault_of(cluster).take(ELSEWHERE, 0, ())
+    succession.shed(host.store, one)
+    assert returns.deliver(str(host.root), 0) == 0
+    assert said(host) == []
+    assert set(cluster.secrets) == {"default.web.0"}
+
+
+def test_an_answer_that_is_lost_keeps_no_node(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Secret is gone by then, and the node is nobody's."""
+    succession.shed(host.store, with_a_node(host, cluster))
+    cluster.secrets.clear()
+    assert returns.deliver(str(host.root), 0) == 0
+    assert said(host) == ["n7"]
+
+
+def test_forgetting_leaves_alone_what_another_host_runs(host: Host, cluster: Cluster) -> None:
+    """What is kept here is a copy of before."""
+    one = with_a_node(host, cluster)
+    cluster.nodes["node1"] = "uid of a later one"
+    assert vault_of(cluster).take(ELSEWHERE, 0, ())
+    (key,) = one.former
+    name = Name.of(one)
+    with name.locked():
+        name.free(0)
+        name.keep(0, key)
+    host.store.forget(one)
+    Releases(str(host.root)).post(Release(key, "/kubeconfig", "default", "web"))
+    (stale,) = kept.every(str(host.root))
+    settings = {"stateDir": str(host.root), "configFile": os.devnull, "oauthClientSecretFile": "/secret"}
+    config = Config.load(settings)._replace(control_url=stale.identity.control_url)
+    assert kept.forget(str(host.root), stale, config)
+    assert said(host) == []
+    assert returns.deliver(str(host.root), 0) == 0
+    assert said(host) == []
+    assert not Path(identities.directory(str(host.root), key)).exists()
+
+
+def test_what_is_lost_is_gone_with_its_pod(host: Host, cluster: Cluster) -> None:
+    """Whether the supervisor came so far or not: the next pod of the number finds no keys, and buries no node of another host."""
+    one = registered(host, cluster)._replace(lost=True)
+    host.store.save(one)
+    with host.store.locked(one.container_id):
+        leaving._discard(host.store, one)
+    assert Name.of(one).all_kept() == {}
+    assert not Path(one.identity_dir).exists()
+    assert list(Releases(str(host.root)).all()) == []

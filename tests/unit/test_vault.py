@@ -21,7 +21,7 @@ from tailscale_cni.policy import PodIntent
 from tailscale_cni.state import files, vault_files
 from tailscale_cni.state.host import host_id
 from tailscale_cni.state.releases import Release, Releases
-from tailscale_cni.state.vault import Entry, Holder, Record, Vault
+from tailscale_cni.state.vault import Entry, Holder, Record, Vault, held_as
 from tailscale_cni.verbs import custody
 
 from .cni_call import config, environ
@@ -89,7 +89,7 @@ def take(vault: Vault, holder: Holder, **more: Any) -> int | None:
 
 def release(vault: Vault, holder: Holder) -> None:
     """Give it back."""
-    entry = vault.held_as(holder)
+    entry = held_as(vault.entries(), holder)
     assert entry
     vault.save(entry._replace(holder=None, released_by=holder, files={vault_files.STATE: STATE}))
 
