@@ -233,7 +233,7 @@ class Api:
         references = metadata.get("ownerReferences")
         for reference in map(as_dict, as_list(references)):
             kind, name = reference.get("kind"), reference.get("name")
-            if reference.get("controller") is True and _is_name(kind) and _is_name(name):
+            if reference.get("controller") is True and is_name(kind) and is_name(name):
                 return Controller(str(kind), str(name))
         return Controller("Pod", pod)
 
@@ -241,11 +241,11 @@ class Api:
         """The name of the Node that a pod is on; empty if the API has not this pod, or another one of its name."""
         found = as_dict(self.get(f"/api/v1/namespaces/{namespace}/pods/{pod}"))
         name = as_dict(found.get("spec")).get("nodeName")
-        return str(name) if as_dict(found.get("metadata")).get("uid") == uid and _is_name(name) else ""
+        return str(name) if as_dict(found.get("metadata")).get("uid") == uid and is_name(name) else ""
 
     def node(self, name: str) -> Node | None:
         """A Node; None if there is none of that name, or none can have it."""
-        found = self.get(f"/api/v1/nodes/{name}") if _is_name(name) else None
+        found = self.get(f"/api/v1/nodes/{name}") if is_name(name) else None
         if found is None:
             return None
         taints = as_list(as_dict(found.get("spec")).get("taints"))
@@ -311,11 +311,12 @@ def _strings(value: object) -> dict[str, str]:
     return {key: text for key, text in as_dict(value).items() if isinstance(text, str)}
 
 
-def _is_name(value: object) -> bool:
+def is_name(value: object) -> bool:
     """Of a kind or an object: a DNS name, or CamelCase."""
     return (
         isinstance(value, str)
         and 0 < len(value) <= LONGEST_NAME
         and value.isascii()
         and value.replace("-", "0").replace(".", "0").isalnum()
+        and all(value.split("."))  # no step of a path: "..", "."
     )

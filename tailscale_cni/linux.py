@@ -317,6 +317,13 @@ def _answer(reading: int, wait: float) -> bytes | None:
     return None
 
 
+def left(deadline: float, least: float = 0.0) -> float:
+    """Seconds until then (CLOCK_MONOTONIC), and never fewer than ``least``."""
+    import time
+
+    return max(least, deadline - time.monotonic())
+
+
 def booted_with_systemd() -> bool:
     """Whether PID 1 is systemd: sd_booted(3)."""
     return os.path.isdir("/run/systemd/system")

@@ -58,6 +58,10 @@ class Releases:
                 return release
         return None
 
+    def is_there(self, key: str) -> bool:
+        """Whether there is one, if only a file that cannot be read."""
+        return "/" not in key and os.path.lexists(self._path(key))
+
     def all(self) -> Iterator[Release]:
         """Every one. A file that cannot be read disturbs no other."""
         names = sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []

@@ -23,7 +23,7 @@ from . import vault_files
 from .names import MOST
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 NAMESPACE = "tailscale-cni"
 """Of its own: who may read Secrets there must not thereby read others."""
@@ -122,12 +122,18 @@ class Vault:
         return f"{NAMESPACE}/{self.secret_name(number)}"
 
     def take(
-        self, holder: Holder, number: int | None, taken: Collection[int], *, below: int | None = None
+        self,
+        holder: Holder,
+        number: int | None,
+        taken: Collection[int],
+        *,
+        below: int | None = None,
+        has: Callable[[str], bool] = lambda _: True,
     ) -> Taken | None:
         """Hold the one of ``number``, if it is given and free; else the lowest that is free and not among ``taken``.
 
         One that is not there is made. With ``below``, only one that is there already and has a lower number will do. One that somebody
-        else is quicker to hold is not free. None if there is none.
+        else is quicker to hold is not free. ``has`` says of a key whether the holder's host knows of it. None if there is none.
         """
         entries, refusals = self.entries(), list[str]()
         wanted = range(MOST if below is None else below)
@@ -140,7 +146,7 @@ class Vault:
                     raise Held(
                         f"the Secret {self.shown(candidate)} is not as we write it: mend it, or delete it"
                     )
-                self._check_free(entry, holder)
+                self._check_free(entry, holder, has)
                 return Taken(self.save(entry._replace(holder=holder, released_by=None)), tuple(refusals))
             except Held as e:
                 refusals += [str(e)] if str(e) else []
@@ -148,15 +154,22 @@ class Vault:
                 continue
         return None
 
-    def _check_free(self, entry: Entry, ours: Holder) -> None:
+    def _check_free(self, entry: Entry, ours: Holder, has: Callable[[str], bool]) -> None:
         """Raises Held, without a word if that is as it should be."""
         held = entry.holder
         if held is None:
             return
         if (held.host, held.node) == (ours.host, ours.node):  # of a copied disk, only one has this Node
-            if held.boot == ours.boot:
+            if has(held.key):
                 raise Held
-            return  # nothing of ours outlives a boot
+            return  # a call of ours that was given up, and done all the same
+        if (held.node, held.node_uid) == (ours.node, ours.node_uid):  # it has lost its disk
+            if held.boot != ours.boot:
+                return  # nothing of it outlives a boot
+            raise Held(
+                f"this host had the identity {self.shown(entry.number)} before its state directory was removed: if nothing of that "
+                "runs any more, delete the Secret"
+            )
         node = self.api.node(held.node)
         if node is None or node.uid != held.node_uid or node.out_of_service:
             return
@@ -209,7 +222,8 @@ class Vault:
             digits = name.removeprefix(prefix)
             if name.startswith(prefix) and digits.isascii() and digits.isdecimal() and len(digits) < 6:
                 number = int(digits)
-                yield number, _entry(number, item)
+                if name == self.secret_name(number):  # there may be a 00, too
+                    yield number, _entry(number, item)
 
 
 def held_as(entries: Mapping[int, Entry | None], holder: Holder) -> Entry | None:
@@ -257,7 +271,7 @@ def _holder(value: object) -> Holder | None:
     if value is None:
         return None
     words = [as_word(as_dict(value).get(field)) for field in Holder._fields]
-    if not all(words):
+    if not (all(words) and kube.is_name(words[0])):
         raise ValueError("holder")
     return Holder(*words)
 

@@ -28,7 +28,7 @@ def run(request: Request) -> None:
         return
     deadline = time.monotonic() + wish.config.ready_timeout
     with pod_netns(request.netns) as netns:
-        attachment = joining.begin(request, wish.config, wish.intent, netns)
+        attachment = joining.begin(request, wish.config, wish.intent, netns, deadline)
     joining.connect(attachment, wish.config.ready_timeout, deadline)
     succession.nudge(attachment)
     upkeep.revive(wish.config.state_dir, but=attachment.id)

@@ -68,11 +68,12 @@ class Reservation(NamedTuple):
 
 @contextlib.contextmanager
 def reserved(
-    request: Request, host: Config, intent: PodIntent
+    request: Request, host: Config, intent: PodIntent, deadline: float
 ) -> Iterator[tuple[PodIntent, Reservation | None]]:
     """Hold an identity for a pod that is to last, until it is recorded (``returns.settle``); None where the host's disk has to do.
 
-    What this host has not given back yet is taken without asking anybody. If the API does not say whether another host has the identity,
+    What this host has not given back yet is taken, whether the API answers or not. Little of that goes on after ``deadline``
+    (CLOCK_MONOTONIC). If the API does not say whether another host has the identity,
     the pod gets a node for itself alone; one of a StatefulSet, or one that is ``required``, is sent back. Raises IdentityUnknown.
     """
     pod = request.pod
@@ -80,9 +81,9 @@ def reserved(
         yield intent, None
         return
     name = Name(Attachments(host.state_dir), pod.namespace, intent.name)
-    reservation = _at_hand(host, name, intent)
+    reservation = _at_hand(host, name, intent, deadline)
     if reservation is None:
-        intent, reservation = _ask_for_one(request, host, intent, name)
+        intent, reservation = _ask_for_one(request, host, intent, name, deadline)
     try:
         yield intent, reservation
     finally:
@@ -90,7 +91,7 @@ def reserved(
             os.close(reservation.hold)
 
 
-def _at_hand(host: Config, name: Name, intent: PodIntent) -> Reservation | None:
+def _at_hand(host: Config, name: Name, intent: PodIntent, deadline: float) -> Reservation | None:
     """One that the host was about to give back, and still has. If that is just being done, wait for its end.
 
     Its Node may have been deleted meanwhile, and another host be that node: the API is asked, and if it does not answer, that is not so.
@@ -103,7 +104,7 @@ def _at_hand(host: Config, name: Name, intent: PodIntent) -> Reservation | None:
     ours = [(number, key) for number, key in idle if key and Identity.load(host.state_dir, key).kubeconfig]
     tries = [(0.0, *one) for one in ours] + [(PATIENCE, *one) for one in ours[:1]]
     for seconds, number, key in tries:
-        hold = releases.hold(key, seconds)
+        hold = releases.hold(key, min(seconds, linux.left(deadline)))
         if hold is None:
             continue
         if linux.ask(partial(_whose, host, name, number, key), CONFIRMATION, LONGEST) != ANOTHERS:
@@ -122,7 +123,7 @@ def _whose(host: Config, name: Name, number: int, key: str) -> bytes:
 
 
 def _ask_for_one(
-    request: Request, host: Config, intent: PodIntent, name: Name
+    request: Request, host: Config, intent: PodIntent, name: Name, deadline: float
 ) -> tuple[PodIntent, Reservation | None]:
     pod = request.pod
     assert pod is not None  # noqa: S101 - for types
@@ -132,7 +133,7 @@ def _ask_for_one(
         taken = sorted(name.holders())
     answer = linux.ask(
         lambda: _take(host, pod, intent, key, taken),
-        min(PATIENCE, max(host.ready_timeout, SHORTEST)),
+        min(PATIENCE, linux.left(deadline, SHORTEST)),
         LONGEST,
         keep=(hold,),
     )
@@ -183,7 +184,8 @@ def _take(host: Config, pod: Pod, intent: PodIntent, key: str, taken: list[int])
         if holder is None:
             return json.dumps({"host": f"the API has no pod {pod}"}).encode()
         returns.give_back_of(host.state_dir, pod.namespace, intent.name)
-        found = Vault(api, pod.namespace, intent.name).take(holder, intent.number, taken)
+        has = partial(returns.is_known, Name(Attachments(host.state_dir), pod.namespace, intent.name))
+        found = Vault(api, pod.namespace, intent.name).take(holder, intent.number, taken, has=has)
     except (errors.KubernetesForbids, errors.BadKubeconfig) as e:
         return json.dumps({"host": str(e)}).encode()
     except errors.Error as e:
@@ -224,10 +226,9 @@ def _adopt(state_dir: str, name: Name, number: int, identity: Identity, contents
         known = Identity.load(state_dir, kept) if kept else Identity("")
         is_ours = kept and not known.kubeconfig and number not in name.holders()
         if is_ours and not contents and identities.is_registered(state_dir, kept):
+            ours = known._replace(key=identity.key, kubeconfig=identity.kubeconfig)
+            identities.rename(state_dir, known, ours)  # a call that is killed here has them be given back
             name.keep(number, identity.key)
-            identities.rename(
-                state_dir, known, known._replace(key=identity.key, kubeconfig=identity.kubeconfig)
-            )
             return
     if contents:
         vault_files.write(identities.directory(state_dir, identity.key), contents)
@@ -254,7 +255,14 @@ def attend(attachment: Attachment) -> float | None:
     except errors.Error as e:
         sys.stderr.write(f"{attachment.who}: {e}. {e.advice}\n")
         return AFTER_FAILURE
-    return succession.until_next_look(attachment) if _may_improve(attachment) else NOW_AND_THEN
+    return _until_next_look(attachment) if _may_improve(attachment) else NOW_AND_THEN
+
+
+def _until_next_look(attachment: Attachment) -> float:
+    """The higher its number, the more others of its name look, too: together a few times a second, however many they are."""
+    return min(
+        NOW_AND_THEN, max(succession.until_next_look(attachment), succession.SOONEST * attachment.number)
+    )
 
 
 def _may_improve(attachment: Attachment) -> bool:
@@ -299,8 +307,9 @@ def _made_again(api: Api, attachment: Attachment) -> Entry | None:
 
     pod = (attachment.namespace, attachment.pod, attachment.pod_uid)
     holder = _holder(api, attachment.state_dir, *pod, attachment.key)
-    is_there = Attachments(attachment.state_dir).current(attachment)
-    return Entry(attachment.number, holder, None, Record(), {}, {}) if holder and is_there else None
+    current = Attachments(attachment.state_dir).current(attachment)
+    is_it = current and current.identity == attachment.identity  # and has not moved to a better one meanwhile
+    return Entry(attachment.number, holder, None, Record(), {}, {}) if holder and is_it else None
 
 
 def _as_it_is(api: Api, attachment: Attachment, entry: Entry) -> Entry:
@@ -355,7 +364,8 @@ def _improve(api: Api, attachment: Attachment) -> bool:
         with name.locked():
             local = sorted(name.holders())
         below = attachment.number if wanted is None else 0
-        taken = _vault(api, attachment).take(holder, wanted, local, below=below)
+        has = partial(returns.is_known, name)
+        taken = _vault(api, attachment).take(holder, wanted, local, below=below, has=has)
         if taken is None:
             releases.done(key)
             return False

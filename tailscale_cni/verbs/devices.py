@@ -116,15 +116,18 @@ def _say(farewell: Farewell) -> bool:
     return True
 
 
-def prepare(attachment: Attachment) -> None:
-    """Before its processes begin: have the control plane know the node, or the one that is in its way, as it should be by now."""
+def prepare(attachment: Attachment, seconds: float = SECONDS) -> None:
+    """Before its processes begin: have the control plane know the node, or the one that is in its way, as it should be by now.
+
+    That waits for it for ``seconds`` at most.
+    """
     if attachment.ephemeral:
         make_way(attachment)
     else:
-        retag(attachment)
+        retag(attachment, min(seconds, SECONDS))
 
 
-def retag(attachment: Attachment) -> None:
+def retag(attachment: Attachment, seconds: float) -> None:
     """Give a node that is kept the tags that its pod wants by now, and the name if it gave that away, at the control plane that it is of.
 
     Where it cannot have the tags, its keys are no use any more (``identities.fit``): it registers anew.
@@ -136,7 +139,7 @@ def retag(attachment: Attachment) -> None:
     if known.control_url != attachment.control_url or (tagged and not aside):
         return
     with contextlib.suppress(Refused, Unavailable, errors.NoAuthKey):
-        plane = keys.control_plane(attachment, SECONDS)
+        plane = keys.control_plane(attachment, seconds)
         if not plane or not is_same(plane.device(known.node_id), known.node_key):
             return
         if not tagged:

@@ -45,8 +45,10 @@ SHORTEST_ASK = 2.0
 """Seconds that a control plane has to make a key, however short ``readyTimeout`` is: one that is not waited for is wasted."""
 
 
-def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> Attachment:
+def begin(request: Request, config: Config, intent: PodIntent, netns: int, deadline: float) -> Attachment:
     """Record the attachment, make its interface and start its processes. The same attachment again changes nothing.
+
+    Whoever has to be asked has until ``deadline`` (CLOCK_MONOTONIC), all together, and some seconds to answer at all.
 
     A container ID that comes back with another pod or another namespace is another pod: the old one is
     removed first, and logged out, so that its name is free. Raises NodeDeleted for a node that is not to come back.
@@ -57,21 +59,21 @@ def begin(request: Request, config: Config, intent: PodIntent, netns: int) -> At
         end(former)
     make_roots(config.state_dir, config.run_dir)
     _end_predecessors(store, request, intent)
-    with _reserved(store, request, config, intent, netns) as (granted, reservation):
+    with _reserved(store, request, config, intent, netns, deadline) as (granted, reservation):
         attachment = _recorded(store, request, config, granted, netns, reservation)
     runs = launch.supervised(attachment)
     if not runs:
-        devices.prepare(attachment)
+        devices.prepare(attachment, linux.left(deadline, SHORTEST_ASK))
         succession.fit(attachment)
         # A key that cannot be had is told here, where a person sees it.
-        seconds = min(max(config.ready_timeout, SHORTEST_ASK), keys.SECONDS)
+        seconds = min(linux.left(deadline, SHORTEST_ASK), keys.SECONDS)
         restart(attachment, netns, start_line(attachment, seconds))
     return attachment
 
 
 @contextlib.contextmanager
 def _reserved(
-    store: Attachments, request: Request, config: Config, intent: PodIntent, netns: int
+    store: Attachments, request: Request, config: Config, intent: PodIntent, netns: int, deadline: float
 ) -> Iterator[tuple[PodIntent, Reservation | None]]:
     """An identity of the cluster's, if the pod is to have one, and has none yet."""
     known = store.get(request.network, request.container_id, request.ifname)
@@ -81,7 +83,7 @@ def _reserved(
         return
     from . import custody
 
-    with custody.reserved(request, config, intent) as reserved:
+    with custody.reserved(request, config, intent, deadline) as reserved:
         yield reserved
 
 

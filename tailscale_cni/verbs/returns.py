@@ -146,6 +146,16 @@ def _is_had(name: Name, key: str) -> bool:
         return any(holder.identity == key for holder in name.holders().values())
 
 
+def is_known(name: Name, key: str) -> bool:
+    """Whether a pod of this host has an identity, or is about to; or it is to be given back."""
+    if Releases(name.store.state_dir).is_there(key):  # it goes when the pod that has it is recorded
+        return True
+    with name.locked():
+        return any(
+            key in (name.kept(number), one.identity, *one.former) for number, one in name.holders().items()
+        )
+
+
 def _tell(name: Name, release: Release, identity: Identity) -> bool:
     """Whatever the vault has of an identity of ours, it is then nobody's; whether it is. One that is not ours is left alone."""
     from ..kube import Conflict
@@ -193,7 +203,8 @@ def record(identity: Identity) -> Record:
 
 
 def api(kubeconfig: str) -> Api:
-    """The cluster's, with little patience. Raises BadKubeconfig."""
+    """The cluster's, with little patience; what it is asked for is secret. Raises BadKubeconfig."""
     from .. import kube
 
+    linux.leave_no_core()
     return kube.Api(kube.load(kubeconfig), CALL_SECONDS)

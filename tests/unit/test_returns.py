@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def reservation(host: Host, intent: PodIntent = LASTING) -> custody.Reservation 
     """What the next pod of the name finds at hand."""
     settings = {"stateDir": str(host.root), "configFile": os.devnull, "kubeconfig": "/kubeconfig"}
     name = Name(host.store, "default", "web")
-    found = custody._at_hand(Config.load(settings), name, intent)
+    found = custody._at_hand(Config.load(settings), name, intent, time.monotonic() + 5)
     if found:
         os.close(found.hold)
     return found
@@ -202,3 +203,64 @@ def test_what_is_lost_is_gone_with_its_pod(host: Host, cluster: Cluster) -> None
     assert Name.of(one).all_kept() == {}
     assert not Path(one.identity_dir).exists()
     assert list(Releases(str(host.root)).all()) == []
+
+
+def test_a_host_knows_what_its_pods_have(host: Host, cluster: Cluster) -> None:
+    """And what one is about to have, and what is to be given back; of nothing else."""
+    one = registered(host, cluster)
+    name = Name.of(one)
+    assert returns.is_known(name, one.identity)
+    assert not returns.is_known(name, "other")
+    assert not returns.is_known(name, "../attachments")
+    Releases(str(host.root)).post(Release("other", "/kubeconfig", "default", "web"))
+    assert returns.is_known(name, "other")
+    host.delete(one)
+    assert returns.is_known(name, one.identity)
+    assert returns.deliver(str(host.root), 0) == 0
+    assert not returns.is_known(name, one.identity)
+
+
+def test_keys_that_become_the_clusters_survive_a_crash(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was done by then, they are at the number still, or in the vault."""
+    for step in ("rename", "keep"):
+        one = host.add(ephemeral=False)
+        Path(one.identity_dir, vault_files.STATE).write_bytes(STATE)
+        host.delete(one)
+        _adopted_to(host, cluster, monkeypatch, step)
+        assert returns.deliver(str(host.root), 0) == 0
+        name = Name.of(one)
+        with_keys = [key for key in name.all_kept().values() if identities.is_registered(str(host.root), key)]
+        entry = vault_of(cluster).entry(0)
+        assert with_keys or (entry and entry.files)
+        monkeypatch.undo()
+
+
+def _adopted_to(host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """An ADD takes what the host alone had, and is killed at a step."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(returns, "api", lambda _: cluster)
+    holder = Holder("node1", "uid1", host_id(str(host.root)), "boot1", f"new-{step}")
+    assert vault_of(cluster).take(holder, 0, ())
+    Releases(str(host.root)).post(Release(holder.key, "/kubeconfig", "default", "web"))
+    monkeypatch.setattr(*((identities, "rename") if step == "rename" else (Name, "keep")), killed)
+    identity = Identity(holder.key, kubeconfig="/kubeconfig")
+    with pytest.raises(KeyboardInterrupt):
+        custody._adopt(str(host.root), Name(host.store, "default", "web"), 0, identity, {})
+
+
+def test_a_secret_is_not_made_again_for_what_a_pod_was(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has moved to a better number meanwhile, and the other one was deleted for that: nobody would ever give that back."""
+    one = registered(host, cluster, number=0)
+    cluster.secrets.clear()
+    holder = Holder("node1", "uid1", host_id(str(host.root)), one.boot_id, one.identity)
+    monkeypatch.setattr(custody, "_holder", lambda *_: holder)
+    assert custody._made_again(cluster, one)
+    host.store.save(one._replace(identity="better", former=(one.identity,)))
+    assert custody._made_again(cluster, one) is None

@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -119,12 +120,45 @@ def test_an_identity_is_taken_from_a_host_that_is_gone_and_from_no_other(
     assert take(vault, TWO._replace(key="d")) == 0
 
 
-def test_a_host_takes_back_what_it_had_before_a_reboot(vault: Vault) -> None:
-    """Nothing of that runs any more; unless the disk is a copy, and the host another Node."""
+def test_a_host_takes_back_what_it_knows_nothing_of(vault: Vault) -> None:
+    """A call that was given up had it held all the same, after that was looked for; not where the disk is a copy, and the host another Node."""
     assert take(vault, ONE) == 0
-    assert take(vault, ONE._replace(key="twin")) == 1
-    assert take(vault, ONE._replace(node="node2", node_uid="uid2", boot="later", key="copy")) == 2
-    assert take(vault, ONE._replace(boot="later", key="same")) == 0
+    assert take(vault, ONE._replace(key="twin"), has=lambda key: key == "key1") == 1
+    copy = ONE._replace(node="node2", node_uid="uid2", boot="later", key="copy")
+    assert take(vault, copy, has=lambda _: False) == 2
+    assert take(vault, ONE._replace(boot="later", key="before a reboot")) == 3
+    assert take(vault, ONE._replace(key="again"), has=lambda key: key != "key1") == 0
+
+
+def test_a_host_that_has_lost_its_disk_takes_back_what_it_had(vault: Vault) -> None:
+    """It is the same Node, and nothing outlives a boot; without one, something of it may still run, and a person is told."""
+    assert take(vault, ONE) == 0
+    anew = ONE._replace(host="another", key="anew")
+    taken = vault.take(anew, None, ())
+    assert taken
+    assert taken.entry.number == 1
+    assert "before its state directory was removed" in taken.refusals[0]
+    assert take(vault, anew._replace(node_uid="of a later one", boot="later", key="other")) == 2
+    assert take(vault, anew._replace(boot="later")) == 0
+
+
+@pytest.mark.parametrize("node", ["..", "a/b", "node1/../node9"])
+def test_whoever_cannot_be_asked_about_is_not_nobody(cluster: Cluster, vault: Vault, node: str) -> None:
+    """A holder whose Node no cluster can have: its Secret is not as we write it."""
+    assert take(vault, ONE._replace(node=node)) == 0
+    assert take(vault, TWO) == 1
+    del cluster.secrets["default.web.1"]
+    assert vault.entries() == {0: None}
+
+
+def test_a_secret_has_one_name(cluster: Cluster, vault: Vault) -> None:
+    """One that is called 00 is not number 0."""
+    assert take(vault, ONE) == 0
+    odd = copy.deepcopy(cluster.secrets["default.web.0"])
+    odd["metadata"]["name"] = "default.web.00"
+    cluster.secrets["default.web.00"] = odd
+    release(vault, ONE)
+    assert take(vault, TWO) == 0
 
 
 def test_of_two_that_want_one_the_quicker_has_it(
@@ -311,7 +345,10 @@ def test_a_kubeconfig_that_cannot_be_used_leaves_the_disk(tmp_path: Path) -> Non
         json.dumps(config()).encode(),
     )
     intent = PodIntent("db", None, ("tag:a",), ephemeral=False, required=False, stateful=True)
-    with custody.reserved(asked._replace(warn=warnings.append), host, intent) as (granted, reservation):
+    with custody.reserved(asked._replace(warn=warnings.append), host, intent, time.monotonic() + 5) as (
+        granted,
+        reservation,
+    ):
         assert (granted, reservation) == (intent, None)
     assert "kept on this host alone" in warnings[0]
     assert list((tmp_path / "releases").iterdir()) == []
