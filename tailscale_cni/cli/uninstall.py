@@ -54,7 +54,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--forget-identities",
         action="store_true",
-        help="delete the nodes that are kept for pods to come from the tailnet too (not with a static key)",
+        help="delete the nodes that are kept for pods to come from the tailnet too (not with a static key), and from the cluster those "
+        "that this host has",
     )
     parser.add_argument("--purge", action="store_true", help="remove the configuration and the auth key too")
     parser.set_defaults(run=run)
@@ -73,8 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     if left:
         _say(f"{left} nodes could not be ended; run this again")
         return 1
+    forgotten = _forget(arguments.state_dir, installed) if arguments.forget_identities else None
     _give_back(arguments.state_dir)
-    _part(arguments.state_dir, installed, forget=arguments.forget_identities)
+    _part(arguments.state_dir, list(kept.every(arguments.state_dir)) if forgotten is None else forgotten)
     files.remove(f"{bin_dir}/{BINARY}")
     if arguments.purge:
         _purge(installed)
@@ -97,12 +99,21 @@ def _end_nodes(state_dir: str) -> int:
     return left
 
 
-def _part(state_dir: str, installed: Installation | None, *, forget: bool) -> None:
-    """Say what is still to be said to the control plane, with the end of nodes that are kept if it is wanted, and what stays there."""
-    stay = list(kept.every(state_dir))
-    if forget:
-        host = config.Config.for_cleanup(installed.entry if installed else {})
-        stay = [one for one in stay if not kept.forget(state_dir, one, host)]
+def _forget(state_dir: str, installed: Installation | None) -> list[kept.Kept]:
+    """Nobody is to be the nodes that are kept here any more, nor those that the cluster has this host hold; those that stay in the tailnet."""
+    host = config.Config.for_cleanup(installed.entry if installed else {})
+    stay = []
+    for one in kept.every(state_dir):
+        try:
+            if not kept.forget(state_dir, one, host):
+                stay.append(one)
+        except errors.Error as e:  # it has just been given back
+            _say(f"{e}. {e.advice}")
+    return stay
+
+
+def _part(state_dir: str, stay: list[kept.Kept]) -> None:
+    """Say what is still to be said to the control plane, and what stays there."""
     devices.deliver(state_dir)
     unsaid = [farewell.who for farewell in Outbox(state_dir).all()]
     if unsaid:
@@ -127,9 +138,14 @@ def _some(names: list[str]) -> str:
 def _give_back(state_dir: str) -> None:
     """What the cluster keeps stays there; it is to know that this host does not have it any more."""
     for release in Releases(state_dir).all() if returns.deliver(state_dir) else ():
+        advice = "delete its Secret in namespace tailscale-cni"
+        advice += (
+            ", and its node in the list of machines"
+            if release.delete
+            else ", or this host's Node, if another host is to have it"
+        )
         _say(
-            f"warning: the cluster was not told that this host no longer has the identity {release.name} of {release.namespace}: if "
-            "another host is to have it, delete this host's Node, or the Secret in namespace tailscale-cni"
+            f"warning: the cluster was not told that this host no longer has an identity {release.name} of {release.namespace}: {advice}"
         )
 
 

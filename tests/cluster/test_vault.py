@@ -406,6 +406,30 @@ def test_what_is_uninstalled_is_given_back(api: Api, places: tuple[Place, Place]
     assert two.host.addresses(two.start(Pod.enrolled("nas-0"))) == before
 
 
+def test_what_is_uninstalled_and_forgotten_is_nobodys(
+    api: Api, places: tuple[Place, Place], control: ControlPlane
+) -> None:
+    """Neither the cluster has it any more, nor the tailnet; but what another host has by now stays that host's."""
+    one, two = places
+    one.host.addresses(one.start(Pod.enrolled("nfs-0")))
+    moved = one.start(Pod.enrolled("moved-0"))
+    before = one.host.addresses(moved)
+    for name in ("nfs-0", "moved-0"):
+        wait_until(partial(saved, api, f"default.{name}.0"), what="the keys in the cluster")
+    for process in one.host.supervisor(moved), one.host.worker(moved):
+        process.kill()
+    api.taint(one.node)
+    new = two.start(Pod.enrolled("moved-0"))
+    assert two.host.addresses(new) == before
+    runtime = one.host.runtime
+    roots = (f"--state-dir={one.host.state_dir}", f"--run-dir={one.host.run_dir}")
+    places_of_cni = (f"--cni-conf-dir={runtime.conflist().parent}", f"--cni-bin-dir={runtime.bin}")
+    one.host.command("uninstall", *roots, *places_of_cni, "--forget-identities")
+    assert set(api.secrets()) == {"default.moved-0.0"}
+    assert named(control, "nfs") == []
+    assert is_at(two, new, before)
+
+
 def test_an_identity_that_is_forgotten_is_nobodys(
     api: Api, places: tuple[Place, Place], control: ControlPlane
 ) -> None:
