@@ -132,13 +132,14 @@ class Vault:
     ) -> Taken | None:
         """Hold the one of ``number``, if it is given and free; else the lowest that is free and not among ``taken``.
 
-        One that is not there is made. With ``below``, only one that is there already and has a lower number will do. One that somebody
+        Where one was given, the others are other pods' to come back to: another one is then one that is not there yet. One that is not there is made. With ``below``, only one that is there already and has a lower number will do. One that somebody
         else is quicker to hold is not free. ``has`` says of a key whether the holder's host knows of it. None if there is none.
         """
         entries, refusals = self.entries(), list[str]()
         wanted = range(MOST if below is None else below)
         for candidate in itertools.chain([] if number is None else [number], wanted):
-            if candidate in taken or (below is not None and candidate not in entries):
+            is_anothers = number not in (None, candidate) and candidate in entries
+            if candidate in taken or is_anothers or (below is not None and candidate not in entries):
                 continue
             entry = entries.get(candidate, Entry(candidate, None, None, Record(), {}, {}))
             try:

@@ -107,10 +107,20 @@ def leave(attachment: Attachment) -> None:
 def _owe_kept(name: Name, leaver: Attachment, number: int) -> None:
     """Have what the cluster keeps for a number be given back: nobody of this host has it any more."""
     kept = name.kept(number)
-    if kept == leaver.identity:  # whose own record can be gone by now
+    if kept == leaver.identity and _is_stopgap(leaver, number):
+        known = Identity.load(leaver.state_dir, kept)
+        returns.owe_end(leaver, known._replace(kubeconfig=leaver.kubeconfig))
+        name.drop(number)
+    elif kept == leaver.identity:  # whose own record can be gone by now
         returns.owe(leaver, kept, "" if leaver.lost else leaver.kubeconfig)
     else:
         returns.owe(leaver, kept, Identity.load(leaver.state_dir, kept).kubeconfig)
+
+
+def _is_stopgap(leaver: Attachment, number: int) -> bool:
+    """Whether the cluster's identity of a number is one that nobody wants: its pod has another one, which was not to be had."""
+    is_wanted = leaver.wanted in (None, number)
+    return bool(leaver.kubeconfig) and not leaver.lost and not is_wanted and _is_left_behind(leaver)
 
 
 def _heir(name: Name, leaver: Attachment, number: int) -> Attachment | None:

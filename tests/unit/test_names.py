@@ -356,3 +356,13 @@ def test_where_the_disk_has_to_do_it_has_keys_of_its_own(host: Host) -> None:
     new = host.add(ephemeral=False)
     assert new.number == 0
     assert new.identity != old.identity
+
+
+def test_a_stopgap_ends_with_its_pod(host: Host) -> None:
+    """The number that it wants was held elsewhere: nobody is to be what it was instead; with a static key, nobody could be told."""
+    for minter, deleted in (("headscale", True), ("static", False)):
+        one = kept_in_cluster(host, name=minter, minter=minter)
+        host.store.save(one._replace(wanted=2))
+        host.delete(one)
+        assert owed(host) == {one.identity: deleted}
+        Releases(str(host.root)).done(one.identity)

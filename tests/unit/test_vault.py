@@ -183,6 +183,14 @@ def test_a_better_number_is_one_that_is_there(vault: Vault) -> None:
     assert take(vault, TWO._replace(key="c"), number=7, below=0) is None
 
 
+def test_a_pod_with_a_number_of_its_own_is_nobody_else_meanwhile(vault: Vault) -> None:
+    """db-2, whose number is held, is not db because db-0 is between two hosts just then: it has a number that nobody had."""
+    assert [take(vault, ONE._replace(key=str(n)), number=n) for n in range(3)] == [0, 1, 2]
+    release(vault, ONE._replace(key="0"))
+    assert take(vault, TWO, number=2) == 3
+    assert take(vault, TWO._replace(key="db-0"), number=0) == 0
+
+
 def test_what_is_not_ours_in_a_secret_stays(cluster: Cluster, vault: Vault) -> None:
     """A person's label, for one; files that have no place with us do not."""
     take(vault, ONE)
