@@ -70,6 +70,8 @@ class Node(NamedTuple):
     out_of_service: bool
     """Whether somebody vouches for it that nothing runs there (the taint node.kubernetes.io/out-of-service)."""
     ready: bool
+    boot: str = ""
+    """The boot of the machine that its kubelet runs on, by that's word."""
 
 
 class Controller(NamedTuple):
@@ -250,9 +252,12 @@ class Api:
             return None
         taints = as_list(as_dict(found.get("spec")).get("taints"))
         keys = [as_dict(taint).get("key") for taint in taints]
-        conditions = map(as_dict, as_list(as_dict(found.get("status")).get("conditions")))
+        status = as_dict(found.get("status"))
+        conditions = map(as_dict, as_list(status.get("conditions")))
         ready = any(row.get("type") == "Ready" and row.get("status") == "True" for row in conditions)
-        return Node(as_word(as_dict(found.get("metadata")).get("uid")), OUT_OF_SERVICE in keys, ready)
+        uid = as_word(as_dict(found.get("metadata")).get("uid"))
+        boot = as_word(as_dict(status.get("nodeInfo")).get("bootID"))
+        return Node(uid, OUT_OF_SERVICE in keys, ready, boot)
 
     def get(self, path: str) -> dict[str, Any] | None:
         """An object; None if it is not there. ``path`` is below the server's and made of checked names."""

@@ -81,7 +81,7 @@ def reserved(
         yield intent, None
         return
     name = Name(Attachments(host.state_dir), pod.namespace, intent.name)
-    reservation = _at_hand(host, name, intent, deadline)
+    reservation = _at_hand(host, pod, name, intent, deadline)
     if reservation is None:
         intent, reservation = _ask_for_one(request, host, intent, name, deadline)
     try:
@@ -91,10 +91,11 @@ def reserved(
             os.close(reservation.hold)
 
 
-def _at_hand(host: Config, name: Name, intent: PodIntent, deadline: float) -> Reservation | None:
+def _at_hand(host: Config, pod: Pod, name: Name, intent: PodIntent, deadline: float) -> Reservation | None:
     """One that the host was about to give back, and still has. If that is just being done, wait for its end.
 
-    Its Node may have been deleted meanwhile, and another host be that node: the API is asked, and if it does not answer, that is not so.
+    Its Node may have been deleted meanwhile, or the disk be a copy of another host's, and that be the node: the API is asked, and if
+    it does not answer, that is not so.
     """
     releases = Releases(host.state_dir)
     with name.locked():
@@ -107,19 +108,23 @@ def _at_hand(host: Config, name: Name, intent: PodIntent, deadline: float) -> Re
         hold = releases.hold(key, min(seconds, linux.left(deadline)))
         if hold is None:
             continue
-        if linux.ask(partial(_whose, host, name, number, key), CONFIRMATION, LONGEST) != ANOTHERS:
+        if linux.ask(partial(_whose, host, pod, name, number, key), CONFIRMATION, LONGEST) != ANOTHERS:
             return Reservation(number, key, host.kubeconfig, 0, hold)
         os.close(hold)
     return None
 
 
-def _whose(host: Config, name: Name, number: int, key: str) -> bytes:
-    """In the child: whether an identity of this disk is still this host's, as far as the API says."""
+def _whose(host: Config, pod: Pod, name: Name, number: int, key: str) -> bytes:
+    """In the child: whether an identity of this disk is still this host's; nothing if the API does not say who this host is."""
     from ..state.vault import Vault
 
-    entry = Vault(returns.api(host.kubeconfig), name.namespace, name.name).entry(number)
+    api = returns.api(host.kubeconfig)
+    ours = _holder(api, host.state_dir, pod.namespace, pod.name, pod.uid or "", key)
+    if ours is None:
+        return b""
+    entry = Vault(api, name.namespace, name.name).entry(number)
     held = entry.holder if entry else None
-    return OURS if held and (held.host, held.key) == (host_id(host.state_dir), key) else ANOTHERS
+    return OURS if held and held.node == ours.node and held.is_same(ours) else ANOTHERS
 
 
 def _ask_for_one(
@@ -288,6 +293,8 @@ def _confirm(api: Api, attachment: Attachment) -> bool:
         if entry is None or entry.holder is None:
             return entry is None  # without a pod, nothing can be said
         if (entry.holder.host, entry.holder.key) != (host_id(attachment.state_dir), attachment.key):
+            return False
+        if returns.is_copy(api, entry.holder):
             return False
         entry = _as_it_is(api, attachment, entry)
         try:

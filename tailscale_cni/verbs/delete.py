@@ -23,5 +23,5 @@ def run(request: Request) -> None:
         leaving.end(attachment)
     upkeep.keep_in_step(config)
     if attachments:
-        returns.deliver_now(config.state_dir)
+        returns.deliver_now(config.state_dir, attachments)
         upkeep.revive(config.state_dir)

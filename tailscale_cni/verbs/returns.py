@@ -23,12 +23,15 @@ from . import devices
 if TYPE_CHECKING:
     from ..kube import Api
     from ..state.attachments import Attachment
-    from ..state.vault import Record
+    from ..state.vault import Holder, Record
 
 CALL_SECONDS = 5.0
 
 AT_ONCE = 1.0
 """Seconds that a DEL waits for the vault to know."""
+
+LATE_STATUS = 600.0
+"""Seconds after a boot in which the status of a host's Node may still be of the one before."""
 
 DELIVERY = 60.0
 """How long a child goes on that tells the vault; what is left then is for the next call."""
@@ -60,10 +63,19 @@ def settle(attachment: Attachment) -> None:
     Releases(attachment.state_dir).done(attachment.identity)
 
 
-def deliver_now(state_dir: str) -> None:
-    """Tell the vault in a child that goes on for a while; wait a moment for it, so that a pod that is moved finds its identity free."""
+def deliver_now(state_dir: str, ended: list[Attachment]) -> None:
+    """Tell the vault in a child that goes on for a while; wait a moment for it, so that a pod that is moved finds its identity free.
+
+    Those of the pods that have just ended come first: whoever is at the others, again and again, may be at them for long.
+    """
+
+    def tell() -> bytes:
+        for namespace, name in {(one.namespace, one.name) for one in ended}:
+            give_back_of(state_dir, namespace, name)
+        return b"%d" % deliver(state_dir)
+
     if any(Releases(state_dir).all()):
-        linux.ask(lambda: b"%d" % deliver(state_dir), AT_ONCE, int(2 * DELIVERY))
+        linux.ask(tell, AT_ONCE, int(2 * DELIVERY))
 
 
 def deliver_soon(state_dir: str) -> None:
@@ -170,6 +182,8 @@ def _tell(name: Name, release: Release, identity: Identity) -> bool:
     for _ in range(TRIES):
         entries = vault.entries()
         entry = held_as(entries, ours)
+        if entry and entry.holder and is_copy(vault.api, entry.holder):
+            entry = None
         _take_out_of_reach(name, release.key)
         if entry is None:  # we have said so before, or it is another host's
             return not any(one is None or one.record.node_id == identity_id for one in entries.values())
@@ -185,6 +199,20 @@ def _tell(name: Name, release: Release, identity: Identity) -> bool:
     raise errors.KubernetesFailed(
         reason=f"others were first, {TRIES} times, for an identity of {release.name}"
     )
+
+
+def is_copy(api: Api, holder: Holder) -> bool:
+    """Whether a holder of this host's word is another host, of whose disk ours is a copy.
+
+    Then its Node runs in a boot that is not ours. Raises KubernetesFailed while a Node's status may be that of the boot before.
+    """
+    boot = linux.boot_id()
+    node = None if holder.boot == boot else api.node(holder.node)
+    if node is None or node.uid != holder.node_uid or node.boot in ("", boot):
+        return False
+    if time.clock_gettime(time.CLOCK_BOOTTIME) < LATE_STATUS:
+        raise errors.KubernetesFailed(reason=f"it does not say yet whether this host is Node {holder.node}")
+    return True
 
 
 def _take_out_of_reach(name: Name, key: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tailscale_cni import errors
+from tailscale_cni.cni.request import Pod
 from tailscale_cni.config import Config
 from tailscale_cni.policy import PodIntent
 from tailscale_cni.state import identities, vault_files
@@ -49,22 +50,25 @@ def vault_of(cluster: Cluster) -> Vault:
     return Vault(cluster, "default", "web")
 
 
-def registered(host: Host, cluster: Cluster, **more: Any) -> Attachment:
-    """A pod whose node is known to the cluster, with its keys."""
+def registered(host: Host, cluster: Cluster, boot: str = "", **more: Any) -> Attachment:
+    """A pod whose node is known to the cluster, with its keys; held in this boot, if no other one is said."""
     one = kept_in_cluster(host, **more)
     Path(one.identity_dir, vault_files.STATE).write_bytes(STATE)
-    holder = Holder("node1", "uid1", host_id(str(host.root)), one.boot_id, one.identity)
+    holder = Holder("node1", "uid1", host_id(str(host.root)), boot or one.boot_id, one.identity)
     taken = vault_of(cluster).take(holder, one.number, ())
     assert taken
     vault_of(cluster).save(taken.entry._replace(files={vault_files.STATE: STATE}))
     return one
 
 
-def reservation(host: Host, intent: PodIntent = LASTING) -> custody.Reservation | None:
-    """What the next pod of the name finds at hand."""
+def reservation(host: Host, cluster: Cluster, node: str = "node1") -> custody.Reservation | None:
+    """What the next pod of the name finds at hand, on a host of that Node."""
+    cluster.pods["web-x"] = node
     settings = {"stateDir": str(host.root), "configFile": os.devnull, "kubeconfig": "/kubeconfig"}
     name = Name(host.store, "default", "web")
-    found = custody._at_hand(Config.load(settings), name, intent, time.monotonic() + 5)
+    found = custody._at_hand(
+        Config.load(settings), Pod("default", "web-x", "u"), name, LASTING, time.monotonic() + 5
+    )
     if found:
         os.close(found.hold)
     return found
@@ -82,7 +86,7 @@ def test_a_lost_answer_gives_an_identity_away(
     """The API has done it, and its answer did not come: from then on another host may have it, and no pod here has it unasked."""
     one = registered(host, cluster)
     host.delete(one)
-    assert reservation(host)
+    assert reservation(host, cluster)
     change = cluster.change
 
     def lost(method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def test_a_lost_answer_gives_an_identity_away(
     assert not returns.give_back(str(host.root), only(Releases(str(host.root))))
     monkeypatch.setattr(cluster, "change", change)
     monkeypatch.setattr(cluster, "get", _away)
-    assert reservation(host) is None
+    assert reservation(host, cluster) is None
 
 
 def _away(_: str) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def test_an_api_that_was_not_reached_leaves_it_at_hand(
     host.delete(one)
     monkeypatch.setattr(cluster, "get", _away)
     assert not returns.give_back(str(host.root), only(Releases(str(host.root))))
-    found = reservation(host)
+    found = reservation(host, cluster)
     assert found
     assert found.key == one.identity
 
@@ -119,7 +123,7 @@ def test_what_another_host_has_by_now_is_not_at_hand(host: Host, cluster: Cluste
     host.delete(one)
     cluster.nodes["node1"] = "uid of a later one"
     assert vault_of(cluster).take(ELSEWHERE, 0, ())
-    assert reservation(host) is None
+    assert reservation(host, cluster) is None
 
 
 def with_a_node(host: Host, cluster: Cluster) -> Attachment:
@@ -264,3 +268,37 @@ def test_a_secret_is_not_made_again_for_what_a_pod_was(
     assert custody._made_again(cluster, one)
     host.store.save(one._replace(identity="better", former=(one.identity,)))
     assert custody._made_again(cluster, one) is None
+
+
+def test_a_copy_of_a_disk_gives_nothing_away(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that was cloned has another Node: what it finds on its disk is another host's, which runs it."""
+    monkeypatch.setattr(returns, "LATE_STATUS", 0.0)
+    one = registered(host, cluster, boot="of-the-original")
+    cluster.boots["node1"] = "of-the-original"
+    before = cluster.secrets["default.web.0"]
+    assert not custody._confirm(cluster, one)
+    host.delete(one)
+    assert reservation(host, cluster, "node2") is None
+    assert returns.deliver(str(host.root), 0) == 0
+    assert cluster.secrets["default.web.0"] == before
+    assert not Path(one.identity_dir).exists()
+
+
+def test_after_a_reboot_what_was_had_before_is_given_back(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the Node's boot it is the same host; as long as that may not be known yet, it waits."""
+    monkeypatch.setattr(returns, "LATE_STATUS", float("inf"))
+    one = registered(host, cluster, boot="of-before")
+    cluster.boots["node1"] = "of-before"
+    host.delete(one)
+    assert reservation(host, cluster)
+    assert returns.deliver(str(host.root), 0) == 1
+    assert Path(one.identity_dir).exists()
+    cluster.boots["node1"] = one.boot_id
+    assert returns.deliver(str(host.root), 0) == 0
+    entry = vault_of(cluster).entry(0)
+    assert entry
+    assert entry.holder is None

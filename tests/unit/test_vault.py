@@ -39,6 +39,8 @@ class Cluster(kube.Api):
         self.secrets: dict[str, dict[str, Any]] = {}
         self.nodes = {"node1": "uid1", "node2": "uid2"}
         self.tainted: set[str] = set()
+        self.boots: dict[str, str] = {}
+        self.pods: dict[str, str] = {}
         self.versions = 0
 
     def get(self, path: str) -> dict[str, Any] | None:
@@ -47,7 +49,11 @@ class Cluster(kube.Api):
             name = path.rpartition("/")[2]
             taints = [{"key": kube.OUT_OF_SERVICE}] if name in self.tainted else []
             uid = self.nodes.get(name)
-            return {"metadata": {"uid": uid}, "spec": {"taints": taints}} if uid else None
+            status = {"nodeInfo": {"bootID": self.boots.get(name)}}
+            return {"metadata": {"uid": uid}, "spec": {"taints": taints}, "status": status} if uid else None
+        if "/pods/" in path:
+            node = self.pods.get(path.rpartition("/")[2])
+            return {"metadata": {"uid": "u"}, "spec": {"nodeName": node}} if node else None
         if "?" in path:
             return {"items": copy.deepcopy(list(self.secrets.values()))}
         return copy.deepcopy(self.secrets.get(path.rpartition("/")[2]))
