@@ -148,6 +148,8 @@ class Vault:
                         f"the Secret {self.shown(candidate)} is not as we write it: mend it, or delete it"
                     )
                 self._check_free(entry, holder, has)
+                if below and self._is_for_another(entries, below):
+                    return None
                 return Taken(self.save(entry._replace(holder=holder, released_by=None)), tuple(refusals))
             except Held as e:
                 refusals += [str(e)] if str(e) else []
@@ -180,6 +182,12 @@ class Vault:
             f"host {held.node} has the identity {self.shown(entry.number)}, and is not Ready: if nothing runs there any more, "
             f"'kubectl delete node {held.node}', or taint it {kube.OUT_OF_SERVICE}"
         )
+
+    def _is_for_another(self, entries: Mapping[int, Entry | None], number: int) -> bool:
+        """Whether somebody has a number that is worse, and a host that is well: as on one host, the worst off moves, and nobody else has to."""
+        worse = {one.holder for its, one in entries.items() if its > number and one and one.holder}
+        nodes = ((self.api.node(holder.node), holder) for holder in worse)
+        return any(node and node.ready and node.uid == holder.node_uid for node, holder in nodes)
 
     def save(self, entry: Entry) -> Entry:
         """Write one, new or as it was read; as it is then. Raises kube.Conflict."""

@@ -39,6 +39,7 @@ class Cluster(kube.Api):
         self.secrets: dict[str, dict[str, Any]] = {}
         self.nodes = {"node1": "uid1", "node2": "uid2"}
         self.tainted: set[str] = set()
+        self.unwell: set[str] = set()
         self.boots: dict[str, str] = {}
         self.pods: dict[str, str] = {}
         self.versions = 0
@@ -49,7 +50,10 @@ class Cluster(kube.Api):
             name = path.rpartition("/")[2]
             taints = [{"key": kube.OUT_OF_SERVICE}] if name in self.tainted else []
             uid = self.nodes.get(name)
-            status = {"nodeInfo": {"bootID": self.boots.get(name)}}
+            status = {
+                "nodeInfo": {"bootID": self.boots.get(name)},
+                "conditions": [{"type": "Ready", "status": "False" if name in self.unwell else "True"}],
+            }
             return {"metadata": {"uid": uid}, "spec": {"taints": taints}, "status": status} if uid else None
         if "/pods/" in path:
             node = self.pods.get(path.rpartition("/")[2])
@@ -187,6 +191,20 @@ def test_a_better_number_is_one_that_is_there(vault: Vault) -> None:
     release(vault, ONE)
     assert take(vault, TWO._replace(key="b"), below=1) == 0
     assert take(vault, TWO._replace(key="c"), number=7, below=0) is None
+
+
+def test_the_worst_off_has_the_better_number(cluster: Cluster, vault: Vault) -> None:
+    """A young one of the middle stays: the replacement of the pod that ended is worse off, and takes its place. Unless its host is unwell."""
+    for n in range(2):
+        assert take(vault, ONE._replace(key=str(n))) == n
+    assert take(vault, TWO) == 2
+    release(vault, ONE._replace(key="0"))
+    assert take(vault, ONE._replace(key="middle"), below=1) is None
+    cluster.unwell.add("node2")
+    assert take(vault, ONE._replace(key="middle"), below=1) == 0
+    cluster.unwell.clear()
+    release(vault, ONE._replace(key="1"))
+    assert take(vault, TWO._replace(key="worst"), below=2) == 1
 
 
 def test_a_pod_with_a_number_of_its_own_is_nobody_else_meanwhile(vault: Vault) -> None:
