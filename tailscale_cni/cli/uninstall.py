@@ -100,7 +100,7 @@ def _end_nodes(state_dir: str) -> int:
 
 
 def _forget(state_dir: str, installed: Installation | None) -> list[kept.Kept]:
-    """Nobody is to be the nodes that are kept here any more, nor those that the cluster has this host hold; those that stay in the tailnet."""
+    """Nobody is to be a node that this host keeps any more, or that the cluster has it hold; those that stay in the tailnet."""
     host = config.Config.for_cleanup(installed.entry if installed else {})
     stay = []
     for one in kept.every(state_dir):

@@ -50,11 +50,11 @@ class Releases:
     def get(self, key: str) -> Release | None:
         """The one of an identity."""
         with contextlib.suppress(errors.UnreadableState, TypeError):
-            document = files.read_json(self._path(key))
-            release = Release(**document) if document else None
-            if release and release.farewell:
+            document = files.read_json(self._path(key)) or {}
+            release = Release(**{name: document[name] for name in Release._fields if name in document})
+            if release.farewell:
                 release = release._replace(farewell=Farewell(**as_dict(release.farewell)))
-            if release and release.key == key and is_label(release.namespace) and is_label(release.name):
+            if release.key == key and is_label(release.namespace) and is_label(release.name):
                 return release
         return None
 

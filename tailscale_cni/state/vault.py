@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import errors, kube
 from ..tailnet import is_tag
 from ..untrusted import as_dict, as_list, as_text, as_texts, as_word
-from . import vault_files
+from . import node_keys, vault_files
 from .names import MOST
 
 if TYPE_CHECKING:
@@ -132,8 +132,9 @@ class Vault:
     ) -> Taken | None:
         """Hold the one of ``number``, if it is given and free; else the lowest that is free and not among ``taken``.
 
-        Where one was given, the others are other pods' to come back to: another one is then one that is not there yet. One that is not there is made. With ``below``, only one that is there already and has a lower number will do. One that somebody
-        else is quicker to hold is not free. ``has`` says of a key whether the holder's host knows of it. None if there is none.
+        Where one was given, the others are other pods' to come back to: another one is then one that is not there yet. One that is not
+        there is made. With ``below``, only one that is there already and has a lower number will do. One that somebody else is
+        quicker to hold is not free. ``has`` says of a key whether the holder's host knows of it. None if there is none.
         """
         entries, refusals = self.entries(), list[str]()
         wanted = range(MOST if below is None else below)
@@ -184,7 +185,7 @@ class Vault:
         )
 
     def _is_for_another(self, entries: Mapping[int, Entry | None], number: int) -> bool:
-        """Whether somebody has a number that is worse, and a host that is well: as on one host, the worst off moves, and nobody else has to."""
+        """Whether somebody has a worse number, and a host that is well: as on one host, the worst off moves, and nobody else has to."""
         worse = {one.holder for its, one in entries.items() if its > number and one and one.holder}
         nodes = ((self.api.node(holder.node), holder) for holder in worse)
         return any(node and node.ready and node.uid == holder.node_uid for node, holder in nodes)
@@ -260,7 +261,10 @@ def _entry(number: int, secret: Mapping[str, Any]) -> Entry | None:
         if not isinstance(document, dict) or document.get("version") != 1:
             return None
         holder, released_by = _holder(document["holder"]), _holder(document["releasedBy"])
-        return Entry(number, holder, released_by, record(document), files, secret)
+        known = record(document)
+        if known.node_key != node_keys.in_state(files.get(vault_files.STATE, b"")):
+            known = known._replace(node_id="", node_key="")  # nobody is to tag or delete that
+        return Entry(number, holder, released_by, known, files, secret)
     except (ValueError, KeyError, RecursionError):
         return None
 

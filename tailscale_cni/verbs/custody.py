@@ -72,9 +72,9 @@ def reserved(
 ) -> Iterator[tuple[PodIntent, Reservation | None]]:
     """Hold an identity for a pod that is to last, until it is recorded (``returns.settle``); None where the host's disk has to do.
 
-    What this host has not given back yet is taken, whether the API answers or not. Little of that goes on after ``deadline``
-    (CLOCK_MONOTONIC). If the API does not say whether another host has the identity,
-    the pod gets a node for itself alone; one of a StatefulSet, or one that is ``required``, is sent back. Raises IdentityUnknown.
+    What this host has not given back yet is taken, whether the API answers or not. If that does not say whether another host has the
+    identity, the pod gets a node for itself alone; one of a StatefulSet, or one that is ``required``, is sent back. Little of this goes
+    on after ``deadline`` (CLOCK_MONOTONIC). Raises IdentityUnknown.
     """
     pod = request.pod
     if pod is None or pod.namespace in host.exclude_namespaces:  # those must start with no API

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .. import errors, linux
 from ..control import Refused, Unavailable, is_same
 from ..policy import tailed
-from ..state import files, identities
+from ..state import files, identities, node_keys
 from ..state.identities import Identity
 from ..state.names import Name
 from ..state.outbox import Farewell, Outbox
@@ -35,11 +35,14 @@ DELIVERY = 60.0
 
 
 def note(attachment: Attachment, node: Node) -> None:
-    """Remember who the node is, to tell the control plane of it when nobody can ask it any more."""
-    if not (node.node_id and node.node_key):
+    """Remember who the node is, to tell the control plane of it when nobody can ask it any more. Of another one it says so in vain."""
+    if not node.node_id or (attachment.minter == "static" and not attachment.identity):
+        return
+    words = f"{node.node_id} {node.node_key}\n"
+    if files.read(_note(attachment)) != words and not is_its_own(attachment, node):
         return
     if attachment.minter != "static":
-        files.write_volatile(_note(attachment), f"{node.node_id} {node.node_key}\n".encode())
+        files.write_volatile(_note(attachment), words.encode())
     if attachment.identity:
         known = Identity.load(attachment.state_dir, attachment.key)
         now = known._replace(
@@ -50,6 +53,11 @@ def note(attachment: Attachment, node: Node) -> None:
         )
         if now != known:
             now.save(attachment.state_dir)
+
+
+def is_its_own(attachment: Attachment, node: Node) -> bool:
+    """Whether a worker has the key of the device that it says it is."""
+    return bool(node.node_key) and node.node_key == node_keys.of(attachment.identity_dir)
 
 
 def forgotten(attachment: Attachment) -> None:

@@ -90,9 +90,7 @@ def forget(state_dir: str, kept: Kept, host: Config) -> bool:
                 identity=kept.node, advice="It has just been forgotten, or given back."
             )
         farewell = _farewell(kept, host)
-        if (
-            kept.identity.kubeconfig
-        ):  # the cluster has it, too, and is told first: it may be another host's by now
+        if kept.identity.kubeconfig:  # the cluster is told first: it may be another host's by now
             key, kubeconfig, name = kept.identity.key, kept.identity.kubeconfig, kept.name
             Releases(state_dir).post(
                 Release(key, kubeconfig, name.namespace, name.name, delete=True, farewell=farewell)

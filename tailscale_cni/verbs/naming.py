@@ -44,5 +44,9 @@ def seek(attachment: Attachment) -> float:
 def _rename(attachment: Attachment, node: Node) -> None:
     with contextlib.suppress(Refused, Unavailable, errors.NoAuthKey):
         plane = keys.control_plane(attachment, devices.SECONDS)
-        if plane and is_same(plane.device(node.node_id), node.node_key):
+        if (
+            plane
+            and devices.is_its_own(attachment, node)
+            and is_same(plane.device(node.node_id), node.node_key)
+        ):
             plane.rename(node.node_id, attachment.hostname)

@@ -72,7 +72,9 @@ def deliver_now(state_dir: str, ended: list[Attachment]) -> None:
     def tell() -> bytes:
         for namespace, name in {(one.namespace, one.name) for one in ended}:
             give_back_of(state_dir, namespace, name)
-        return b"%d" % deliver(state_dir)
+        left = deliver(state_dir)
+        devices.deliver_soon(state_dir)
+        return b"%d" % left
 
     if any(Releases(state_dir).all()):
         linux.ask(tell, AT_ONCE, int(2 * DELIVERY))
@@ -125,6 +127,7 @@ def give_back(state_dir: str, release: Release) -> bool:
     hold = releases.hold(release.key)
     if hold is None:
         return True
+    release = releases.get(release.key) or release  # it may have been written anew meanwhile
     try:
         identity, name = Identity.load(state_dir, release.key), _name(state_dir, release)
         if _is_had(name, release.key):

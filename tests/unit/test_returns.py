@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tailscale_cni import errors
+from tailscale_cni import errors, linux
+from tailscale_cni.cni import request
 from tailscale_cni.cni.request import Pod
 from tailscale_cni.config import Config
 from tailscale_cni.policy import PodIntent
@@ -24,10 +26,13 @@ from tailscale_cni.state.releases import Release, Releases
 from tailscale_cni.state.vault import Holder, Vault
 from tailscale_cni.verbs import custody, kept, leaving, returns, succession
 
+from .cni_call import config, environ
 from .test_names import Host, kept_in_cluster
-from .test_vault import STATE, Cluster
+from .test_node_keys import PRIVATE, PUBLIC, state
+from .test_vault import Cluster
 
 LASTING = PodIntent("web", None, ("tag:a",), ephemeral=False, required=False, stateful=False)
+STATE, NODE_KEY = state(f"privkey:{PRIVATE}"), f"nodekey:{PUBLIC}"
 ELSEWHERE = Holder("node2", "uid2", "host2", "boot2", "key2")
 
 
@@ -129,7 +134,7 @@ def test_what_another_host_has_by_now_is_not_at_hand(host: Host, cluster: Cluste
 def with_a_node(host: Host, cluster: Cluster) -> Attachment:
     """A pod that has another identity by now: of the one that it had, the cluster knows the node."""
     one = registered(host, cluster)
-    known = Identity.load(str(host.root), one.identity)._replace(node_id="n7", node_key="nodekey:7")
+    known = Identity.load(str(host.root), one.identity)._replace(node_id="n7", node_key=NODE_KEY)
     known.save(str(host.root))
     vault = vault_of(cluster)
     entry = vault.entry(0)
@@ -190,8 +195,8 @@ def test_forgetting_leaves_alone_what_another_host_runs(host: Host, cluster: Clu
     Releases(str(host.root)).post(Release(key, "/kubeconfig", "default", "web"))
     (stale,) = kept.every(str(host.root))
     settings = {"stateDir": str(host.root), "configFile": os.devnull, "oauthClientSecretFile": "/secret"}
-    config = Config.load(settings)._replace(control_url=stale.identity.control_url)
-    assert kept.forget(str(host.root), stale, config)
+    asked = Config.load(settings)._replace(control_url=stale.identity.control_url)
+    assert kept.forget(str(host.root), stale, asked)
     assert said(host) == []
     assert returns.deliver(str(host.root), 0) == 0
     assert said(host) == []
@@ -251,7 +256,8 @@ def _adopted_to(host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, s
     holder = Holder("node1", "uid1", host_id(str(host.root)), "boot1", f"new-{step}")
     assert vault_of(cluster).take(holder, 0, ())
     Releases(str(host.root)).post(Release(holder.key, "/kubeconfig", "default", "web"))
-    monkeypatch.setattr(*((identities, "rename") if step == "rename" else (Name, "keep")), killed)
+    place: object = identities if step == "rename" else Name
+    monkeypatch.setattr(place, step, killed)
     identity = Identity(holder.key, kubeconfig="/kubeconfig")
     with pytest.raises(KeyboardInterrupt):
         custody._adopt(str(host.root), Name(host.store, "default", "web"), 0, identity, {})
@@ -302,3 +308,46 @@ def test_after_a_reboot_what_was_had_before_is_given_back(
     entry = vault_of(cluster).entry(0)
     assert entry
     assert entry.holder is None
+
+
+def test_an_add_whose_time_is_over_waits_no_longer_for_the_api(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several that have to be asked share its time, and each has a moment to answer at all."""
+    waits: list[float] = []
+
+    def ask(_: object, wait: float, *__: object, **___: object) -> bytes:
+        waits.append(wait)
+        return b'{"host": "of the test"}'
+
+    monkeypatch.setattr(linux, "ask", ask)
+    settings = {"stateDir": str(host.root), "configFile": os.devnull, "kubeconfig": "/kubeconfig"}
+    asked = request.parse(
+        environ(ARGS="K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-x;K8S_POD_UID=u"),
+        json.dumps(config()).encode(),
+    )._replace(warn=lambda _: None)
+    for left in (3600.0, 3.0, -1.0):
+        with custody.reserved(asked, Config.load(settings), LASTING, time.monotonic() + left):
+            pass
+    assert waits[0] == custody.PATIENCE
+    assert custody.SHORTEST < waits[1] <= 3.0
+    assert waits[2] == custody.SHORTEST
+
+
+def test_what_a_later_version_writes_down_is_read(host: Host) -> None:
+    """It knows more of a release than this one; what this one knows is done."""
+    releases, one = Releases(str(host.root)), Release("k", "/kubeconfig", "default", "web")
+    releases.post(one)
+    path = host.root / "releases" / "k.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "later": True}))
+    assert list(releases.all()) == [one]
+
+
+def test_what_is_to_end_is_not_given_back_by_who_has_read_of_it_before(host: Host, cluster: Cluster) -> None:
+    """Somebody forgets an identity while another call is about to give it back."""
+    one = registered(host, cluster)
+    host.delete(one)
+    before = only(Releases(str(host.root)))
+    Releases(str(host.root)).post(before._replace(delete=True))
+    assert returns.give_back(str(host.root), before)
+    assert cluster.secrets == {}

@@ -131,12 +131,12 @@ def test_an_identity_is_taken_from_a_host_that_is_gone_and_from_no_other(
 
 
 def test_a_host_takes_back_what_it_knows_nothing_of(vault: Vault) -> None:
-    """A call that was given up had it held all the same, after that was looked for; not where the disk is a copy, and the host another Node."""
+    """A call that was given up had it held all the same, later; not where the disk is a copy, and the host another Node."""
     assert take(vault, ONE) == 0
     assert take(vault, ONE._replace(key="twin"), has=lambda key: key == "key1") == 1
     copy = ONE._replace(node="node2", node_uid="uid2", boot="later", key="copy")
     assert take(vault, copy, has=lambda _: False) == 2
-    assert take(vault, ONE._replace(boot="later", key="before a reboot")) == 3
+    assert take(vault, ONE._replace(boot="later", key="before-a-reboot")) == 3
     assert take(vault, ONE._replace(key="again"), has=lambda key: key != "key1") == 0
 
 
@@ -194,7 +194,7 @@ def test_a_better_number_is_one_that_is_there(vault: Vault) -> None:
 
 
 def test_the_worst_off_has_the_better_number(cluster: Cluster, vault: Vault) -> None:
-    """A young one of the middle stays: the replacement of the pod that ended is worse off, and takes its place. Unless its host is unwell."""
+    """A young one of the middle stays: the replacement of the one that ended is worse off, and moves. Unless its host is unwell."""
     for n in range(2):
         assert take(vault, ONE._replace(key=str(n))) == n
     assert take(vault, TWO) == 2
