@@ -75,6 +75,10 @@ class Entry(NamedTuple):
     document: Mapping[str, Any]
     """The Secret as it was read; what is not ours in it stays."""
 
+    def __repr__(self) -> str:
+        """Never the keys."""
+        return f"Entry({self.number}, {self.holder})"
+
 
 class Taken(NamedTuple):
     """An identity that is this host's now, and what a person should know of those of lower numbers."""

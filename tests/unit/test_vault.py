@@ -292,6 +292,13 @@ def test_whatever_a_secret_is_reading_it_raises_nothing(record: Any, secret: Any
     assert all(entry is None or isinstance(entry, Entry) for entry in entries.values())
 
 
+def test_an_identity_does_not_show_its_keys(vault: Vault) -> None:
+    """Not in a traceback, not in a log."""
+    assert take(vault, ONE) == 0
+    release(vault, ONE)
+    assert "cHJpdmtleQ" not in repr(vault.entries()) + repr(vault.take(ONE, None, ()))
+
+
 def test_files_are_read_without_following_anybody(tmp_path: Path) -> None:
     """The directory is the worker's: a link, a pipe, or something large in it is no file of a node."""
     secret, place = tmp_path / "secret", tmp_path / "node"
