@@ -33,6 +33,9 @@ AT_ONCE = 1.0
 LATE_STATUS = 600.0
 """Seconds after a boot in which the status of a host's Node may still be of the one before."""
 
+A_TURN = 1.0
+"""Seconds between two tries, in which a pod that comes back can have what was not given back."""
+
 DELIVERY = 60.0
 """How long a child goes on that tells the vault; what is left then is for the next call."""
 
@@ -70,8 +73,9 @@ def deliver_now(state_dir: str, ended: list[Attachment]) -> None:
     """
 
     def tell() -> bytes:
-        for namespace, name in {(one.namespace, one.name) for one in ended}:
-            give_back_of(state_dir, namespace, name)
+        names = {(one.namespace, one.name) for one in ended}
+        if sum(give_back_of(state_dir, *name) for name in names):
+            time.sleep(A_TURN)
         left = deliver(state_dir)
         devices.deliver_soon(state_dir)
         return b"%d" % left
@@ -100,7 +104,7 @@ def _deliver_all(state_dir: str, seconds: float = DELIVERY) -> None:
 
 def deliver(state_dir: str, seconds: float = DELIVERY) -> int:
     """Tell the vault all that it has not been told, again and again for so long; how many are left. One process at a time does."""
-    releases, deadline, pause, left = Releases(state_dir), time.monotonic() + seconds, 1.0, 0
+    releases, deadline, pause, left = Releases(state_dir), time.monotonic() + seconds, A_TURN, 0
     with (
         contextlib.suppress(errors.Busy),
         files.locked(releases.root, 5.0, "the releases", create=False) as there,
@@ -114,11 +118,11 @@ def deliver(state_dir: str, seconds: float = DELIVERY) -> int:
     return left
 
 
-def give_back_of(state_dir: str, namespace: str, name: str) -> None:
-    """Those of one name that nobody is at: an ADD of the same pod that was killed may have left one."""
-    for release in Releases(state_dir).all():
-        if (release.namespace, release.name) == (namespace, name):
-            give_back(state_dir, release)
+def give_back_of(state_dir: str, namespace: str, name: str) -> int:
+    """Those of one name that nobody is at: an ADD of the same pod that was killed may have left one. How many are left."""
+    releases = Releases(state_dir).all()
+    ours = [release for release in releases if (release.namespace, release.name) == (namespace, name)]
+    return sum(not give_back(state_dir, release) for release in ours)
 
 
 def give_back(state_dir: str, release: Release) -> bool:
