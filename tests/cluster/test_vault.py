@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from builds import need
 
+from tailscale_cni.state.installation import Installation
 from tests.hosts.machine import SystemdHost
 from tests.hosts.podhost import CONFIG, PodHost
 from tests.kit.controlplane import ControlPlane
@@ -422,9 +423,9 @@ def test_what_is_uninstalled_and_forgotten_is_nobodys(
     new = two.start(Pod.enrolled("moved-0"))
     assert two.host.addresses(new) == before
     runtime = one.host.runtime
-    roots = (f"--state-dir={one.host.state_dir}", f"--run-dir={one.host.run_dir}")
-    places_of_cni = (f"--cni-conf-dir={runtime.conflist().parent}", f"--cni-bin-dir={runtime.bin}")
-    one.host.command("uninstall", *roots, *places_of_cni, "--forget-identities")
+    conf_dir, bin_dir = str(runtime.conflist().parent), str(runtime.bin)
+    Installation(conf_dir, bin_dir, one.host.config).save(str(one.host.state_dir))
+    one.host.command("uninstall", f"--state-dir={one.host.state_dir}", "--forget-identities")
     assert set(api.secrets()) == {"default.moved-0.0"}
     assert named(control, "nfs") == []
     assert is_at(two, new, before)
