@@ -56,11 +56,14 @@ class Name:
                     os.rmdir(self.root)
 
     def take(self, attachment: Attachment) -> int:
-        """The number that the attachment wants, if it wants one that is free; else the lowest free one. Raises NothingFree."""
-        taken = set(self.holders())
-        wanted = [] if attachment.wanted is None else [attachment.wanted]
-        for number in itertools.chain(wanted, range(MOST)):
-            if number not in taken:
+        """The number that the attachment wants, if it wants one that is free; else the lowest free one. Raises NothingFree.
+
+        A pod that wants one is no other pod meanwhile: what is kept for the others is for theirs.
+        """
+        taken, wanted = set(self.holders()), attachment.wanted
+        others = set() if wanted is None else set(self.all_kept()) - {wanted}
+        for number in itertools.chain([] if wanted is None else [wanted], range(MOST)):
+            if number not in taken | others:
                 self.give(number, attachment)
                 return number
         raise errors.NothingFree(what="numbers", first=0, last=MOST - 1, key="hostnameTemplate")

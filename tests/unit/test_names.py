@@ -108,6 +108,16 @@ def test_a_hundred_at_once_have_a_hundred_numbers(host: Host) -> None:
     assert len({a.hostname for a in added}) == 100
 
 
+def test_a_pod_that_wants_a_number_is_nobody_else_meanwhile(host: Host) -> None:
+    """The keys that are kept for ``db-0``, which is away, are not for a ``db-2`` that finds its own number held."""
+    first = host.add("db", ephemeral=False, wanted=0)
+    host.delete(first)
+    host.add("db", ephemeral=False, wanted=2)
+    again = host.add("db", ephemeral=False, wanted=2)
+    assert (again.number, again.key != first.key) == (1, True)
+    assert host.add("db", ephemeral=False, wanted=0).key == first.key
+
+
 def test_a_rollout_ends_with_the_name_and_the_keys_that_it_began_with(host: Host) -> None:
     """The new pod is added before the old one ends, and is then what that was: ten times over."""
     first = host.add(ephemeral=False)
