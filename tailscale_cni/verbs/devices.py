@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING
 
 from .. import errors, linux
@@ -18,9 +17,10 @@ from ..state import files, identities, node_keys
 from ..state.identities import Identity
 from ..state.names import Name
 from ..state.outbox import Farewell, Outbox
-from . import keys
+from . import delivery, keys
 
 if TYPE_CHECKING:
+    from ..control import ControlPlane
     from ..state.attachments import Attachment
     from ..worker.localapi import Node
 
@@ -29,9 +29,6 @@ SECONDS = 10.0
 
 NAME_SECONDS = 3.0
 """How long an ephemeral pod waits, at most, for the name of one that is only kept."""
-
-DELIVERY = 60.0
-"""How long a child goes on that says what was not said: what is left then is for the next call."""
 
 
 def note(attachment: Attachment, node: Node) -> None:
@@ -98,30 +95,41 @@ def deliver_soon(state_dir: str) -> None:
         linux.detach(lambda: deliver(state_dir))
 
 
-def deliver(state_dir: str, seconds: float = DELIVERY) -> None:
+def deliver(state_dir: str, seconds: float = delivery.DELIVERY) -> None:
     """Say all of it, again and again for a while; one process at a time does."""
-    outbox, deadline, pause = Outbox(state_dir), time.monotonic() + seconds, 1.0
-    with contextlib.suppress(errors.Busy), files.locked(outbox.root, 0, "the outbox", create=False) as there:
-        while there:
-            for farewell in outbox.all():
-                if _say(farewell):
-                    outbox.said(farewell)
-            if not any(outbox.all()) or time.monotonic() + pause > deadline:
-                return
-            time.sleep(pause)
-            pause *= 2
+    outbox = Outbox(state_dir)
+    delivery.deliver(outbox.root, "the outbox", lambda: _say_all(outbox), seconds)
+
+
+def _say_all(outbox: Outbox) -> int:
+    """How many are there after that: who has just posted one has found us at it."""
+    for farewell in outbox.all():
+        if _say(farewell):
+            outbox.said(farewell)
+    return sum(1 for _ in outbox.all())
 
 
 def _say(farewell: Farewell) -> bool:
     """Whether the control plane knows by now. What it refuses is said again: a person may mend it."""
     try:
-        plane = keys.control_plane(farewell, SECONDS)
-        if plane and is_same(plane.device(farewell.node_id), farewell.node_key):
+        plane = plane_of(farewell, farewell, SECONDS)
+        if plane:
             plane.delete(farewell.node_id)
     except (Refused, Unavailable, errors.NoAuthKey) as e:
         os.write(2, f"{farewell.who}: node {farewell.node_id} cannot be deleted: {e}\n".encode())
         return False
     return True
+
+
+def plane_of(
+    owner: Attachment | Farewell, device: Farewell | Identity | Node, seconds: float
+) -> ControlPlane | None:
+    """The control plane, to change or delete that very device there; None if it has none of that ID and node key, or there is no API.
+
+    Raises Refused, Unavailable, NoAuthKey.
+    """
+    plane = keys.control_plane(owner, seconds)
+    return plane if plane and is_same(plane.device(device.node_id), device.node_key) else None
 
 
 def prepare(attachment: Attachment, seconds: float = SECONDS) -> None:
@@ -147,8 +155,8 @@ def retag(attachment: Attachment, seconds: float) -> None:
     if known.control_url != attachment.control_url or (tagged and not aside):
         return
     with contextlib.suppress(Refused, Unavailable, errors.NoAuthKey):
-        plane = keys.control_plane(attachment, seconds)
-        if not plane or not is_same(plane.device(known.node_id), known.node_key):
+        plane = plane_of(attachment, known, seconds)
+        if not plane:
             return
         if not tagged:
             plane.set_tags(known.node_id, attachment.tags)
@@ -170,15 +178,11 @@ def make_way(attachment: Attachment) -> None:
     known = Identity.load(attachment.state_dir, kept)
     if not known.node_id or known.control_url != attachment.control_url or _is_aside(known):
         return
-    plane = keys.control_plane(attachment, NAME_SECONDS)
-    if not plane:
-        return
     name = tailed(attachment.hostname, _aside_tail(known))
-    _named(known, name).save(
-        attachment.state_dir
-    )  # first: one that is away for ever would be worse than one that is not
     try:
-        if is_same(plane.device(known.node_id), known.node_key):
+        plane = plane_of(attachment, known, NAME_SECONDS)
+        if plane:
+            _named(known, name).save(attachment.state_dir)  # first: or it could be away for ever
             plane.rename(known.node_id, name)
     except (Refused, Unavailable, errors.NoAuthKey):
         known.save(attachment.state_dir)

@@ -10,8 +10,8 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from .. import errors
-from ..control import Refused, Unavailable, is_same
-from . import devices, keys, succession
+from ..control import Refused, Unavailable
+from . import devices, succession
 
 if TYPE_CHECKING:
     from ..state.attachments import Attachment
@@ -42,11 +42,9 @@ def seek(attachment: Attachment) -> float:
 
 
 def _rename(attachment: Attachment, node: Node) -> None:
+    if not devices.is_its_own(attachment, node):
+        return
     with contextlib.suppress(Refused, Unavailable, errors.NoAuthKey):
-        plane = keys.control_plane(attachment, devices.SECONDS)
-        if (
-            plane
-            and devices.is_its_own(attachment, node)
-            and is_same(plane.device(node.node_id), node.node_key)
-        ):
+        plane = devices.plane_of(attachment, node, devices.SECONDS)
+        if plane:
             plane.rename(node.node_id, attachment.hostname)

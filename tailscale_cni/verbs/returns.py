@@ -12,13 +12,14 @@ import time
 from typing import TYPE_CHECKING
 
 from .. import errors, linux
-from ..state import files, identities
+from ..state import identities
 from ..state.attachments import Attachments
 from ..state.identities import Identity
 from ..state.names import Name
 from ..state.outbox import Outbox
 from ..state.releases import Release, Releases
-from . import devices
+from . import delivery, devices
+from .delivery import DELIVERY
 
 if TYPE_CHECKING:
     from ..kube import Api
@@ -27,17 +28,14 @@ if TYPE_CHECKING:
 
 CALL_SECONDS = 5.0
 
+PATIENCE = 5.0
+"""Seconds that one waits for another process that tells the vault."""
+
 AT_ONCE = 1.0
 """Seconds that a DEL waits for the vault to know."""
 
 LATE_STATUS = 600.0
 """Seconds after a boot in which the status of a host's Node may still be of the one before."""
-
-A_TURN = 1.0
-"""Seconds between two tries, in which a pod that comes back can have what was not given back."""
-
-DELIVERY = 60.0
-"""How long a child goes on that tells the vault; what is left then is for the next call."""
 
 
 def owe(attachment: Attachment, key: str, kubeconfig: str) -> None:
@@ -75,7 +73,7 @@ def deliver_now(state_dir: str, ended: list[Attachment]) -> None:
     def tell() -> bytes:
         names = {(one.namespace, one.name) for one in ended}
         if sum(give_back_of(state_dir, *name) for name in names):
-            time.sleep(A_TURN)
+            time.sleep(delivery.A_TURN)
         left = deliver(state_dir)
         devices.deliver_soon(state_dir)
         return b"%d" % left
@@ -104,18 +102,14 @@ def _deliver_all(state_dir: str, seconds: float = DELIVERY) -> None:
 
 def deliver(state_dir: str, seconds: float = DELIVERY) -> int:
     """Tell the vault all that it has not been told, again and again for so long; how many are left. One process at a time does."""
-    releases, deadline, pause, left = Releases(state_dir), time.monotonic() + seconds, A_TURN, 0
-    with (
-        contextlib.suppress(errors.Busy),
-        files.locked(releases.root, 5.0, "the releases", create=False) as there,
-    ):
-        while there:
-            left = sum(not give_back(state_dir, release) for release in releases.all())
-            if not left or time.monotonic() + pause > deadline:
-                break
-            time.sleep(pause)
-            pause = min(2 * pause, 8.0)
-    return left
+    releases = Releases(state_dir)
+    return delivery.deliver(
+        releases.root,
+        "the releases",
+        lambda: sum(not give_back(state_dir, release) for release in releases.all()),
+        seconds,
+        patience=PATIENCE,
+    )
 
 
 def give_back_of(state_dir: str, namespace: str, name: str) -> int:
