@@ -105,7 +105,7 @@ def _recorded(
             raise errors.NodeDeleted(pod=attachment.who)
         if attachment is None:
             _refuse_a_second(store, request)
-            attachment = _record(store, request, config, intent, netns, reservation)
+            attachment = _record(store, _new(request, config, intent, netns), config, reservation)
     return attachment
 
 
@@ -155,18 +155,11 @@ def _pod_uid(request: Request) -> str:
     return (request.pod and request.pod.uid) or ""
 
 
-def _record(
-    store: Attachments,
-    request: Request,
-    config: Config,
-    intent: PodIntent,
-    netns: int,
-    reservation: Reservation | None,
-) -> Attachment:
-    """On the disk first as a name, so that claims name a holder that can be found; then with what it claimed."""
+def _new(request: Request, config: Config, intent: PodIntent, netns: int) -> Attachment:
+    """What the call, the host's configuration and the pod's wish make it; no name, no uid and no port as yet."""
     with linux.in_netns(netns):
         cookie = linux.netns_cookie()
-    attachment = Attachment(
+    return Attachment(
         network=request.network,
         container_id=request.container_id,
         ifname=request.ifname,
@@ -200,6 +193,12 @@ def _record(
         uid_base=config.uid_base,
         build=artefact.build_id(),
     )
+
+
+def _record(
+    store: Attachments, attachment: Attachment, config: Config, reservation: Reservation | None
+) -> Attachment:
+    """On the disk first as a name, so that claims name a holder that can be found; then with what it claimed."""
     store.save(attachment)
     attachment = _claim(
         succession.enter(attachment, reservation), config, reservation.port if reservation else 0
