@@ -22,7 +22,7 @@ func parse(t *testing.T, text string) *Policy {
 	return p
 }
 
-// Each example is read, and what it says of itself holds; an OAuth client of tag:k8s may give every tag that it has for pods.
+// Each example is read, and what it says of itself holds; an OAuth client of tag:k8s-cni may give every tag that it has for pods.
 func TestExamples(t *testing.T) {
 	files, err := filepath.Glob(examples + "/*.hujson")
 	if err != nil || len(files) != 3 {
@@ -43,13 +43,13 @@ func TestExamples(t *testing.T) {
 		}
 		tailnet := NewTailnet("tailnet.test", 0)
 		tailnet.SetPolicy(p)
-		client := OAuthClient{Tags: []string{"tag:k8s"}}
+		client := OAuthClient{Tags: []string{"tag:k8s-cni"}}
 		for tag := range p.tagOwners {
 			if tailnet.mayGive(client, []string{tag}) != (tag != "tag:ci") {
-				t.Errorf("%s: tag:k8s and %s", file, tag)
+				t.Errorf("%s: tag:k8s-cni and %s", file, tag)
 			}
-			if tag != "tag:k8s" && tailnet.mayGive(OAuthClient{Tags: []string{tag}}, []string{"tag:k8s"}) {
-				t.Errorf("%s: %s may give tag:k8s", file, tag)
+			if tag != "tag:k8s-cni" && tailnet.mayGive(OAuthClient{Tags: []string{tag}}, []string{"tag:k8s-cni"}) {
+				t.Errorf("%s: %s may give tag:k8s-cni", file, tag)
 			}
 		}
 		if tailnet.mayGive(client, []string{"tag:unheard-of"}) {
