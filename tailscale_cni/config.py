@@ -318,7 +318,7 @@ SETTINGS = (
         "identityStore",
         _one_of("auto", "host"),
         "auto",
-        "Where the keys of nodes that last are kept: in the cluster where `kubeconfig` allows it, or on the host alone.",
+        "Where the keys of nodes that last are kept: `auto`, in the cluster where `kubeconfig` allows it; `host`, on the host alone.",
     ),
     Setting(
         "namespaces",
@@ -374,7 +374,7 @@ SETTINGS = (
         "underlay",
         _one_of("host", "pod"),
         "host",
-        "The network namespace of a node's encrypted socket.",
+        "Whose network namespace a node's encrypted socket is in: the `host`'s, or the `pod`'s.",
     ),
     Setting(
         "readyTimeout",
@@ -388,7 +388,12 @@ SETTINGS = (
         True,
         "Drop packets that forge tailnet addresses; needs nf_tables.",
     ),
-    Setting("clusterCIDRs", _list(_network), (), "The cluster's pod and service networks."),
+    Setting(
+        "clusterCIDRs",
+        _list(_network),
+        (),
+        "The cluster's pod and service networks; needed only where they overlap the tailnet's, `100.64.0.0/10`.",
+    ),
     Setting(
         "ports",
         _ports,
@@ -417,7 +422,7 @@ SETTINGS = (
         "launcher",
         _one_of("auto", "systemd", "session"),
         "auto",
-        "What keeps a node running: systemd where it is PID 1.",
+        "What keeps a node running: `systemd`, a unit; `session`, a process of ours; `auto`, the first where PID 1 is systemd.",
     ),
 )
 
