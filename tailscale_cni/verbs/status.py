@@ -1,7 +1,7 @@
 """STATUS: tell whether a pod could be enrolled on this host.
 
-Local and cheap: containerd asks every 5 s, and a failing answer makes the Kubernetes node NotReady. A control
-plane that is down is never one.
+Local and cheap: containerd asks every 5 s, and a failing answer makes the Kubernetes node NotReady, which in the end costs it all of its
+pods. So a control plane that is down is never one, nor is a typing error in ``config.yaml``: that stops the pods that ask to be nodes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def run(request: Request) -> None:
     """Raises NotAvailable, which says what to do."""
     try:
-        config = Config.load(request.config)
+        # Where the entry makes no sense, every ADD fails.
+        config = Config.load({**request.config, "configFile": os.devnull})
         artefact.worker_binary()
         artefact.supervisor_binary()
     except errors.Error as e:

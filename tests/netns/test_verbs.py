@@ -152,12 +152,23 @@ def test_status_is_good_whatever_the_control_plane_does(host: Host, control: Con
 
 
 def test_status_tells_why_no_pod_could_be_enrolled(host: Host) -> None:
-    """STATUS fails with code 50 when the configuration is not one."""
+    """STATUS fails with code 50 when the entry of the list is none, as every ADD does."""
     host.configure(readyTimeout="soon")
     with pytest.raises(CNIError) as error:
         host.runtime.status()
     assert error.value.code == 50
     assert "readyTimeout" in error.value.msg
+
+
+def test_status_is_good_whatever_is_in_the_configuration_file(host: Host) -> None:
+    """A typing error there keeps the pods from starting that ask to be nodes, and does not make the Kubernetes node NotReady."""
+    file = host.root / "config.yaml"
+    file.write_text("readyTimeout: soon\n")
+    host.configure(configFile=str(file))
+    host.runtime.status()
+    host.start(Pod("plain"))
+    with pytest.raises(CNIError, match="readyTimeout"):
+        host.start(Pod.enrolled("wishful"))
 
 
 def test_validate_asks_for_the_versions(host: Host) -> None:
