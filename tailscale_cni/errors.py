@@ -318,7 +318,7 @@ class KubernetesFailed(Error):
     """the Kubernetes API gives no answer: {reason}"""
 
     code = 131
-    hint = "Pods start without it, by what is known. docs/namespaces.md says what the kubeconfig must allow."
+    hint = "Most pods start without it, by what is known. docs/namespaces.md says what the kubeconfig must allow."
 
 
 class KubernetesForbids(KubernetesFailed):

@@ -166,6 +166,10 @@ def _purge(installed: Installation | None) -> None:
     secrets = (host.auth_key_file, host.oauth_client_secret_file, host.headscale_api_key_file)
     for path in filter(None, (*secrets, host.config_file)):
         files.remove(path)
+    if host.kubeconfig:
+        _say(
+            f"{host.kubeconfig} stays, and gives access to the cluster: docs/namespaces.md says how to take that back"
+        )
     directory = os.path.dirname(host.config_file)
     if os.path.isdir(directory) and not os.listdir(directory):
         os.rmdir(directory)

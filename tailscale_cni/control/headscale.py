@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..web import Answer
 
 WHAT = "an API key of Headscale"
-NEW_KEY = "'headscale apikeys create --expiration 90d' makes one."
+NEW_KEY = "'headscale apikeys create --expiration 999d' makes one."
 API_KEY = "hskey-api-"
 NOT_FOUND = 5
 """gRPC's code, in an error object."""
