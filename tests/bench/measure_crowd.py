@@ -38,7 +38,7 @@ def at_once(lab: Lab, host: Host) -> list[Row]:
     size = 10 if lab.quick else 50
     failures: list[float] = []
     seconds = interleave(
-        1 if lab.quick else 3,
+        1 if lab.quick else 5,
         ours=lambda: ours_at_once(host, size, failures),
         anchor=lambda: anchors_at_once(lab, size),
     )

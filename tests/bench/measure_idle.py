@@ -30,7 +30,7 @@ NUMBERS = itertools.count()
 
 def measure(lab: Lab) -> list[Row]:
     """Row g; in QUICK with ten pods, for some seconds."""
-    size, settle, seconds, guests = (10, 15, 10, 1) if lab.quick else (40, 30, 60, 4)
+    size, settle, seconds, guests = (10, 10, 10, 1) if lab.quick else (40, 30, 60, 4)
     with lab.host("idle", readyTimeout="60s") as host:
         pods = [host.start(Pod.enrolled(f"idle-{n}x")) for n in range(size)]
         for pod in pods:
@@ -40,7 +40,7 @@ def measure(lab: Lab) -> list[Row]:
         rate = mean(idle) / 60
         plain, enrolled = (
             tuple(neighbour(host, pods, rate, make, guests) for _ in range(rounds))
-            for make, rounds in ((Pod, lab.rounds), (Pod.enrolled, 1 if lab.quick else 3))
+            for make, rounds in ((Pod, lab.rounds), (Pod.enrolled, 1 if lab.quick else 5))
         )
     what = f"CPU of a neighbour per pod start and stop, {size} pods"
     return [
