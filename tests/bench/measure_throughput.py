@@ -113,7 +113,7 @@ def serve(stack: ExitStack, lab: Lab, far: Peer, netns: Netns, address: str) -> 
 
 def compare(lab: Lab, traffic: Traffic, ends: dict[str, Contestant]) -> list[Row]:
     """Ours over each of tailscaled's modes."""
-    seconds = 1 if lab.quick else 4
+    seconds = 1 if lab.quick else 3
     rates = interleave(
         2 if lab.quick else lab.rounds,
         **{name: partial(end.rate, traffic, seconds) for name, end in ends.items()},
