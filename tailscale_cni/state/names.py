@@ -61,9 +61,10 @@ class Name:
         A pod that wants one is no other pod meanwhile: what is kept for the others is for theirs.
         """
         taken, wanted = set(self.holders()), attachment.wanted
-        others = set() if wanted is None else set(self.all_kept()) - {wanted}
+        if wanted is not None:
+            taken |= set(self.all_kept()) - {wanted}
         for number in itertools.chain([] if wanted is None else [wanted], range(MOST)):
-            if number not in taken | others:
+            if number not in taken:
                 self.give(number, attachment)
                 return number
         raise errors.NothingFree(what="numbers", first=0, last=MOST - 1, key="hostnameTemplate")

@@ -65,8 +65,8 @@ def forgotten(attachment: Attachment) -> None:
 def owe(attachment: Attachment) -> None:
     """Write down that the attachment's node is to be forgotten, unless it has said so itself."""
     words = files.read(_note(attachment)).split()
-    if len(words) == 2:
-        _post(attachment, *words)
+    if len(words) == 2 and attachment.minter != "static":
+        Outbox(attachment.state_dir).post(Farewell.of(attachment, *words))
 
 
 def owe_identity(attachment: Attachment, identity: Identity) -> None:
@@ -82,11 +82,6 @@ def farewell(attachment: Attachment, identity: Identity) -> Farewell | None:
     if not is_known or attachment.minter == "static":
         return None
     return Farewell.of(attachment, identity.node_id, identity.node_key)
-
-
-def _post(attachment: Attachment, node_id: str, node_key: str) -> None:
-    if attachment.minter != "static":
-        Outbox(attachment.state_dir).post(Farewell.of(attachment, node_id, node_key))
 
 
 def deliver_soon(state_dir: str) -> None:
