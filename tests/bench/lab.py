@@ -18,6 +18,9 @@ from tests.kit.wire import Wire
 
 from .rows import Row
 
+BATCH = "800ms"
+"""How often nodes hear of one another's changes: as Headscale tells them (tuning.batch_change_delay)."""
+
 
 @dataclass(frozen=True)
 class Lab:
@@ -40,7 +43,7 @@ class Lab:
         with tempfile.TemporaryDirectory(prefix="tscni-") as directory:
             root = Path(directory)
             root.chmod(0o711)  # workers are no root, and pass through
-            with Wire() as wire, ControlPlane(wire, root / "control") as control:
+            with Wire() as wire, ControlPlane(wire, root / "control", batch=BATCH) as control:
                 yield cls(wire, control, root, quick)
 
     @contextlib.contextmanager

@@ -30,6 +30,7 @@ func main() {
 	flag.StringVar(&o.State, "state", "", "file that remembers nodes and keys")
 	flag.StringVar(&o.Domain, "domain", "tailnet.test", "MagicDNS domain")
 	flag.DurationVar(&o.EphemeralTimeout, "ephemeral-timeout", 5*time.Minute, "after which an ephemeral node that is offline is forgotten")
+	flag.DurationVar(&o.Batch, "batch", 0, "nodes hear of one another's changes once in this time, as Headscale's do every 800ms (default: at once)")
 	readyFD := flag.Int("ready-fd", 1, "descriptor that the line of JSON goes to")
 	verbose := flag.Bool("verbose", false, "log registrations")
 	flag.Parse()

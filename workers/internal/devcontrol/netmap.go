@@ -1,6 +1,7 @@
 package devcontrol
 
 import (
+	"cmp"
 	"hash/fnv"
 	"net/netip"
 	"reflect"
@@ -25,6 +26,7 @@ type netmap struct {
 	self    tailcfg.NodeID
 	told    map[tailcfg.NodeID]uint64 // node → the edition of it that the client has
 	filter  []tailcfg.FilterRule
+	users   []tailcfg.UserProfile
 }
 
 // next returns what the client does not know yet: everything the first time, then the difference, nil if there is none.
@@ -60,7 +62,9 @@ func (m *netmap) next() (res *tailcfg.MapResponse, changed <-chan struct{}, ok b
 	if !first && res.Node == nil && peers == nil && res.PeersRemoved == nil && res.PacketFilters == nil {
 		return nil, t.changed, true
 	}
-	res.UserProfiles = t.profiles()
+	if users := t.profiles(); !reflect.DeepEqual(users, m.users) {
+		res.UserProfiles, m.users = users, users
+	}
 	return res, t.changed, true
 }
 
@@ -84,7 +88,7 @@ func (t *Tailnet) filter(self *Node) []tailcfg.FilterRule {
 	}
 	var others []*Node
 	for _, n := range t.nodes {
-		if n != self && sees(self, n) {
+		if n != self && t.sees(self, n) {
 			others = append(others, n)
 		}
 	}
@@ -92,9 +96,9 @@ func (t *Tailnet) filter(self *Node) []tailcfg.FilterRule {
 	return t.policy.filter(self, others)
 }
 
-// sees reports whether two nodes are in one another's netmap: those of the tailnet, and a foreign one with those that are shared
-// with its user.
-func sees(a, b *Node) bool {
+// sees reports whether two nodes are in one another's netmap: those of the tailnet of which the policy lets one reach the other, and a
+// foreign one with those that are shared with its user.
+func (t *Tailnet) sees(a, b *Node) bool {
 	switch {
 	case a.Foreign && b.Foreign:
 		return false
@@ -103,7 +107,7 @@ func sees(a, b *Node) bool {
 	case b.Foreign:
 		return slices.Contains(a.Shared, b.Login)
 	}
-	return true
+	return t.policy == nil || t.policy.connects(a, b) || t.policy.connects(b, a)
 }
 
 // domain is the tailnet's that a node belongs to.
@@ -124,7 +128,7 @@ func (t *Tailnet) userID(login string) tailcfg.UserID {
 	return taggedID + 1 + tailcfg.UserID(hash.Sum32())
 }
 
-// profiles returns everybody who has a node.
+// profiles returns everybody who has a node, in the order of their IDs.
 func (t *Tailnet) profiles() []tailcfg.UserProfile {
 	profiles := []tailcfg.UserProfile{
 		{ID: ownerID, LoginName: t.owner(), DisplayName: "Owner"},
@@ -135,7 +139,8 @@ func (t *Tailnet) profiles() []tailcfg.UserProfile {
 			profiles = append(profiles, tailcfg.UserProfile{ID: t.userID(n.Login), LoginName: n.Login, DisplayName: n.Login})
 		}
 	}
-	return profiles
+	slices.SortFunc(profiles, func(a, b tailcfg.UserProfile) int { return cmp.Compare(a.ID, b.ID) })
+	return slices.CompactFunc(profiles, func(a, b tailcfg.UserProfile) bool { return a.ID == b.ID })
 }
 
 // isNews reports whether the client has another edition of the node than the current one, and takes note.
@@ -149,7 +154,7 @@ func (m *netmap) isNews(n *Node) bool {
 
 func (m *netmap) newPeers(self *Node) (peers []*tailcfg.Node) {
 	for id, n := range m.tailnet.nodes {
-		if id != m.self && sees(self, n) && m.isNews(n) {
+		if id != m.self && m.tailnet.sees(self, n) && m.isNews(n) {
 			peers = append(peers, m.tailnet.wirePeer(self, n))
 		}
 	}
@@ -159,7 +164,7 @@ func (m *netmap) newPeers(self *Node) (peers []*tailcfg.Node) {
 
 func (m *netmap) gone(self *Node) (ids []tailcfg.NodeID) {
 	for id := range m.told {
-		if n, ok := m.tailnet.nodes[id]; !ok || (id != m.self && !sees(self, n)) {
+		if n, ok := m.tailnet.nodes[id]; !ok || (id != m.self && !m.tailnet.sees(self, n)) {
 			ids = append(ids, id)
 			delete(m.told, id)
 		}

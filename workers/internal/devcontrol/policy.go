@@ -253,6 +253,11 @@ func (p *Policy) allows(src, dst *Node, port uint16, proto int) bool {
 	})
 }
 
+// connects reports whether a rule lets something of src reach something of dst.
+func (p *Policy) connects(src, dst *Node) bool {
+	return slices.ContainsFunc(p.rules, func(r policyRule) bool { return p.selects(r.src, src) && p.selects(r.dst, dst) })
+}
+
 // selects reports whether one of the selectors is of the node.
 func (p *Policy) selects(selectors []string, n *Node) bool {
 	return slices.ContainsFunc(selectors, func(selector string) bool {

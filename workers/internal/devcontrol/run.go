@@ -25,6 +25,7 @@ type Options struct {
 	State            string // file; empty: nothing is remembered
 	Domain           string // of MagicDNS
 	EphemeralTimeout time.Duration
+	Batch            time.Duration // nodes hear of one another's changes once in this time; zero: at once
 	Log              *slog.Logger
 }
 
@@ -63,6 +64,7 @@ func Run(ctx context.Context, o Options, ready func(Ready) error) error {
 	}
 
 	tailnet := NewTailnet(o.Domain, o.EphemeralTimeout)
+	tailnet.Batch = o.Batch
 	secrets, err := tailnet.Load(o.State)
 	if err != nil {
 		return err

@@ -91,6 +91,7 @@ func (n *Node) expired(now time.Time) bool {
 type Tailnet struct {
 	Domain           string        // of MagicDNS, such as tailnet.test
 	EphemeralTimeout time.Duration // after which an ephemeral node that is offline is forgotten
+	Batch            time.Duration // clients hear what has changed once in this time; zero: at once
 
 	mu      sync.Mutex
 	nodes   map[tailcfg.NodeID]*Node
@@ -100,7 +101,8 @@ type Tailnet struct {
 	lastID  tailcfg.NodeID
 	policy  *Policy // nil: everybody may talk to everybody
 	edition uint64
-	changed chan struct{} // closed and replaced by each edition
+	changed chan struct{} // closed and replaced when clients are to hear of new editions
+	pending bool          // they will be, at the end of the batch
 	dirty   bool          // differs from the state file
 }
 
@@ -123,6 +125,23 @@ func (t *Tailnet) touch(n *Node) {
 	if n != nil {
 		n.edition = t.edition
 	}
+	switch {
+	case t.Batch == 0:
+		t.tell()
+	case !t.pending:
+		t.pending = true
+		now := time.Now()
+		time.AfterFunc(now.Truncate(t.Batch).Add(t.Batch).Sub(now), func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.tell()
+		})
+	}
+}
+
+// tell has all clients hear of what is new.
+func (t *Tailnet) tell() {
+	t.pending = false
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
