@@ -1,12 +1,13 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
+	"github.com/jsimonetti/rtnetlink"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 	"tailscale.com/net/netmon"
 )
@@ -23,41 +24,57 @@ var ignored = []string{
 // that starts would otherwise cost each of its neighbours a link change.
 //
 // The list is not cached: tailscale looks after each change, a second apart at least, and not again without another one, so
-// that an old answer would hide a change of address. But it is cheap: each pod that starts or stops makes every node of the host look.
+// that an old answer would hide a change of address. But it is cheap, however many interfaces the host has: each pod that starts or stops
+// makes every node of the host look.
 func watchInterfaces() {
 	netmon.RegisterInterfaceGetter(func() ([]netmon.Interface, error) {
 		all, err := interfaces()
 		if err != nil {
 			return nil, err
 		}
-		kept := relevant(all, defaultRoutes())
-		list := make([]netmon.Interface, 0, len(kept))
-		for i := range kept {
-			if describe(&kept[i]) == nil { // or it is gone by now
-				list = append(list, netmon.Interface{Interface: &kept[i]})
+		kernel, err := dialKernel()
+		if err != nil {
+			return nil, err
+		}
+		defer kernel.Close()
+		var list []netmon.Interface
+		for _, name := range relevant(all, waysOut(kernel)) {
+			if i, err := describe(kernel, name); err == nil { // or it is gone by now
+				list = append(list, i)
 			}
 		}
 		return list, nil
 	})
 }
 
-// interfaces returns the names of all interfaces of our network namespace, and whether they are loopback; describe knows the rest. net.Interfaces
-// would have the kernel say all that it knows of each, 2 kB, where a host has one per pod.
-func interfaces() ([]net.Interface, error) {
-	var all []net.Interface
-	err := forLines("/proc/net/dev", func(line []byte) {
-		if name, _, found := bytes.Cut(line, []byte(":")); found {
-			i := net.Interface{Name: string(bytes.TrimSpace(name))}
-			if i.Name == "lo" {
-				i.Flags = net.FlagLoopback
-			}
-			all = append(all, i)
-		}
-	})
+// interfaces returns the names of all interfaces of our network namespace; describe knows the rest. net.Interfaces would have the kernel
+// say all that it knows of each, 2 kB, and /proc/net/dev has it count packets, where a host has an interface per pod.
+func interfaces() ([]string, error) {
+	dir, err := os.Open("/proc/sys/net/ipv4/conf")
 	if err != nil {
 		return nil, err
 	}
-	return all, nil
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	return slices.DeleteFunc(names, func(name string) bool { return name == "all" || name == "default" }), err
+}
+
+// dialKernel returns a connection whose dumps are filtered by the kernel, if it can (from 4.20 on).
+func dialKernel() (*rtnetlink.Conn, error) {
+	if kernel, err := rtnetlink.Dial(&netlink.Config{Strict: true}); err == nil {
+		return kernel, nil
+	}
+	return rtnetlink.Dial(nil)
+}
+
+// describe returns what tailscale looks at: index, MTU, flags and addresses.
+func describe(kernel *rtnetlink.Conn, name string) (netmon.Interface, error) {
+	i, err := identify(name)
+	if err != nil {
+		return netmon.Interface{}, err
+	}
+	addresses, err := addresses(kernel, i.Index)
+	return netmon.Interface{Interface: i, AltAddrs: addresses}, err
 }
 
 var interfaceFlags = map[uint16]net.Flags{
@@ -69,28 +86,51 @@ var interfaceFlags = map[uint16]net.Flags{
 	unix.IFF_MULTICAST:   net.FlagMulticast,
 }
 
-// describe fills in what tailscale looks at: index, MTU and flags, by netdevice(7).
-func describe(i *net.Interface) error {
+// identify asks for an interface's index, MTU and flags by netdevice(7).
+func identify(name string) (*net.Interface, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unix.Close(fd)
-	request, err := unix.NewIfreq(i.Name)
+	request, err := unix.NewIfreq(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	i := &net.Interface{Name: name}
 	for number, take := range map[uint]func(){
 		unix.SIOCGIFINDEX: func() { i.Index = int(request.Uint32()) },
 		unix.SIOCGIFMTU:   func() { i.MTU = int(request.Uint32()) },
 		unix.SIOCGIFFLAGS: func() { i.Flags = flags(request.Uint16()) },
 	} {
 		if err := unix.IoctlIfreq(fd, number, request); err != nil {
-			return err
+			return nil, err
 		}
 		take()
 	}
-	return nil
+	return i, nil
+}
+
+// addresses returns an interface's. net.Interface has the kernel list those of all interfaces, where each pod's has one of IPv6.
+func addresses(kernel *rtnetlink.Conn, index int) ([]net.Addr, error) {
+	request := &rtnetlink.AddressMessage{Index: uint32(index)}
+	answers, err := kernel.Execute(request, unix.RTM_GETADDR, netlink.Request|netlink.Dump)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]net.Addr, 0, len(answers)) // not nil, or tailscale would ask net.Interface
+	for _, answer := range answers {
+		a, ok := answer.(*rtnetlink.AddressMessage)
+		if !ok || a.Index != uint32(index) || a.Attributes == nil {
+			continue
+		}
+		ip := a.Attributes.Local // of two ends, ours
+		if ip == nil {
+			ip = a.Attributes.Address
+		}
+		all = append(all, &net.IPNet{IP: ip, Mask: net.CIDRMask(int(a.PrefixLength), 8*len(ip))})
+	}
+	return all, nil
 }
 
 func flags(kernels uint16) net.Flags {
@@ -103,33 +143,13 @@ func flags(kernels uint16) net.Flags {
 	return all
 }
 
-// forLines reads a file of procfs, whose lines are short.
-func forLines(path string, do func(line []byte)) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		do(lines.Bytes())
-	}
-	return lines.Err()
-}
-
-// relevant leaves out interfaces by prefix, except those with a default route: in k3d and kind eth0 is a veth. If nothing
+// relevant leaves out interfaces by prefix, except those by which packets of ours leave: in k3d and kind eth0 is a veth. If nothing
 // but loopback is left it leaves out none: tailscale pauses when it sees no network.
-func relevant(all []net.Interface, defaults map[string]bool) []net.Interface {
-	var kept []net.Interface
-	useful := false
-	for _, i := range all {
-		if !defaults[i.Name] && hasPrefix(i.Name, ignored) {
-			continue
-		}
-		kept = append(kept, i)
-		useful = useful || i.Flags&net.FlagLoopback == 0
-	}
-	if !useful {
+func relevant(all, waysOut []string) []string {
+	kept := slices.DeleteFunc(slices.Clone(all), func(name string) bool {
+		return hasPrefix(name, ignored) && !slices.Contains(waysOut, name)
+	})
+	if len(kept) == 0 || slices.Equal(kept, []string{"lo"}) {
 		return all
 	}
 	return kept
@@ -144,25 +164,25 @@ func hasPrefix(name string, prefixes []string) bool {
 	return false
 }
 
-// defaultRoutes returns the interfaces of the main table's default routes, IPv4 and IPv6. A file may be absent: the kernel may have no
-// IPv4, or no IPv6.
-func defaultRoutes() map[string]bool {
-	names := map[string]bool{}
-	forLines("/proc/net/route", func(line []byte) {
-		// Iface Destination Gateway Flags RefCnt Use Metric Mask …
-		if f := bytes.Fields(line); len(f) > 7 && string(f[1]) == "00000000" && string(f[7]) == "00000000" {
-			names[string(f[0])] = true
+// elsewhere are addresses that are not on a host's own networks: the way to them is the default route's. Nothing is sent there.
+var elsewhere = map[uint8]net.IP{
+	unix.AF_INET:  net.IPv4(1, 1, 1, 1).To4(),
+	unix.AF_INET6: net.ParseIP("2606:4700:4700::1111"),
+}
+
+// waysOut returns the interfaces by which packets of ours leave, IPv4 and IPv6. It asks for a route of each, where the list of all routes
+// has several per pod; the kernel answers by the rules that hold for our user ID. There may be none: a host may have no IPv6.
+func waysOut(kernel *rtnetlink.Conn) (names []string) {
+	for family, address := range elsewhere {
+		routes, err := kernel.Route.Get(&rtnetlink.RouteMessage{
+			Family: family, DstLength: uint8(8 * len(address)), Attributes: rtnetlink.RouteAttributes{Dst: address},
+		})
+		if err != nil || len(routes) == 0 {
+			continue
 		}
-	})
-	everywhere := []byte(strings.Repeat("0", 32) + " 00 ")
-	forLines("/proc/net/ipv6_route", func(line []byte) {
-		if !bytes.HasPrefix(line, everywhere) { // most lines, several per pod
-			return
+		if link, err := kernel.Link.Get(routes[0].Attributes.OutIface); err == nil && link.Attributes != nil {
+			names = append(names, link.Attributes.Name)
 		}
-		// destination prefix-length source source-length next-hop metric refcnt use flags Iface
-		if f := bytes.Fields(line); len(f) > 9 && string(f[3]) == "00" && string(f[9]) != "lo" {
-			names[string(f[9])] = true
-		}
-	})
+	}
 	return names
 }

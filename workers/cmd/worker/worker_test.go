@@ -3,22 +3,26 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"tailscale.com/ipn"
 	"tailscale.com/tailcfg"
 )
 
-// Interfaces that come and go with pods are left out, but one with a default route never is, and the list is never empty.
 // What we say of an interface is what Go's own, dearer, way says of it.
 func TestInterfaces(t *testing.T) {
+	inNetns(t)
 	want, err := net.Interfaces()
 	if err != nil {
 		t.Fatal(err)
@@ -27,30 +31,86 @@ func TestInterfaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	byName := map[string]net.Interface{}
-	for _, i := range got {
-		if err := describe(&i); err != nil {
-			t.Fatalf("%s: %v", i.Name, err)
-		}
-		byName[i.Name] = i
+	kernel, err := dialKernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.Close()
+	if len(got) != len(want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 	for _, i := range want {
+		got, err := describe(kernel, i.Name)
+		if err != nil {
+			t.Fatalf("%s: %v", i.Name, err)
+		}
 		i.HardwareAddr = nil
-		if !reflect.DeepEqual(byName[i.Name], i) {
-			t.Errorf("got %+v, want %+v", byName[i.Name], i)
+		if !reflect.DeepEqual(*got.Interface, i) {
+			t.Errorf("got %+v, want %+v", *got.Interface, i)
+		}
+		addresses, err := i.Addrs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := fmt.Sprint(got.AltAddrs), fmt.Sprint(addresses); got != want || got == "[]" {
+			t.Errorf("%s: got %v, want %v", i.Name, got, want)
 		}
 	}
-	if len(byName) != len(want) {
-		t.Errorf("got %v, want %v", got, want)
+	if _, err := describe(kernel, "nothing"); err == nil {
+		t.Error("an interface that is not there is described")
 	}
 }
 
+// Packets leave by the interface of the default route, of each family, or by none.
+func TestWaysOut(t *testing.T) {
+	ip := inNetns(t)
+	kernel, err := dialKernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.Close()
+	if got := waysOut(kernel); got != nil {
+		t.Errorf("without a default route: %v", got)
+	}
+	ip("-6 route add default via fd00::2 dev veth0")
+	if got := waysOut(kernel); !slices.Equal(got, []string{"veth0"}) {
+		t.Errorf("with one of IPv6: %v", got)
+	}
+	ip("route add default via 192.0.2.2 dev veth1")
+	if got := slices.Sorted(slices.Values(waysOut(kernel))); !slices.Equal(got, []string{"veth0", "veth1"}) {
+		t.Errorf("with two: %v", got)
+	}
+}
+
+// inNetns moves the test to a network namespace of its own, which has lo and two ends of a veth with addresses, and returns ip(8).
+func inNetns(t *testing.T) (ip func(arguments string)) {
+	runtime.LockOSThread() // for good: the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	ip = func(arguments string) {
+		if out, err := exec.Command("ip", strings.Fields(arguments)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", arguments, err, out)
+		}
+	}
+	ip("link set lo up")
+	ip("link add veth0 type veth peer name veth1")
+	for n, name := range []string{"veth0", "veth1"} {
+		ip(fmt.Sprintf("address add 192.0.2.%d/24 dev %s", 1+2*n, name))
+		ip(fmt.Sprintf("address add fd00::%d/64 dev %s nodad", 1+2*n, name))
+		ip("link set " + name + " up")
+	}
+	ip("address add 198.51.100.1 peer 198.51.100.9/32 dev veth0")
+	return ip
+}
+
+// Interfaces that come and go with pods are left out, but one by which packets leave never is, and the list is never empty.
 func TestRelevantInterfaces(t *testing.T) {
 	for _, test := range []struct {
-		name     string
-		all      string
-		defaults string
-		want     string
+		name    string
+		all     string
+		waysOut string
+		want    string
 	}{
 		{"a host", "lo eth0 cni0 veth1 veth2 tailscale0 wg0 flannel.1", "eth0", "lo eth0"},
 		{"k3d, where eth0 is a veth called otherwise", "lo veth0 veth1", "veth0", "lo veth0"},
@@ -59,23 +119,7 @@ func TestRelevantInterfaces(t *testing.T) {
 		{"nothing at all", "lo", "", "lo"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var all []net.Interface
-			for name := range strings.FieldsSeq(test.all) {
-				flags := net.FlagUp
-				if name == "lo" {
-					flags |= net.FlagLoopback
-				}
-				all = append(all, net.Interface{Name: name, Flags: flags})
-			}
-			defaults := map[string]bool{}
-			for name := range strings.FieldsSeq(test.defaults) {
-				defaults[name] = true
-			}
-			var got []string
-			for _, i := range relevant(all, defaults) {
-				got = append(got, i.Name)
-			}
-			if want := strings.Fields(test.want); !slices.Equal(got, want) {
+			if got, want := relevant(strings.Fields(test.all), strings.Fields(test.waysOut)), strings.Fields(test.want); !slices.Equal(got, want) {
 				t.Errorf("got %v, want %v", got, want)
 			}
 		})
