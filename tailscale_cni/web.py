@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import __version__, errors
-from .untrusted import as_dict
+from .untrusted import as_dict, as_list
 
 if TYPE_CHECKING:
     import http.client
@@ -250,14 +250,19 @@ def _parse(response: http.client.HTTPResponse, text: bytes) -> Answer:
         document = json.loads(text) if text else None
     except (ValueError, RecursionError):
         document = None
-    message = as_dict(document).get("message")
-    if not isinstance(message, str):
-        message = text[: errors.SHOWN].decode(errors="replace") if document is None else ""
+    message = text[: errors.SHOWN].decode(errors="replace") if document is None else _said(as_dict(document))
     shown = errors.show(message.strip()).strip("'\"") if message.strip() else ""
     headers = response.headers
     return Answer(
         response.status, document, shown, _date(headers.get("Date")), _seconds(headers.get("Retry-After"))
     )
+
+
+def _said(document: dict[str, Any]) -> str:
+    """The words of an error: its message, or those of a problem (RFC 7807), whose particulars are where Huma has them."""
+    particulars = (as_dict(item).get("message") for item in as_list(document.get("errors")))
+    words = (document.get("message"), document.get("detail"), *particulars)
+    return ": ".join(word for word in words if isinstance(word, str))
 
 
 def _seconds(retry_after: str | None) -> float:

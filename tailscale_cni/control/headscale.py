@@ -1,7 +1,8 @@
-"""Headscale's API, versions 0.26 to 0.29 (``/api/v1``, grpc-gateway: camelCase, 64-bit numbers as strings).
+"""Headscale's API, versions 0.26 to 0.30 (``/api/v1``: camelCase, 64-bit numbers as strings).
 
-What it does differently from what one would think was measured on 0.29.2: an unknown user is a 500, and a key without an
-expiration is answered with 200 and born expired.
+Its errors are gRPC's up to 0.29, ``{"code": …, "message": …}``, where an unknown user is a 500; from 0.30 on they are problems of RFC
+7807, ``{"title": …, "status": …, "detail": …, "errors": [{"message": …}]}``. A key without an expiration is answered with 200 and born
+expired.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 WHAT = "an API key of Headscale"
 NEW_KEY = "'headscale apikeys create --expiration 999d' makes one."
 API_KEY = "hskey-api-"
-NOT_FOUND = 5
-"""gRPC's code, in an error object."""
 
 
 class Headscale:
@@ -71,13 +70,15 @@ class Headscale:
 
     def devices(self) -> tuple[Device, ...]:
         """All nodes."""
-        answer = self._done("GET", "/api/v1/node")
-        return tuple(_device(item) for item in as_list(as_dict(answer.document).get("nodes")))
+        nodes = as_dict(self._done("GET", "/api/v1/node").document).get("nodes")
+        if not isinstance(nodes, list):
+            raise Unavailable("its answer has no list of nodes in it", reached=True)
+        return tuple(_device(item) for item in nodes)
 
     def device(self, node_id: str) -> Device | None:
         """One of them."""
         answer = self._call("GET", _path(node_id))
-        if _is_missing(answer):
+        if self._is_missing(answer, node_id):
             return None
         return _device(as_dict(self._checked(answer).document).get("node"))
 
@@ -94,8 +95,17 @@ class Headscale:
     def delete(self, node_id: str) -> None:
         """Remove a node."""
         answer = self._call("DELETE", _path(node_id))
-        if not _is_missing(answer):
+        if not self._is_missing(answer, node_id):
             self._checked(answer)
+
+    def _is_missing(self, answer: Answer, node_id: str) -> bool:
+        """Whether a node is no more: its own page says that there is nothing, and the list of all nodes is there without it.
+
+        The page alone proves nothing. A proxy, or a path that does not exist, is a 404 as well, up to 0.29 with the same code 5; and
+        each version has words of its own for a node that does not (0.26: 500, "record not found"). Whoever has the list is
+        Headscale.
+        """
+        return answer.status in (404, 500) and all(device.node_id != node_id for device in self.devices())
 
     def _create(self, wanted: dict[str, Any], now: float) -> Answer:
         expiration = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + self.key_seconds + 1))
@@ -189,10 +199,6 @@ def _moment(value: object) -> float | None:
     except ValueError:
         return None
     return float(moment) if text.endswith("Z") else None
-
-
-def _is_missing(answer: Answer) -> bool:
-    return answer.status == 404 and as_dict(answer.document).get("code") == NOT_FOUND
 
 
 def _path(node_id: str) -> str:

@@ -353,7 +353,7 @@ def test_an_api_key_says_when_it_ends(control: LoopbackControlPlane, tmp_path: P
 def test_an_api_key_is_found_by_what_is_shown_of_it(
     tmp_path: Path, secret: str, prefix: Any, expiration: Any, ends: float | None
 ) -> None:
-    """The ways of 0.26 to 0.29, and whatever else a host says, which is nothing."""
+    """The ways of 0.26 to 0.30, and whatever else a host says, which is nothing."""
     rows = [7, {}, {"prefix": prefix, "expiration": expiration}]
     with Script((200, {}, json.dumps({"apiKeys": rows}).encode())) as host:
         lifetime = headscale(tmp_path, host.url, secret).lifetime()
@@ -462,6 +462,9 @@ class Script(Actor):
             def do_GET(self) -> None:
                 self._answer()
 
+            def do_DELETE(self) -> None:
+                self._answer()
+
             def _answer(self) -> None:
                 script.heard.append((self.command, self.path, dict(self.headers)))
                 status, headers, body = (
@@ -485,6 +488,98 @@ class Script(Actor):
         """Nobody answers any more."""
         self.server.shutdown()
         self.server.server_close()
+
+
+def problem(status: int, title: str, detail: str, *messages: str) -> bytes:
+    """How Headscale says no from 0.30 on."""
+    said: dict[str, Any] = {"title": title, "status": status, "detail": detail}
+    if messages:
+        said["errors"] = [{"message": message} for message in messages]
+    return json.dumps(said).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "user", "reason", "advice"),
+    [
+        (401, problem(401, "Unauthorized", "Unauthorized"), "", "Unauthorized", "headscale apikeys create"),
+        (
+            404,
+            problem(404, "Not Found", "creating pre-auth key", "user not found"),
+            "77",
+            "no user '77'",
+            "headscale users list",
+        ),
+        (
+            400,
+            problem(400, "Bad Request", "invalid tag", "tag should be lowercase"),
+            "",
+            "tags tag:k8s-pod .*should be lowercase",
+            "lower case",
+        ),
+        (
+            422,
+            problem(422, "Unprocessable Entity", "validation failed", "unexpected property"),
+            "",
+            r"answers 422 \(validation failed: unexpected property\)",
+            "docs/headscale.md",
+        ),
+    ],
+    ids=["key", "user ID", "case", "other"],
+)
+def test_what_headscale_0_30_refuses_is_explained(
+    tmp_path: Path, status: int, body: bytes, user: str, reason: str, advice: str
+) -> None:
+    """Its words are in other places and its statuses are the right ones; a person is told the same."""
+    with Script((status, {}, body)) as host, pytest.raises(Refused, match=reason) as refused:
+        headscale(tmp_path, host.url, "hskey-api-a-b", user=user).mint(
+            hostname="x", tags=TAGS, ephemeral=True
+        )
+    assert advice in refused.value.advice
+
+
+NO_NODE = {
+    "0.26": (500, b'{"code": 2, "message": "record not found", "details": []}'),
+    "0.27": (404, b'{"code": 5, "message": "node not found", "details": []}'),
+    "0.30": (404, problem(404, "Not Found", "node not found")),
+}
+NODES = b'{"nodes": [{"id": "6", "nodeKey": "nodekey:6"}]}'
+
+
+@pytest.mark.parametrize("version", NO_NODE)
+def test_a_node_that_is_no_more_is_missing_in_the_list(tmp_path: Path, version: str) -> None:
+    """Each version of Headscale has other words for it. Such a node is deleted."""
+    status, body = NO_NODE[version]
+    with Script((status, {}, body), (200, {}, NODES)) as host:
+        assert headscale(tmp_path, host.url, "hskey-api-a-b").device("7") is None
+        assert [path for _, path, _ in host.heard] == ["/api/v1/node/7", "/api/v1/node"]
+    with Script((status, {}, body), (200, {}, NODES)) as host:
+        headscale(tmp_path, host.url, "hskey-api-a-b").delete("7")
+
+
+@pytest.mark.parametrize("page", [*NO_NODE.values(), (404, b"404 page not found")])
+@pytest.mark.parametrize(
+    ("status", "nodes"),
+    [
+        (404, b"404 page not found"),
+        (404, b'{"code": 5, "message": "Not Found", "details": []}'),
+        (404, problem(404, "Not Found", "node not found")),
+        (200, b"<html>"),
+        (200, b"{}"),
+        (200, b'{"nodes": null}'),
+        (200, b'{"nodes": [{"id": "7", "nodeKey": "nodekey:7"}]}'),
+        (502, b"<html>"),
+        (401, b"Unauthorized"),
+    ],
+)
+def test_a_404_alone_does_not_end_a_node(
+    tmp_path: Path, page: tuple[int, bytes], status: int, nodes: bytes
+) -> None:
+    """A proxy says so too, and so does a wrong URL: a node without which there is no list, or that is in it, is there."""
+    for ask in (Headscale.device, Headscale.delete):
+        with Script((page[0], {}, page[1]), (status, {}, nodes)) as host:
+            plane = headscale(tmp_path, host.url, "hskey-api-a-b")
+            with pytest.raises((Refused, Unavailable)):
+                ask(plane, "7")
 
 
 TOKEN: tuple[int, Mapping[str, str], bytes] = (
