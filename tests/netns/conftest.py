@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit import headscale
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
 from tests.kit.netns import Netns
@@ -40,8 +41,9 @@ def _root() -> None:
 
 @pytest.fixture(scope="session")
 def world(scratch: Path) -> Iterator[World]:
-    """The tailnet of the whole suite."""
-    with Wire() as wire, ControlPlane(wire, scratch / "control") as control:
+    """The tailnet of the whole suite: devcontrol's, or that of a real Headscale if one is named."""
+    plane = headscale.HeadscaleControlPlane if headscale.PROGRAM else ControlPlane
+    with Wire() as wire, plane(wire, scratch / "control") as control:
         yield World(wire, control, scratch)
 
 

@@ -25,11 +25,12 @@ from tailscale_cni.control.static import StaticKey
 from tailscale_cni.control.tailscale import Tailscale
 from tailscale_cni.verbs import credentials
 from tailscale_cni.web import LARGEST_ANSWER, LONGEST_RETRY_AFTER, Distrusted, distrust
+from tests.kit import headscale as real
 from tests.kit import tools
 from tests.kit.actor import Actor
 from tests.kit.controlplane import Client
 from tests.kit.loopback import Device, LoopbackControlPlane
-from tests.kit.process import run
+from tests.kit.process import Daemon, run
 from tests.kit.wait import wait_until
 
 PAGE = Path(__file__).parents[2] / "docs/tailscale.md"
@@ -847,36 +848,13 @@ def test_another_kind_of_headscale_secret_is_told(
 
 # a real Headscale
 
-HEADSCALE = os.environ.get("HEADSCALE", "")
-CONFIGURATION = """
-server_url: http://127.0.0.1:{port}
-listen_addr: 127.0.0.1:{port}
-metrics_listen_addr: ""
-grpc_listen_addr: 127.0.0.1:0
-unix_socket: {root}/headscale.sock
-noise: {{private_key_path: {root}/noise.key}}
-prefixes: {{v4: 100.64.0.0/10, v6: "fd7a:115c:a1e0::/48", allocation: sequential}}
-derp: {{server: {{enabled: false}}, urls: [], paths: [{root}/derp.yaml], auto_update_enabled: false}}
-disable_check_updates: true
-database: {{type: sqlite, sqlite: {{path: {root}/db.sqlite}}}}
-dns: {{magic_dns: true, base_domain: tailnet.test, override_local_dns: false, nameservers: {{global: []}}}}
-policy: {{mode: file, path: {root}/policy.hujson}}
-"""
-DERP = "regions: {900: {regionid: 900, regioncode: dev, regionname: dev, nodes: [{name: 900a, regionid: 900, hostname: 127.0.0.1}]}}"
 
-
-@pytest.mark.skipif(not HEADSCALE, reason="needs a real Headscale: HEADSCALE=/path/to/headscale")
+@pytest.mark.skipif(not real.PROGRAM, reason="needs a real Headscale: HEADSCALE=/path/to/headscale")
 def test_a_real_headscale(tmp_path: Path) -> None:
     """What we believe of Headscale is so: keys are made, nodes listed and deleted, refusals explained."""
-    from tests.kit.process import Daemon
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    (tmp_path / "policy.hujson").write_text(json.dumps({"tagOwners": {"tag:k8s-pod": []}}))
-    (tmp_path / "derp.yaml").write_text(DERP)
-    file = tmp_path / "config.yaml"
-    file.write_text(CONFIGURATION.format(port=port, root=tmp_path))
-    command = [HEADSCALE, "--config", str(file)]
+    command = real.configure(tmp_path, "127.0.0.1", port)
     url = f"http://127.0.0.1:{port}"
     with Daemon([*command, "serve"], log=tmp_path / "log"):
         wait_until((tmp_path / "headscale.sock").exists, what="Headscale")
