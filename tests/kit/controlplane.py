@@ -120,8 +120,8 @@ class Tailnet:
         """The node of that name, if there is one."""
         return next((node for node in self.nodes() if node["name"] == name), None)
 
-    def delete_node(self, node_id: str) -> None:
-        """As an admin does it."""
+    def delete_node(self, node_id: str, *, runs: bool = True) -> None:
+        """As an admin does it. The node, if somebody ``runs`` it, hears of it."""
         self._call("DELETE", f"/nodes/{node_id}")
 
     def add_stranger(self, name: str) -> str:

@@ -189,10 +189,13 @@ class HeadscaleControlPlane(ControlPlane):
             for node in self._ask("GET", "/api/v1/node")["nodes"]
         ]
 
-    def delete_node(self, node_id: str) -> None:
-        """As an admin does it."""
+    def delete_node(self, node_id: str, *, runs: bool = True) -> None:
+        """As an admin does it. The node's connection goes on, and it hears of nothing until that ends: we end it."""
         with contextlib.suppress(FileNotFoundError):
             self._ask("DELETE", f"/api/v1/node/{node_id}")
+        if runs:
+            self.stop()
+            self.start()
 
     def _call(self, method: str, path: str, body: object = ...) -> Any:
         """Whatever else a test wants."""

@@ -74,7 +74,7 @@ class Host(Actor):
                 group.rmdir()
         for node in self.control.nodes():
             if node["id"] not in self._strangers and "tag:k8s-pod" in node["tags"]:
-                self.control.delete_node(node["id"])
+                self.control.delete_node(node["id"], runs=False)
         self.netns.close()
         shutil.rmtree(self.root)
 

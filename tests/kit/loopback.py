@@ -30,7 +30,7 @@ class LoopbackControlPlane(Tailnet, Actor):
 class Device(Actor):
     """tailscaled without an interface."""
 
-    def __init__(self, control: LoopbackControlPlane, root: Path, name: str, key: str) -> None:
+    def __init__(self, url: str, root: Path, name: str, key: str) -> None:
         root.mkdir(parents=True)
         self._socket = root / "sock"
         argv: list[str | Path] = [tools.clients() / "tailscaled", "--tun=userspace-networking", "--port=0"]
@@ -42,7 +42,7 @@ class Device(Actor):
         secret.touch(0o600)
         secret.write_text(key)
         tailscale: list[str | Path] = [tools.clients() / "tailscale", f"--socket={self._socket}"]
-        options = [f"--login-server={control.url}", f"--auth-key=file:{secret}", f"--hostname={name}"]
+        options = [f"--login-server={url}", f"--auth-key=file:{secret}", f"--hostname={name}"]
         run([*tailscale, "up", *options, "--timeout=20s"])
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ def test_a_rollout_leaves_no_second_node(new_host: NewHost, control: ControlPlan
         wait_until(lambda: _names(control, "roll") == ["roll"], what="the end of the second node")
         now = new
     assert len([path for path in (host.state_dir / "identities").iterdir() if path.is_dir()]) == 1
-    assert list((host.state_dir / "outbox").iterdir()) == []
+    wait_until(lambda: list((host.state_dir / "outbox").iterdir()) == [], what="the outbox to be empty")
 
 
 @KINDS

@@ -12,7 +12,7 @@ import (
 )
 
 // headscaleAPI is Headscale's HTTP API, as 0.29.2 answers it, as far as tailscale-cni uses it: grpc-gateway's camelCase, 64-bit
-// numbers as strings, {"code": …, "message": …} for errors.
+// numbers as strings, {"code": …, "message": …} for errors. A key may have tags that the policy does not know; a node gets none later.
 //
 //	GET    /health
 //	POST   /api/v1/preauthkey               {user, reusable, ephemeral, expiration, aclTags}
@@ -95,10 +95,6 @@ func (h headscale) createKey(w http.ResponseWriter, r *http.Request) {
 	}
 	if req.User == nil && len(req.ACLTags) == 0 || req.User != nil && !h.t.hasUser(int(*req.User)) {
 		h.fail(w, http.StatusInternalServerError, codeUnknown, "user not found")
-		return
-	}
-	if !h.t.inPolicy(req.ACLTags) {
-		h.fail(w, http.StatusBadRequest, codeInvalid, fmt.Sprintf("requested tags %q are invalid or not permitted", req.ACLTags))
 		return
 	}
 	key := AuthKey{Reusable: req.Reusable, Ephemeral: req.Ephemeral, Tags: req.ACLTags}
