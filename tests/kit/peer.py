@@ -17,6 +17,7 @@ from .process import Daemon, Failed, Process, attempt, run, with_bind
 from .wait import wait_until
 
 PROXY = "127.0.0.1:1080"
+PINGS = 8
 VIA_PROXY = """
 import sys, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": sys.argv[1]}))
@@ -87,8 +88,17 @@ class Peer(Actor):
         return addresses
 
     def ping(self, name: str) -> str:
-        """One disco ping to a node; what tailscale says of the path. Raises Failed when there is no answer."""
-        return self.tailscale("ping", "--c=1", "--timeout=5s", "--until-direct=false", name)
+        """A disco ping to a node, tried for some seconds; what tailscale says of the path. Raises Failed when there is no answer.
+
+        A control plane may tell us of a node's name before it knows how to reach the node: Headscale does.
+        """
+        for _ in range(PINGS - 1):
+            with contextlib.suppress(Failed):
+                return self._ping(name)
+        return self._ping(name)
+
+    def _ping(self, name: str) -> str:
+        return self.tailscale("ping", "--c=1", "--timeout=1s", "--until-direct=false", name)
 
     def fetch(self, url: str) -> str:
         """A page, the name resolved as on any machine of a tailnet. Raises Failed."""

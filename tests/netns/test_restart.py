@@ -6,15 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kit import traffic
+from tests.kit import headscale, traffic
 from tests.kit.host import Host
 from tests.kit.peer import Peer
 from tests.kit.runtime import CNIError, Pod, Sandbox
 from tests.kit.traffic import Conversation
 from tests.kit.wait import wait_until
 
-FELT = 4.0
-"""Seconds: well under the 5 to 10 that WireGuard takes by itself when nobody forces a handshake."""
+FELT = 10.0 if headscale.PROGRAM else 4.0
+"""Seconds: well under the 5 to 10 that WireGuard takes by itself when nobody forces a handshake.
+
+A real Headscale collects for seconds what it tells the peer of a pod that has just begun.
+"""
 
 
 @pytest.fixture
