@@ -158,7 +158,9 @@ def test_a_rollout_from_host_to_host_ends_with_the_name(
     old_host.addresses(old)
     new = host.start(Pod.enrolled("move-7b5d9c6f8-x2c4c"))
     addresses = host.addresses(new)
-    assert _names(control, "move") == ["move", "move-1"]
+    first, second = _names(control, "move")
+    assert first == "move"
+    assert second.startswith("move-")  # Headscale 0.28 takes no number
     old_host.runtime.delete(old)
     wait_until(partial(host.is_node, new, "move"), 60, what="the name of the one that ended")
     assert host.addresses(new) == addresses
