@@ -235,7 +235,7 @@ class Attachments:
             ifname=ifname,
             netns="",
             state_dir=self.state_dir,
-            run_dir=files.read_link(f"{self.state_dir}/run", RUN_DIR),
+            run_dir=self.run_dir(),
             nonce="",
             launcher="systemd" if linux.booted_with_systemd() else "session",
         )
@@ -265,22 +265,25 @@ class Attachments:
 
     def with_id(self, attachment_id: str) -> Attachment | None:
         """By the short id that units and sockets carry."""
-        for container_id in self._containers():
-            for network, ifname in self._names(container_id):
-                if identify(network, container_id, ifname) == attachment_id:
-                    return self.get(network, container_id, ifname)
-        return None
+        found = (self.get(*place) for place in self.places() if identify(*place) == attachment_id)
+        return next(found, None)
 
     def all(self) -> Iterator[Attachment]:
         """Every one."""
-        for container_id in self._containers():
-            for network, ifname in self._names(container_id):
-                attachment = self.get(network, container_id, ifname)
-                if attachment:
-                    yield attachment
+        for place in self.places():
+            attachment = self.get(*place)
+            if attachment:
+                yield attachment
 
-    def _containers(self) -> list[str]:
-        return sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []
+    def places(self) -> Iterator[tuple[str, str, str]]:
+        """Network, container and interface of every one, without a look at what is known of it."""
+        for container_id in sorted(os.listdir(self.root)) if os.path.isdir(self.root) else ():
+            for network, ifname in self._names(container_id):
+                yield network, container_id, ifname
+
+    def run_dir(self) -> str:
+        """Where the processes of those of now are; earlier ones may be elsewhere, as their records say."""
+        return files.read_link(f"{self.state_dir}/run", RUN_DIR)
 
     def _names(self, container_id: str) -> list[tuple[str, str]]:
         try:

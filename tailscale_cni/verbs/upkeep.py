@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 
-from .. import config, conflist, errors, linux
+from .. import config, conflist, errors
 from ..state import files
-from ..state.attachments import Attachments
+from ..state.attachments import Attachments, identify
 from ..state.installation import Installation
 from ..worker import launch
 from . import devices, joining, leaving, returns
@@ -63,10 +63,17 @@ def revive(state_dir: str, *, but: str = "") -> None:
 
     A pod that is still there and whose unit is not running is systemd's: it repairs what failed, and what an
     admin stopped stays so. ``but`` is an attachment that is looked after already; so is one whose lock somebody else holds.
+
+    The call waits for this, and nearly all of them run: no record is read of one whose supervisor is where it should be.
     """
-    boot = linux.boot_id()
-    for attachment in Attachments(state_dir).all():
-        if attachment.id == but or (attachment.boot_id == boot and launch.running(attachment)):
+    store = Attachments(state_dir)
+    run_dir = store.run_dir()
+    for place in store.places():
+        name = identify(*place)
+        if name == but or launch.runs(f"{run_dir}/{name}"):
+            continue
+        attachment = store.get(*place)
+        if attachment is None or launch.running(attachment):
             continue
         with contextlib.suppress(errors.Error, OSError), recorded_netns(attachment) as netns:
             if netns is None:

@@ -143,8 +143,13 @@ def end(attachment: Attachment) -> None:
 
 def running(attachment: Attachment) -> linux.Process | None:
     """The supervisor, if it runs."""
+    return runs(attachment.worker_dir)
+
+
+def runs(worker_dir: str) -> linux.Process | None:
+    """The supervisor whose node has its socket there, if it runs."""
     try:
-        pid, started = map(int, files.read(f"{attachment.worker_dir}/supervisor").split()[:2])
+        pid, started = map(int, files.read(f"{worker_dir}/supervisor").split()[:2])
     except ValueError:
         return None
     process = linux.Process(pid, started)

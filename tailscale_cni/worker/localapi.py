@@ -51,11 +51,31 @@ class Node(NamedTuple):
     """``nodekey:…``, the public one."""
     asked: int = 0
     """When it was asked: it says all that had happened by then. CLOCK_MONOTONIC, in nanoseconds."""
-    peers: tuple[Address, ...] = ()
-    peer_names: tuple[str, ...] = ()
-    paths: tuple[str, ...] = ()
-    """Per peer that is active: ``direct`` or ``relay``."""
-    last_handshake: str = ""
+    peer_documents: tuple[dict[str, Any], ...] = ()
+    """What it says of its peers, if that was asked: hundreds, of which nobody needs all that could be read in them."""
+
+    @property
+    def peers(self) -> tuple[Address, ...]:
+        """The addresses of its peers."""
+        return tuple(
+            address for peer in self.peer_documents for address in tailnet_addresses(peer.get("TailscaleIPs"))
+        )
+
+    @property
+    def peer_names(self) -> tuple[str, ...]:
+        """Their full names."""
+        return tuple(as_text(peer.get("DNSName")).rstrip(".") for peer in self.peer_documents)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Per peer that is active: ``direct`` or ``relay``."""
+        active = (peer for peer in self.peer_documents if peer.get("Active") is True)
+        return tuple("direct" if peer.get("CurAddr") else "relay" for peer in active)
+
+    @property
+    def last_handshake(self) -> str:
+        """Of any peer; RFC 3339, empty if there was none."""
+        return max((as_text(peer.get("LastHandshake")) for peer in self.peer_documents), default="")
 
     @property
     def addressed(self) -> bool:
@@ -169,8 +189,6 @@ def _lines(connection: socket.socket, deadline: float) -> Iterator[bytes]:
 
 def _node(status: dict[str, Any], asked: int) -> Node:
     own = as_dict(status.get("Self"))
-    peers = [as_dict(peer) for peer in as_dict(status.get("Peer")).values()]
-    active = [peer for peer in peers if peer.get("Active") is True]
     return Node(
         state=as_text(status.get("BackendState")),
         name=as_text(own.get("DNSName")).rstrip("."),
@@ -180,10 +198,7 @@ def _node(status: dict[str, Any], asked: int) -> Node:
         node_id=as_word(own.get("ID")),
         node_key=as_word(own.get("PublicKey")),
         asked=asked,
-        peers=tuple(address for peer in peers for address in tailnet_addresses(peer.get("TailscaleIPs"))),
-        peer_names=tuple(as_text(peer.get("DNSName")).rstrip(".") for peer in peers),
-        paths=tuple("direct" if peer.get("CurAddr") else "relay" for peer in active),
-        last_handshake=max((as_text(peer.get("LastHandshake")) for peer in peers), default=""),
+        peer_documents=tuple(map(as_dict, as_dict(status.get("Peer")).values())),
     )
 
 

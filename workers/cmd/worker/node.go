@@ -138,8 +138,10 @@ func (n *node) start(line startLine) (int, error) {
 			return exitCrash, err
 		}
 		n.server.Tun = n.tun
-		// Or an address that is added to the interface would be a change of the network that we live in.
-		netmon.SetTailscaleInterfaceProps(n.spec.tun, 0)
+		// Where it is in the network that we live in, an address that is added to it is no change of that.
+		if i, err := identify(n.spec.tun); err == nil {
+			netmon.SetTailscaleInterfaceProps(i.Name, i.Index)
+		}
 		go n.watchTUN()
 		go giveBackMemory(n.tun.packets.Load)
 	}

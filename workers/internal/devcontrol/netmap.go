@@ -2,7 +2,9 @@ package devcontrol
 
 import (
 	"cmp"
+	"encoding/json"
 	"hash/fnv"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -19,6 +21,19 @@ const (
 	taggedID tailcfg.UserID = 2 // as on the real thing, tagged nodes belong to nobody in particular
 )
 
+// mapResponse is one whose peers are text already: a node that begins hears of all others, and all others of it.
+type mapResponse struct {
+	*tailcfg.MapResponse
+	Peers        []json.RawMessage `json:",omitempty"`
+	PeersChanged []json.RawMessage `json:",omitempty"`
+}
+
+// encodedPeer is an edition of a node in JSON.
+type encodedPeer struct {
+	edition uint64
+	text    json.RawMessage
+}
+
 // netmap is what one streaming client has been told, so that it is told what is new only.
 type netmap struct {
 	tailnet *Tailnet
@@ -31,7 +46,7 @@ type netmap struct {
 
 // next returns what the client does not know yet: everything the first time, then the difference, nil if there is none.
 // ok is false when the client's own node is no more. changed is closed as soon as there may be more to tell.
-func (m *netmap) next() (res *tailcfg.MapResponse, changed <-chan struct{}, ok bool) {
+func (m *netmap) next() (res *mapResponse, changed <-chan struct{}, ok bool) {
 	t := m.tailnet
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -42,9 +57,9 @@ func (m *netmap) next() (res *tailcfg.MapResponse, changed <-chan struct{}, ok b
 	first := m.told == nil
 	if first {
 		m.told = map[tailcfg.NodeID]uint64{}
-		res = m.everything(self)
+		res = &mapResponse{MapResponse: m.everything(self)}
 	} else {
-		res = &tailcfg.MapResponse{}
+		res = &mapResponse{MapResponse: &tailcfg.MapResponse{}}
 	}
 	if m.isNews(self) {
 		res.Node = t.wireSelf(self)
@@ -152,14 +167,35 @@ func (m *netmap) isNews(n *Node) bool {
 	return true
 }
 
-func (m *netmap) newPeers(self *Node) (peers []*tailcfg.Node) {
-	for id, n := range m.tailnet.nodes {
+func (m *netmap) newPeers(self *Node) (peers []json.RawMessage) {
+	for _, id := range slices.Sorted(maps.Keys(m.tailnet.nodes)) {
+		n := m.tailnet.nodes[id]
 		if id != m.self && m.tailnet.sees(self, n) && m.isNews(n) {
-			peers = append(peers, m.tailnet.wirePeer(self, n))
+			peers = append(peers, m.tailnet.encodePeer(self, n))
 		}
 	}
-	slices.SortFunc(peers, func(a, b *tailcfg.Node) int { return int(a.ID - b.ID) })
 	return peers
+}
+
+// encodePeer returns a node as another one sees it, in JSON.
+func (t *Tailnet) encodePeer(viewer, n *Node) json.RawMessage {
+	if viewer.Foreign || !n.KeyExpiry.IsZero() { // it looks otherwise to others, or in a while
+		return encode(t.wirePeer(viewer, n))
+	}
+	known, ok := t.encoded[n.ID]
+	if !ok || known.edition != n.edition {
+		known = encodedPeer{n.edition, encode(t.wirePeer(viewer, n))}
+		t.encoded[n.ID] = known
+	}
+	return known.text
+}
+
+func encode(n *tailcfg.Node) json.RawMessage {
+	text, err := json.Marshal(n)
+	if err != nil {
+		panic(err) // no node of ours is one that has no JSON
+	}
+	return text
 }
 
 func (m *netmap) gone(self *Node) (ids []tailcfg.NodeID) {

@@ -1,6 +1,7 @@
 package devcontrol
 
 import (
+	"encoding/json"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,7 +13,11 @@ import (
 func peers(t *Tailnet, self tailcfg.NodeID) (names []string) {
 	res, _, _ := (&netmap{tailnet: t, self: self}).next()
 	for _, peer := range res.Peers {
-		names = append(names, peer.Hostinfo.Hostname())
+		var n tailcfg.Node
+		if err := json.Unmarshal(peer, &n); err != nil {
+			panic(err)
+		}
+		names = append(names, n.Hostinfo.Hostname())
 	}
 	return names
 }

@@ -147,7 +147,7 @@ func (s *Server) stream(ctx context.Context, out mapWriter, id tailcfg.NodeID) e
 			return ctx.Err()
 		case <-changed:
 		case <-time.After(keepAlive):
-			if err := out.send(&tailcfg.MapResponse{KeepAlive: true}); err != nil {
+			if err := out.send(&mapResponse{MapResponse: &tailcfg.MapResponse{KeepAlive: true}}); err != nil {
 				return err
 			}
 		}
@@ -160,7 +160,7 @@ type mapWriter struct {
 	compress bool
 }
 
-func (m mapWriter) send(res *tailcfg.MapResponse) error {
+func (m mapWriter) send(res *mapResponse) error {
 	body, err := json.Marshal(res)
 	if err != nil {
 		return err

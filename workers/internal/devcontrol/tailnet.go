@@ -100,6 +100,7 @@ type Tailnet struct {
 	tokens  map[string]token
 	lastID  tailcfg.NodeID
 	policy  *Policy // nil: everybody may talk to everybody
+	encoded map[tailcfg.NodeID]encodedPeer
 	edition uint64
 	changed chan struct{} // closed and replaced when clients are to hear of new editions
 	pending bool          // they will be, at the end of the batch
@@ -114,6 +115,7 @@ func NewTailnet(domain string, ephemeralTimeout time.Duration) *Tailnet {
 		nodes:            map[tailcfg.NodeID]*Node{},
 		keys:             map[string]*AuthKey{},
 		tokens:           map[string]token{},
+		encoded:          map[tailcfg.NodeID]encodedPeer{},
 		changed:          make(chan struct{}),
 	}
 }
@@ -213,6 +215,7 @@ func (t *Tailnet) forget(id tailcfg.NodeID) error {
 		return fmt.Errorf("node %d: %w", id, ErrNotFound)
 	}
 	delete(t.nodes, id)
+	delete(t.encoded, id)
 	t.touch(nil)
 	return nil
 }
