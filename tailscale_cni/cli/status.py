@@ -50,9 +50,13 @@ class Row:
 
     @classmethod
     def of(cls, attachment: Attachment) -> Row:
-        """Ask the node; one that does not answer says so in STATE."""
+        """Ask the node; one that does not answer says so in STATE.
+
+        It is asked for its peers only if it talks to any: to list hundreds costs a node a megabyte, and a host with hundreds of nodes
+        seconds.
+        """
         try:
-            node = LocalApi.of(attachment, ANSWER_SECONDS).node(peers=True)
+            node = LocalApi.of(attachment, ANSWER_SECONDS).node(peers=launch.talks(attachment))
             state, name, addresses = node.state, node.name, tuple(map(str, node.addresses))
             tags, paths, handshake = node.tags, node.paths, node.last_handshake
         except errors.LocalApiFailed:

@@ -111,6 +111,11 @@ def was_online(attachment: Attachment) -> bool:
     return os.path.exists(f"{attachment.worker_dir}/was-online")
 
 
+def talks(attachment: Attachment) -> bool:
+    """Whether the node has a session with a peer, or had one when its worker ended: it is in a file of the worker's, after a first line."""
+    return files.read(f"{attachment.worker_dir}/peers").count("\n") > 1
+
+
 def note_deleted(attachment: Attachment) -> None:
     """The node was deleted from the tailnet, and is not to come back as long as its pod is there."""
     files.write_volatile(f"{attachment.worker_dir}/{DELETED}", b"")

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.kit import traffic
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
 from tests.kit.planes import NewHost, headscale, oauth, write_secret
 from tests.kit.process import Failed
 from tests.kit.runtime import Pod
+from tests.kit.wait import wait_until
 
 
 def test_status_shows_every_node(host: Host) -> None:
@@ -31,6 +33,22 @@ def test_status_shows_every_node(host: Host) -> None:
         assert item["addresses"] == host.addresses(sandbox)
         assert item["tags"] == ["tag:k8s-pod"]
         assert {item["port"]} == host.ports(sandbox)
+
+
+def test_status_says_whom_a_node_talks_to(host: Host) -> None:
+    """By which path a node talks to others, and when it shook hands last; one that talks to nobody is idle."""
+    a, b, c = (host.start(Pod.enrolled(name)) for name in ("a-talker", "a-listener", "a-hermit"))
+    (_, address), _ = host.addresses(b), host.addresses(c)
+    with traffic.web_server(b.netns, host.root / "web.log"):
+        traffic.fetch(a.netns, f"http://[{address}]/")
+
+    def said() -> dict[str, tuple[str, bool]]:
+        document = json.loads(host.command("status", "--state-dir", str(host.state_dir), "-o", "json"))
+        return {item["pod"]: (item["path"], bool(item["last_handshake"])) for item in document["items"]}
+
+    talks, idle = ("direct", True), ("idle", False)
+    wanted = {"a-talker": talks, "a-listener": talks, "a-hermit": idle}
+    wait_until(lambda: said() == wanted, what="the two that talk")
 
 
 def test_status_of_one_namespace(host: Host) -> None:
