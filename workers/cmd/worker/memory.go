@@ -37,7 +37,7 @@ func giveBackMemory(packets func() uint64) {
 			low = min(low, size)
 			continue
 		}
-		runtime.GC()
+		runtime.GC() // what lies in a sync.Pool outlives one collection; FreeOSMemory is the second
 		debug.FreeOSMemory()
 		low = residentBytes()
 	}
