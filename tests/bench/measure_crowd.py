@@ -4,9 +4,9 @@ Fifty pods that come at once share the machine's cores, so what counts is CPU. P
 half of that where it starts alone, and more where forty-nine others become its peers meanwhile. It watches only what it needs of that
 (the news of peers as JSON, for both sides of a bus within one process, was more than half of it), and ADD waits to be told of its
 address and does not ask. tailscaled pays for `iptables` instead. The calls take locks per pod, and none around what is slow. A pod on a
-full host pays for what looks at all attachments: the free uid and port, and the repair that rides on ADD, which reads two short files for each
-that runs. Its neighbours look at the host's interfaces when it comes and when it goes, and if they may see it, they hear of it from the
-control plane, which gathers such news for 0.8 s, as Headscale does.
+full host pays for what looks at all attachments: the free uid and port, and the repair that rides on ADD, which reads two short files for
+each that runs. Its neighbours look at the host's interfaces when it comes and when it goes, and if they may see it, they hear of it from
+the control plane, which gathers such news for 0.8 s, as Headscale does.
 """
 
 from __future__ import annotations
