@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,19 @@ def test_what_somebody_else_is_at_is_left_to_him(tmp_path: Path, monkeypatch: py
     assert store.current(busy)
     assert not store.current(idle)
     assert linux.boot_id() != busy.boot_id
+
+
+def test_of_what_runs_no_record_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ADD waits for repair: on a host with hundreds of nodes it must not read all that is known of each of them."""
+    runs = _gone(tmp_path, "runs")
+    (tmp_path / "run").symlink_to(tmp_path / "processes")
+    notes = tmp_path / "processes" / runs.id
+    notes.mkdir(parents=True)
+    (notes / "supervisor").write_text(f"{os.getpid()} {linux.start_time(os.getpid())}")
+    read: list[str] = []
+    monkeypatch.setattr("tailscale_cni.state.attachments.files.read_json", read.append)
+    upkeep.revive(str(tmp_path))
+    assert read == []
+    (notes / "supervisor").write_text(f"{os.getpid()} 0")  # a later process of that number
+    upkeep.revive(str(tmp_path))
+    assert read == [runs.record]

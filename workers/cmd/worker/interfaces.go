@@ -86,29 +86,45 @@ var interfaceFlags = map[uint16]net.Flags{
 	unix.IFF_MULTICAST:   net.FlagMulticast,
 }
 
-// identify asks for an interface's index, MTU and flags by netdevice(7).
+// identify asks for an interface's index, MTU and flags.
 func identify(name string) (*net.Interface, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
 	request, err := unix.NewIfreq(name)
 	if err != nil {
 		return nil, err
 	}
 	i := &net.Interface{Name: name}
-	for number, take := range map[uint]func(){
+	return i, ask(request, map[uint]func(){
 		unix.SIOCGIFINDEX: func() { i.Index = int(request.Uint32()) },
 		unix.SIOCGIFMTU:   func() { i.MTU = int(request.Uint32()) },
 		unix.SIOCGIFFLAGS: func() { i.Flags = flags(request.Uint16()) },
-	} {
+	})
+}
+
+// nameOf asks for the name of an interface.
+func nameOf(index uint32) (name string, err error) {
+	request, err := unix.NewIfreq("?")
+	if err != nil {
+		return "", err
+	}
+	request.SetUint32(index)
+	err = ask(request, map[uint]func(){unix.SIOCGIFNAME: func() { name = request.Name() }})
+	return name, err
+}
+
+// ask puts questions of netdevice(7), and takes each answer while it is in the request.
+func ask(request *unix.Ifreq, questions map[uint]func()) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for number, take := range questions {
 		if err := unix.IoctlIfreq(fd, number, request); err != nil {
-			return nil, err
+			return err
 		}
 		take()
 	}
-	return i, nil
+	return nil
 }
 
 // addresses returns an interface's. net.Interface has the kernel list those of all interfaces, where each pod's has one of IPv6.
@@ -180,8 +196,8 @@ func waysOut(kernel *rtnetlink.Conn) (names []string) {
 		if err != nil || len(routes) == 0 {
 			continue
 		}
-		if link, err := kernel.Link.Get(routes[0].Attributes.OutIface); err == nil && link.Attributes != nil {
-			names = append(names, link.Attributes.Name)
+		if name, err := nameOf(routes[0].Attributes.OutIface); err == nil {
+			names = append(names, name)
 		}
 	}
 	return names
