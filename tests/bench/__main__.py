@@ -25,7 +25,7 @@ from . import (
     measure_throughput,
     report,
 )
-from .lab import Lab, Measure
+from .lab import Lab, Measure, calm_down
 from .rows import Row
 
 MEASURES: dict[str, Measure] = {
@@ -54,7 +54,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("The bench makes network namespaces: please run it as root.", file=sys.stderr)
         return 1
-    print(f"{tools.artefact()}, {tools.clients()}", file=sys.stderr)
+    print(f"{tools.artefact()}, {tools.clients()}, {tools.devcontrol()}", file=sys.stderr)  # built by now
     rows: list[Row] = []
     wanted = set("".join(options.letters))
     try:
@@ -62,6 +62,8 @@ def main() -> int:
             if wanted and not wanted.intersection(letters):
                 continue
             print(f"rows {', '.join(letters)} … ", end="", file=sys.stderr, flush=True)
+            if not options.quick:
+                calm_down()
             started = time.monotonic()
             with Lab.opened(quick=options.quick) as lab:
                 rows += measure(lab)

@@ -14,6 +14,7 @@ from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
 from tests.kit.netns import Netns
 from tests.kit.peer import Peer
+from tests.kit.wait import pass_time, wait_until
 from tests.kit.wire import Wire
 
 from .rows import Row
@@ -38,12 +39,12 @@ class Lab:
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, *, quick: bool) -> Iterator[Lab]:
-        """A new tailnet with nobody in it."""
+    def opened(cls, *, quick: bool, batch: str = BATCH) -> Iterator[Lab]:
+        """A new tailnet with nobody in it, whose nodes hear of one another once in ``batch``."""
         with tempfile.TemporaryDirectory(prefix="tscni-") as directory:
             root = Path(directory)
             root.chmod(0o711)  # workers are no root, and pass through
-            with Wire() as wire, ControlPlane(wire, root / "control", batch=BATCH) as control:
+            with Wire() as wire, ControlPlane(wire, root / "control", batch=batch) as control:
                 yield cls(wire, control, root, quick)
 
     @contextlib.contextmanager
@@ -64,3 +65,24 @@ class Lab:
 
 Measure = Callable[[Lab], list[Row]]
 """Takes samples, and gives lines of the table. Its module's docstring is what docs/performance.md says of them."""
+
+
+def calm_down() -> None:
+    """Return once the machine does next to nothing; after two minutes that it does not, there is no measuring here: TimeoutError."""
+    wait_until(_is_calm, 120, what="the machine to be calm")
+
+
+def _is_calm() -> bool:
+    busy, total = _cpu_ticks()
+    pass_time(2)
+    more_busy, more = _cpu_ticks()
+    return more_busy - busy < 0.1 * (more - total)
+
+
+def _cpu_ticks() -> tuple[int, int]:
+    """Busy ones and all, of all cores (/proc/stat)."""
+    user, nice, system, idle, iowait, *others = map(
+        int, Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]
+    )
+    busy = user + nice + system + sum(others)
+    return busy, busy + idle + iowait

@@ -16,15 +16,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 
 from tests.kit.host import Host
 from tests.kit.netns import Netns
 from tests.kit.runtime import CNIError, Pod, Sandbox
-from tests.kit.wait import pass_time, wait_until
+from tests.kit.wait import wait_until
 
 from .anchors import sidecar
-from .lab import Lab
+from .lab import Lab, calm_down
 from .rows import Bound, Row, interleave
 
 NUMBERS = itertools.count()
@@ -128,26 +127,10 @@ def adds(lab: Lab, host: Host) -> tuple[float, ...]:
     """Samples of one more ADD, each on a machine that is calm: the end of the one before wakes its neighbours, too."""
     samples = []
     for _ in range(lab.rounds):
-        wait_until(is_calm, 120, what="the machine to be calm")
+        if not lab.quick:
+            calm_down()
         samples.append(add_and_remove(host))
     return tuple(samples)
-
-
-def is_calm() -> bool:
-    """Whether the machine has done next to nothing for two seconds."""
-    busy, total = cpu_ticks()
-    pass_time(2)
-    more_busy, more = cpu_ticks()
-    return more_busy - busy < 0.1 * (more - total)
-
-
-def cpu_ticks() -> tuple[int, int]:
-    """Busy ones and all, of all cores (/proc/stat)."""
-    user, nice, system, idle, iowait, *others = map(
-        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-    )
-    busy = user + nice + system + sum(others)
-    return busy, busy + idle + iowait
 
 
 def pods(host: Host, count: int) -> list[Sandbox]:

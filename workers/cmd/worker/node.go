@@ -154,6 +154,9 @@ func (n *node) start(line startLine) (int, error) {
 	if n.lc, err = n.server.LocalClient(); err != nil {
 		return exitCrash, err
 	}
+	if err := ignoreLinkLocal(); err != nil {
+		n.log.printf("each pod of this host that starts or stops wakes this one: %v", err)
+	}
 	if err := restorePrefs(context.Background(), n.lc, prefs); err != nil {
 		n.log.printf("preferences could not be set again: %v", err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,7 +18,9 @@ import (
 
 	"golang.org/x/sys/unix"
 	"tailscale.com/ipn"
+	"tailscale.com/net/netmon"
 	"tailscale.com/tailcfg"
+	"tailscale.com/util/eventbus"
 )
 
 // What we say of an interface is what Go's own, dearer, way says of it.
@@ -79,6 +82,72 @@ func TestWaysOut(t *testing.T) {
 	ip("route add default via 192.0.2.2 dev veth1")
 	if got := slices.Sorted(slices.Values(waysOut(kernel))); !slices.Equal(got, []string{"veth0", "veth1"}) {
 		t.Errorf("with two: %v", got)
+	}
+}
+
+// Of what the kernel says, tailscale hears what is not about link-local addresses; its socket is found.
+func TestIgnoreLinkLocal(t *testing.T) {
+	ip := inNetns(t)
+	bus := eventbus.New()
+	defer bus.Close()
+	monitor, err := netmon.New(bus, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer monitor.Close()
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: netmonGroups}); err != nil {
+		t.Fatal(err)
+	}
+	heard := func() (types []uint16) {
+		message := make([]byte, 1<<16)
+		for {
+			n, _, err := unix.Recvfrom(fd, message, unix.MSG_DONTWAIT)
+			if err != nil || n < unix.SizeofNlMsghdr {
+				return types
+			}
+			types = append(types, binary.NativeEndian.Uint16(message[4:]))
+		}
+	}
+	comeAndGo := func(address string) {
+		ip("address add " + address + " dev veth0 nodad")
+		ip("address del " + address + " dev veth0")
+	}
+	comeAndGo("fe80::2/64")
+	if len(heard()) == 0 {
+		t.Error("nothing is heard of a link-local address without a filter: this test shows nothing")
+	}
+	if fds, err := netmonSockets(); err != nil || len(fds) != 2 {
+		t.Errorf("netmon's and ours: %v, %v", fds, err)
+	}
+	if err := ignoreLinkLocal(); err != nil {
+		t.Fatal(err)
+	}
+	heard()
+	comeAndGo("fe80::3/64")
+	ip("route add fe80:0:0:7::/64 dev veth1")
+	if types := heard(); types != nil {
+		t.Errorf("of link-local addresses is heard: %v", types)
+	}
+	ip("route add 203.0.113.0/24 via 192.0.2.2 dev veth0")
+	ip("-6 route add default via fd00::2 dev veth0")
+	comeAndGo("fd00::77/64")
+	comeAndGo("192.0.2.77/32")
+	types := heard()
+	count := func(typ uint16) (n int) {
+		for _, t := range types {
+			if t == typ {
+				n++
+			}
+		}
+		return n
+	}
+	if count(unix.RTM_NEWADDR) != 2 || count(unix.RTM_DELADDR) != 2 || count(unix.RTM_NEWROUTE) < 2 {
+		t.Errorf("of two routes, and two addresses that come and go, is heard: %v", types)
 	}
 }
 
