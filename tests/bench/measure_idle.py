@@ -3,11 +3,11 @@
 A worker that is idle keeps up its poll, its relay and its STUN, and looks at its own memory. The figure is per minute, the median over
 the pods.
 
-A pod that starts or stops is a change of the host's interfaces, which every neighbour hears of. Tailscale would look at all of them and
-judge whether its network is another one; the worker hides the interfaces of pods from it, so that nothing has changed, and looks at no
-more than their names. What is left is to be woken by the kernel, ten times a pod. The figure is what comes on top of an idle node's. The
-pod that comes and goes is not enrolled. One that is enrolled is also a change of the tailnet, for all of its nodes, wherever they are:
-it is in the table for orientation.
+A pod that starts or stops is a change of the host's interfaces. Tailscale would look at all of them and judge whether its network is
+another one. The worker hides the interfaces of pods from it, so that nothing has changed, looks for the same price however many there
+are, and does not even hear of those that have nothing but a link-local address: a filter on the socket leaves that in the kernel. The
+figure is what comes on top of an idle node's; one that is less than nothing is noise. The pod that comes and goes is not enrolled. One
+that is enrolled is also a change of the tailnet, for all of its nodes, wherever they are: it is in the table for orientation.
 """
 
 from __future__ import annotations
