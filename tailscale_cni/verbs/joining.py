@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .custody import Reservation
 
 RETRY_SECONDS = 0.05
-"""Before a worker that does not answer is asked again: its supervisor takes a tenth of a second to start another."""
+"""Before a worker that does not answer is asked again: its supervisor takes a moment to start another."""
 
 LAST_WORD_SECONDS = 0.5
 """For a worker that has no address, to say why."""

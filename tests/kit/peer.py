@@ -17,7 +17,7 @@ from .process import Daemon, Failed, Process, attempt, run, with_bind
 from .wait import wait_until
 
 PROXY = "127.0.0.1:1080"
-PINGS = 8
+PING_SECONDS = 8.0
 VIA_PROXY = """
 import sys, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": sys.argv[1]}))
@@ -92,13 +92,19 @@ class Peer(Actor):
 
         A control plane may tell us of a node's name before it knows how to reach the node: Headscale does.
         """
-        for _ in range(PINGS - 1):
-            with contextlib.suppress(Failed):
-                return self._ping(name)
-        return self._ping(name)
+        failures = []
 
-    def _ping(self, name: str) -> str:
-        return self.tailscale("ping", "--c=1", "--timeout=1s", "--until-direct=false", name)
+        def answer() -> str | None:
+            try:
+                return self.tailscale("ping", "--c=1", "--timeout=1s", "--until-direct=false", name)
+            except Failed as failure:
+                failures.append(failure)
+                return None
+
+        try:
+            return wait_until(answer, PING_SECONDS)
+        except TimeoutError:
+            raise failures[-1] from None
 
     def fetch(self, url: str) -> str:
         """A page, the name resolved as on any machine of a tailnet. Raises Failed."""

@@ -19,7 +19,7 @@ import (
 const (
 	netnsPeriod = 5 * time.Second
 	endPatience = 3 * time.Second
-	healthy     = 10 * time.Second // a worker that ran so long and crashes is started from the first delay again: that costs little
+	healthy     = 10 * time.Second // a worker that ran so long and crashes is started at once, and the next one from the first delay again: that costs little
 	wellKeyed   = time.Minute      // one that needs a key after so long asks from the first delay again
 	settleTime  = 300 * time.Millisecond
 	attendFirst = 2 * time.Second // a node that is new has registered by then
@@ -130,7 +130,8 @@ func (v *supervisor) start(line string, started chan<- string) {
 
 // next decides what follows a worker's end: whether that is our own end, and with which status.
 func (v *supervisor) next(status int, started chan<- string) (done bool, exit int) {
-	if v.worker.age() >= healthy {
+	well := v.worker.age() >= healthy
+	if well {
 		v.crash.reset()
 	}
 	if v.worker.age() >= wellKeyed {
@@ -148,7 +149,10 @@ func (v *supervisor) next(status int, started chan<- string) (done bool, exit in
 	case workerForgotten:
 		v.later(v.key.next(), started, func() (string, error) { return v.ask("rekey", "--deleted") })
 	default:
-		delay := v.crash.next()
+		var delay time.Duration // none after one that has been well: connections wait for the next one
+		if !well {
+			delay = v.crash.next()
+		}
 		v.log.printf("the worker ended with status %d; again in %v", status, delay)
 		v.later(delay, started, func() (string, error) { return "start\n", nil })
 	}
