@@ -164,6 +164,15 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
+def remove_with_drafts(path: str) -> None:
+    """Remove a file that nobody writes now, and what writers that were killed have left of it; nothing if there is nothing."""
+    directory, name = os.path.split(path)
+    with contextlib.suppress(FileNotFoundError):
+        for other in os.listdir(directory):
+            if other == name or (other.startswith(f".{name}.") and other.endswith("~")):
+                remove(os.path.join(directory, other))
+
+
 def remove_tree(path: str) -> None:
     """Remove a directory that somebody else may have written into, without following a link, however deep it is.
 

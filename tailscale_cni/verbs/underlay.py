@@ -36,7 +36,7 @@ def confirm(store: Attachments, attachment: Attachment) -> None:
 
 def restore(last: Attachment) -> None:
     """After the last node of a host. The lock on all attachments is held alone."""
-    files.remove(_note(last))
+    files.remove_with_drafts(_note(last))
     if last.underlay == "host" and last.uid_base:
         from ..net import host
 

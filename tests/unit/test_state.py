@@ -191,6 +191,16 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
+def test_what_a_killed_writer_left_goes_with_the_file(tmp_path: Path) -> None:
+    """A write that was killed leaves a temporary file, whose name nobody uses again."""
+    files.write(str(tmp_path / "note"), b"one")
+    for name in (".note.4711~", ".notes.4711~", "other"):
+        (tmp_path / name).touch()
+    files.remove_with_drafts(str(tmp_path / "note"))
+    files.remove_with_drafts(str(tmp_path / "gone" / "note"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.4711~", "other"]
+
+
 def test_a_file_that_is_so_already_is_not_touched(tmp_path: Path) -> None:
     """A runtime would load a list again that was only written again; other content, and another mode, are a change."""
     path = str(tmp_path / "new" / "list")
