@@ -170,16 +170,16 @@ def test_a_rollout_from_host_to_host_ends_with_the_name(
 
 @KINDS
 def test_a_persons_device_keeps_its_name(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """A pod that is called as somebody's laptop looks for that name as long as it is young, and does not get it."""
+    """A pod that is called as somebody's notebook looks for that name as long as it is young, and does not get it."""
     with ExitStack() as stack:
-        laptop = control.add_stranger("laptop")
-        stack.callback(control.delete_node, laptop)
+        notebook = control.add_stranger("notebook")
+        stack.callback(control.delete_node, notebook)
         host = _of_a_cluster(kind, new_host, control, handoverWindow="12s")
-        host.addresses(host.start(Pod.enrolled("laptop-7b5d9c6f8-x2c4b")))
+        host.addresses(host.start(Pod.enrolled("notebook-7b5d9c6f8-x2c4b")))
         pass_time(15)
-        named = {node["name"]: node["id"] for node in control.nodes() if node["name"].startswith("laptop")}
-        assert named.pop("laptop") == laptop
-        assert set(named) == {"laptop-1"}
+        named = {node["name"]: node["id"] for node in control.nodes() if node["name"].startswith("notebook")}
+        assert named.pop("notebook") == notebook
+        assert set(named) == {"notebook-1"}
 
 
 def _of_a_cluster(kind: Kind, new_host: NewHost, control: ControlPlane, **config: str) -> Host:
