@@ -5,8 +5,7 @@ half of that where it starts alone, and more where forty-nine others become its 
 (the news of peers as JSON, for both sides of a bus within one process, was more than half of it), and ADD waits to be told of its
 address and does not ask. tailscaled pays for `iptables` instead. The calls take locks per pod, and none around what is slow. A pod on a
 full host pays for what looks at all attachments: the free uid and port, and the repair that rides on ADD, which reads two short files for
-each that runs. Its neighbours look at the host's interfaces when it comes and when it goes, and if they may see it, they hear of it from
-the control plane, which gathers such news for 0.8 s, as Headscale does.
+each that runs. Its neighbours hear of it if they may see it, from the control plane, which gathers such news for 0.8 s, as Headscale does.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ from .lab import Lab, calm_down
 from .rows import Bound, Row, interleave
 
 NUMBERS = itertools.count()
+SOME = 8
+"""Calls at a time, where their time is not measured."""
 PEOPLE_SEE_PODS = """{
     "tagOwners": {"tag:k8s-pod": [], "tag:person": []},
     "acls": [{"action": "accept", "src": ["tag:person"], "dst": ["tag:k8s-pod:*"]}],
@@ -104,8 +105,8 @@ def one_more(lab: Lab, host: Host) -> list[Row]:
     with lab.control.policy(policy):
         first = adds(lab, host)
         crowd = pods(host, size - 1)
-        for sandbox in crowd:
-            host.runtime.add(sandbox)
+        with ThreadPoolExecutor(SOME) as pool:
+            list(pool.map(host.runtime.add, crowd))
         apart = adds(lab, host)
     together = adds(lab, host)
     status = []
@@ -151,7 +152,7 @@ def add_and_remove(host: Host) -> float:
 
 def remove_all(host: Host, sandboxes: list[Sandbox]) -> None:
     """Their end, some at once."""
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(SOME) as pool:
         list(pool.map(partial(remove, host), sandboxes))
 
 

@@ -1,7 +1,7 @@
 """The artefact is one file on each host; what it unpacks there is most of it Go programs.
 
 The worker is tailscale without the features that no pod needs (`workers/tags.txt`), and without symbols; the supervisor has no
-tailscale in it. The rest is Python: ours, pyroute2, requests, PyYAML, and the bytecode of all of it.
+tailscale in it. The rest is Python: ours, pyroute2, PyYAML, and the bytecode of all of it.
 """
 
 from __future__ import annotations
