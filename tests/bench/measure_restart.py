@@ -1,11 +1,11 @@
 """A worker that is killed is not missed: the interface, its addresses and the pod's connections outlive it.
 
 The gap is what the other end of an open TCP connection waits for its answer, when it speaks at the moment of the kill. The supervisor
-starts a worker that has been well for ten seconds again at once; the rest is one start of the worker, its map
-from the control plane, and a handshake with each peer that was active before, because a peer that waited for WireGuard's own retry
-would wait for five seconds. A peer answers the new worker only when the control plane has told it of the new worker's disco key: where
-that gathers its news, as Headscale does for 0.8 s, this is the longest part, and as long as what is left of that time when the worker
-dies: the kills are spread over it. An upgrade is the same thing, once there is a command for it.
+starts a worker that has been well for ten seconds again at once; the rest is one start of the worker, its map from the control plane,
+and a path to each peer that was active before: a handshake that is made before there is one is lost, and WireGuard tries again after
+five seconds. A peer answers the new worker only when the control plane has told it of the new worker's disco key: where that gathers
+its news, as Headscale does for 0.8 s, this is the longest part, and as long as what is left of that time when the worker dies: the
+kills are spread over it. An upgrade is the same thing, once there is a command for it.
 """
 
 from __future__ import annotations

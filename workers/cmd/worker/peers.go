@@ -16,8 +16,9 @@ import (
 )
 
 // After a SIGKILL nobody but the peers knows who talked to whom, and they wait for an answer up to ten seconds. So the
-// addresses of active peers are kept in a file that outlives the worker, and each of them gets a ping at the next start: the
-// handshake that it forces makes the peer use the new session at once.
+// addresses of active peers are kept in a file that outlives the worker. At the next start each of them is asked for a path: with that it
+// has taken in that we are another process, and whoever has something to say, the pod or the peer, makes a new session by that. Only
+// if nobody has done so for a while does a ping of ours.
 //
 // The file is text: a line with its version, then one address a line.
 const (
@@ -26,6 +27,7 @@ const (
 	pingTimeout   = 10 * time.Second
 	pathTimeout   = 200 * time.Millisecond // of one try to find a path
 	settleTime    = 150 * time.Millisecond
+	silence       = time.Second // longer than TCP lets a segment wait that it has sent two times
 	maxPeersBytes = 1 << 16
 )
 
@@ -97,8 +99,11 @@ func (p *peerFile) write(text string) error {
 	return p.f.Truncate(int64(len(text)))
 }
 
-// greet makes a handshake with each of the peers, and says when there is a path to all of them. One that does not answer is no
-// error: it may be gone.
+// greet finds a path to each of the peers, says when there is one to all of them, and sees to it that each has a session with us. One that
+// does not answer is no error: it may be gone.
+//
+// No handshake is made at once: one that crosses the peer's own, which that makes for the first packet that it has for us, ends both,
+// and WireGuard tries again after five seconds. A ping makes none where there is a session.
 func greet(ctx context.Context, lc *local.Client, peers []netip.Addr, log *logger, reachable func()) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
@@ -110,6 +115,7 @@ func greet(ctx context.Context, lc *local.Client, peers []netip.Addr, log *logge
 			err := findPath(ctx, lc, ip)
 			paths.Done()
 			if err == nil {
+				time.Sleep(silence)
 				_, err = lc.Ping(ctx, ip, tailcfg.PingTSMP)
 			}
 			if err != nil {
@@ -121,8 +127,8 @@ func greet(ctx context.Context, lc *local.Client, peers []netip.Addr, log *logge
 }
 
 // findPath returns when there is a way to a peer, and the peer has taken in that we are another process: it ends the session that it
-// had with the earlier one a moment after it answers, and a new session with it. WireGuard tries a handshake that went nowhere again only after five seconds, and
-// right after the start a peer may not be known yet, or have no address yet.
+// had with the earlier one a moment after it answers, and a new session with it. WireGuard tries a handshake that went nowhere again only
+// after five seconds, and right after the start a peer may not be known yet, or have no address yet.
 func findPath(ctx context.Context, lc *local.Client, ip netip.Addr) error {
 	for {
 		try, cancel := context.WithTimeout(ctx, pathTimeout)
