@@ -29,6 +29,6 @@ def run(request: Request) -> None:
     deadline = time.monotonic() + wish.config.ready_timeout
     with pod_netns(request.netns) as netns:
         attachment = joining.begin(request, wish.config, wish.intent, netns, deadline)
+    upkeep.revive(wish.config.state_dir, but=attachment.id)  # while the node registers
     joining.connect(attachment, wish.config.ready_timeout, deadline)
     succession.nudge(attachment)
-    upkeep.revive(wish.config.state_dir, but=attachment.id)
