@@ -27,7 +27,7 @@ const (
 	pingTimeout   = 10 * time.Second
 	pathTimeout   = 200 * time.Millisecond // of one try to find a path
 	settleTime    = 150 * time.Millisecond
-	silence       = time.Second // longer than TCP lets a segment wait that it has sent two times
+	silence       = time.Second // by then TCP has sent again what it has, on either side
 	maxPeersBytes = 1 << 16
 )
 

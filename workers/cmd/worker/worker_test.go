@@ -3,9 +3,11 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -15,8 +17,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"tailscale.com/client/local"
 	"tailscale.com/ipn"
 	"tailscale.com/net/netmon"
 	"tailscale.com/tailcfg"
@@ -259,6 +264,42 @@ func TestPeerFile(t *testing.T) {
 }
 
 // The kernel is told again exactly when our addresses or the routes through us change.
+// A handshake of ours that crosses a peer's own ends both of them, for five seconds: whoever has something to say makes it, and a ping
+// comes only when there was time for that.
+func TestGreet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reachable time.Time
+		var asked []string
+		began := time.Now()
+		since := func(kind string) { asked = append(asked, fmt.Sprintf("%s %v", kind, time.Since(began))) }
+		answers := []string{`{"Err":"no matching peer"}`, `{}`, `{}`}
+		lc := &local.Client{OmitAuth: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go func() {
+				defer theirs.Close()
+				r, err := http.ReadRequest(bufio.NewReader(theirs))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				since(r.URL.Query().Get("type"))
+				answer := answers[len(asked)-1]
+				fmt.Fprintf(theirs, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
+			}()
+			return ours, nil
+		}}
+		greet(t.Context(), lc, []netip.Addr{netip.MustParseAddr("100.64.0.2")}, newLogger(false), func() { reachable = time.Now() })
+		found := pathTimeout / 4
+		want := []string{"disco 0s", fmt.Sprintf("disco %v", found), fmt.Sprintf("TSMP %v", found+settleTime+silence)}
+		if !slices.Equal(asked, want) {
+			t.Errorf("asked %v, want %v", asked, want)
+		}
+		if got, want := reachable.Sub(began), found+settleTime; got != want {
+			t.Errorf("reachable after %v, want %v", got, want)
+		}
+	})
+}
+
 func TestDigest(t *testing.T) {
 	address := netip.MustParsePrefix("100.64.0.2/32")
 	subnet := netip.MustParsePrefix("10.0.0.0/8")
