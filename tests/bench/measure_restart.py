@@ -23,9 +23,9 @@ from .rows import Bound, Row
 
 AT_MOST = Bound(1.0)
 WELL = 11.0
-"""Seconds after which the supervisor takes a worker as one that is well."""
-GATHERED = 0.8
-"""Seconds in which news are gathered: BATCH."""
+"""Seconds after which the supervisor takes a worker as one that has been well, and one more."""
+GATHERED = float(BATCH.removesuffix("ms")) / 1000
+"""Seconds in which news are gathered."""
 
 
 def measure(lab: Lab) -> list[Row]:

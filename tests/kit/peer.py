@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .actor import Actor
 from .controlplane import AuthKey, ControlPlane
 from .netns import Netns
 from .process import Daemon, Failed, Process, attempt, run, with_bind
-from .wait import wait_until
+from .wait import POLL_SECONDS, pass_time, wait_until
 
 PROXY = "127.0.0.1:1080"
 PING_SECONDS = 8.0
@@ -92,19 +93,14 @@ class Peer(Actor):
 
         A control plane may tell us of a node's name before it knows how to reach the node: Headscale does.
         """
-        failures = []
-
-        def answer() -> str | None:
+        deadline = time.monotonic() + PING_SECONDS
+        while True:
             try:
                 return self.tailscale("ping", "--c=1", "--timeout=1s", "--until-direct=false", name)
-            except Failed as failure:
-                failures.append(failure)
-                return None
-
-        try:
-            return wait_until(answer, PING_SECONDS)
-        except TimeoutError:
-            raise failures[-1] from None
+            except Failed:
+                if time.monotonic() > deadline:
+                    raise
+            pass_time(POLL_SECONDS)
 
     def fetch(self, url: str) -> str:
         """A page, the name resolved as on any machine of a tailnet. Raises Failed."""

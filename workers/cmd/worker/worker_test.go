@@ -263,7 +263,6 @@ func TestPeerFile(t *testing.T) {
 	}
 }
 
-// The kernel is told again exactly when our addresses or the routes through us change.
 // A handshake of ours that crosses a peer's own ends both of them, for five seconds: whoever has something to say makes it, and a ping
 // comes only when there was time for that.
 func TestGreet(t *testing.T) {
@@ -271,7 +270,6 @@ func TestGreet(t *testing.T) {
 		var reachable time.Time
 		var asked []string
 		began := time.Now()
-		since := func(kind string) { asked = append(asked, fmt.Sprintf("%s %v", kind, time.Since(began))) }
 		answers := []string{`{"Err":"no matching peer"}`, `{}`, `{}`}
 		lc := &local.Client{OmitAuth: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 			ours, theirs := net.Pipe()
@@ -282,7 +280,7 @@ func TestGreet(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				since(r.URL.Query().Get("type"))
+				asked = append(asked, fmt.Sprintf("%s %v", r.URL.Query().Get("type"), time.Since(began)))
 				answer := answers[len(asked)-1]
 				fmt.Fprintf(theirs, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
 			}()
@@ -300,6 +298,7 @@ func TestGreet(t *testing.T) {
 	})
 }
 
+// The kernel is told again exactly when our addresses or the routes through us change.
 func TestDigest(t *testing.T) {
 	address := netip.MustParsePrefix("100.64.0.2/32")
 	subnet := netip.MustParsePrefix("10.0.0.0/8")
