@@ -1,12 +1,17 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/tailscale/wireguard-go/tun"
+	"golang.org/x/sys/unix"
 )
 
 const tunMTU = 1280 // what tailscale uses, and what the interface was made with
@@ -14,6 +19,9 @@ const tunMTU = 1280 // what tailscale uses, and what the interface was made with
 // device is the TUN that we inherit. It counts packets, and tells when the interface is gone.
 type device struct {
 	tun.GRODevice
+	raw     syscall.RawConn
+	frame   []byte        // where the kernel writes what is read
+	held    []byte        // what of it is read, and had no room in the batch before
 	packets atomic.Uint64 // both directions
 	gone    chan struct{} // closed when the interface has been deleted
 	once    sync.Once
@@ -29,10 +37,20 @@ func openTUN(fd int) (*device, error) {
 		return nil, fmt.Errorf("descriptor %d is no usable TUN: %w", fd, err)
 	}
 	gro, ok := d.(tun.GRODevice)
-	if !ok {
-		return nil, fmt.Errorf("TUN %s: no GRO", name)
+	if !ok || d.BatchSize() == 1 {
+		return nil, fmt.Errorf("TUN %s: no IFF_VNET_HDR, which GRO needs", name)
 	}
-	return &device{GRODevice: gro, gone: make(chan struct{}), free: make(chan struct{})}, nil
+	raw, err := d.File().SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("TUN %s: %w", name, err)
+	}
+	return &device{
+		GRODevice: gro,
+		raw:       raw,
+		frame:     make([]byte, offloadLen+math.MaxUint16),
+		gone:      make(chan struct{}),
+		free:      make(chan struct{}),
+	}, nil
 }
 
 // MTU is not asked of the kernel: it would look for the interface's name in the wrong network namespace.
@@ -41,19 +59,103 @@ func (d *device) MTU() (int, error) { return tunMTU, nil }
 // release lets what the pod sends be read. Until then the kernel keeps it.
 func (d *device) release() { d.freed.Do(func() { close(d.free) }) }
 
-// Read waits for release, and fails for good only when the interface is gone.
-func (d *device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+// Read waits for release, and for a packet; and takes with it what else the pod has sent by then, as far as there is room: what is read
+// together is encrypted, and sent, together. (NativeTun reads one packet a time, or what one send of the pod's is segmented to, and three
+// goroutines wake one another for it.) It fails for good, and only when the interface is gone.
+func (d *device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
 	<-d.free
-	n, err := d.GRODevice.Read(bufs, sizes, offset)
+	waited := d.raw.Read(func(fd uintptr) (done bool) {
+		n, err = d.readWaiting(int(fd), bufs, sizes, offset)
+		return n > 0 || !errors.Is(err, unix.EAGAIN)
+	})
 	d.packets.Add(uint64(n))
-	if err != nil && !errors.Is(err, tun.ErrTooManySegments) {
-		d.once.Do(func() { close(d.gone) })
+	switch err = errors.Join(waited, err); {
+	case n > 0:
+		return n, nil // an error comes again
+	case errors.Is(err, unix.EBADFD): // the interface has been deleted
+		err = os.ErrClosed
 	}
-	return n, err
+	d.once.Do(func() { close(d.gone) })
+	return 0, err
+}
+
+// readWaiting reads until there is no more, or no room.
+func (d *device) readWaiting(fd int, bufs [][]byte, sizes []int, offset int) (n int, err error) {
+	for n < len(bufs) {
+		if d.held == nil {
+			size, err := unix.Read(fd, d.frame)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil {
+				return n, err
+			}
+			d.held = d.frame[:size]
+		}
+		packet, options, err := parseFrame(d.held)
+		if err != nil {
+			d.held = nil // dropped: a pod that may open raw sockets can send anything
+			continue
+		}
+		if n > 0 && segments(packet, options) > len(bufs)-n {
+			return n, nil
+		}
+		d.held = nil
+		split, _ := tun.GSOSplit(packet, options, bufs[n:], sizes[n:], offset) // likewise
+		n += split
+	}
+	return n, nil
 }
 
 func (d *device) Write(bufs [][]byte, offset int) (int, error) {
 	n, err := d.GRODevice.Write(bufs, offset)
 	d.packets.Add(uint64(len(bufs)))
 	return n, err
+}
+
+// offloadLen is the size of the header (struct virtio_net_hdr of linux/virtio_net.h, in the machine's byte order) in front of each packet.
+const offloadLen = 10
+
+// parseFrame tells a packet from what the kernel says of the work that it has left to us: its checksum, and its segmentation.
+func parseFrame(frame []byte) (packet []byte, o tun.GSOOptions, err error) {
+	if len(frame) < offloadLen {
+		return nil, o, fmt.Errorf("%d bytes are no frame", len(frame))
+	}
+	header, packet := frame[:offloadLen], frame[offloadLen:]
+	o = tun.GSOOptions{
+		NeedsCsum:  header[0]&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM != 0,
+		GSOSize:    binary.NativeEndian.Uint16(header[4:]),
+		CsumStart:  binary.NativeEndian.Uint16(header[6:]),
+		CsumOffset: binary.NativeEndian.Uint16(header[8:]),
+	}
+	switch header[1] {
+	case unix.VIRTIO_NET_HDR_GSO_NONE:
+		return packet, o, nil
+	case unix.VIRTIO_NET_HDR_GSO_UDP_L4:
+		o.GSOType = tun.GSOUDPL4
+		o.HdrLen = o.CsumStart + 8
+		return packet, o, nil
+	case unix.VIRTIO_NET_HDR_GSO_TCPV4:
+		o.GSOType = tun.GSOTCPv4
+	case unix.VIRTIO_NET_HDR_GSO_TCPV6:
+		o.GSOType = tun.GSOTCPv6
+	default:
+		return nil, o, fmt.Errorf("segmentation %#x is not known", header[1])
+	}
+	// What the kernel says of the headers' length (bytes 2 and 3) is that of the whole packet where it has forwarded it.
+	const dataOffset, shortest = 12, 20 // of TCP's header
+	transport := int(o.CsumStart)
+	if len(packet) < transport+shortest {
+		return nil, o, fmt.Errorf("%d bytes are no TCP packet", len(packet))
+	}
+	o.HdrLen = o.CsumStart + uint16(packet[transport+dataOffset]>>4)*4
+	return packet, o, nil
+}
+
+// segments is how many packets a frame becomes at most.
+func segments(packet []byte, o tun.GSOOptions) int {
+	if o.GSOSize == 0 {
+		return 1
+	}
+	return 1 + len(packet)/int(o.GSOSize)
 }

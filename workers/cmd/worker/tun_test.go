@@ -1,0 +1,219 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/tailscale/wireguard-go/tun"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	batch  = 128 // what WireGuard reads at once
+	offset = 16  // what it wants left free in front
+)
+
+var (
+	podAddr  = netip.MustParseAddr("100.64.0.1")
+	peerAddr = netip.MustParseAddr("100.64.0.2")
+)
+
+// What a pod has sent by the time that it is read is read at once, in its order, whole, and as far as there is room.
+func TestReadsWhatWaits(t *testing.T) {
+	d, send := newDevice(t)
+	for n := range 10 {
+		send(0, []byte{byte(n)})
+	}
+	d.release()
+	got := read(t, d)
+	if len(got) != 10 {
+		t.Fatalf("of 10 packets %d were read at once", len(got))
+	}
+	for n, payload := range got {
+		if len(payload) != 1 || payload[0] != byte(n) {
+			t.Errorf("packet %d is %v", n, payload)
+		}
+	}
+	if n := d.packets.Load(); n != 10 {
+		t.Errorf("%d are counted", n)
+	}
+}
+
+// Three sends that are 60 packets each: what has no room in a batch of 128 is in the next one.
+func TestReadsAllOfWhatIsSegmented(t *testing.T) {
+	d, send := newDevice(t)
+	const sends, segments, size = 3, 60, 100
+	for n := range sends {
+		payload := make([]byte, segments*size)
+		for i := range segments {
+			payload[i*size] = byte(n*segments + i)
+		}
+		send(size, payload)
+	}
+	d.release()
+	var got [][]byte
+	batches := 0
+	for ; len(got) < sends*segments; batches++ {
+		got = append(got, read(t, d)...)
+	}
+	if batches != 2 || len(got) != sends*segments {
+		t.Errorf("%d packets in %d batches", len(got), batches)
+	}
+	for n, payload := range got {
+		if len(payload) != size || payload[0] != byte(n) {
+			t.Fatalf("packet %d is %v", n, payload)
+		}
+	}
+}
+
+// A pod that may open raw sockets cannot end its own node by what it sends.
+func TestDropsNonsense(t *testing.T) {
+	d, send := newDevice(t)
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	i, err := identify("tun0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := &unix.SockaddrLinklayer{Ifindex: i.Index, Protocol: 8} // ETH_P_IP, in the network's byte order
+	if err := unix.Sendto(fd, []byte{0x45}, 0, to); err != nil {
+		t.Fatal(err)
+	}
+	send(0, []byte("sense"))
+	d.release()
+	if got := read(t, d); len(got) != 1 || string(got[0]) != "sense" {
+		t.Errorf("read %q", got)
+	}
+}
+
+func TestReadEndsWithTheInterface(t *testing.T) {
+	d, _ := newDevice(t)
+	d.release()
+	failed := make(chan error)
+	go func() {
+		_, err := d.Read(buffers())
+		failed <- err
+	}()
+	time.Sleep(10 * time.Millisecond) // so that, most often, it waits by then; it ends either way
+	d.ip("link delete tun0")
+	if err := <-failed; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("it fails with %v", err)
+	}
+	<-d.gone
+}
+
+// FuzzFrame looks for a frame that ends the worker.
+func FuzzFrame(f *testing.F) {
+	udp := make([]byte, 60)
+	udp[0] = 0x45
+	f.Add(byte(0), byte(0), uint16(0), uint16(0), uint16(0), udp)
+	f.Add(byte(1), byte(0), uint16(0), uint16(20), uint16(6), udp)
+	f.Add(byte(1), byte(unix.VIRTIO_NET_HDR_GSO_UDP_L4), uint16(8), uint16(20), uint16(6), udp)
+	f.Add(byte(1), byte(unix.VIRTIO_NET_HDR_GSO_TCPV4), uint16(8), uint16(20), uint16(16), udp)
+	f.Add(byte(1), byte(unix.VIRTIO_NET_HDR_GSO_TCPV6), uint16(0), uint16(65535), uint16(65535), udp)
+	bufs, sizes, at := buffers()
+	f.Fuzz(func(t *testing.T, flags, gso byte, size, start, offset uint16, packet []byte) {
+		d := &device{held: frame(flags, gso, size, start, offset, packet)}
+		n, err := d.readWaiting(-1, bufs, sizes, at) // and then from no descriptor
+		if n > batch || err != nil && !errors.Is(err, unix.EBADF) {
+			t.Errorf("%d, %v", n, err)
+		}
+		for i := range n {
+			if sizes[i] > len(bufs[i])-at {
+				t.Errorf("packet %d of %d bytes", i, sizes[i])
+			}
+		}
+	})
+}
+
+func frame(flags, gso byte, size, start, offset uint16, packet []byte) []byte {
+	f := []byte{flags, gso, 0, 0}
+	for _, field := range []uint16{size, start, offset} {
+		f = binary.NativeEndian.AppendUint16(f, field)
+	}
+	return append(f, packet...)
+}
+
+// testDevice is a device whose interface, tun0, is in a network namespace of the test's.
+type testDevice struct {
+	*device
+	ip func(arguments string)
+}
+
+// newDevice gives one, and what sends UDP through it: as one datagram, or as one for each size bytes.
+func newDevice(t *testing.T) (d testDevice, send func(size int, payload []byte)) {
+	ip := inNetns(t)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := unix.NewIfreq("tun0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		t.Fatal(err)
+	}
+	made, err := openTUN(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { made.Close() })
+	if err := made.File().SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil { // what is lost fails, and does not hang
+		t.Fatal(err)
+	}
+	ip("link set tun0 addrgenmode none") // so that the kernel sends nothing of its own
+	ip("address add " + podAddr.String() + "/10 dev tun0")
+	ip("link set tun0 up")
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(socket) })
+	send = func(size int, payload []byte) {
+		if err := unix.SetsockoptInt(socket, unix.SOL_UDP, unix.UDP_SEGMENT, size); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Sendto(socket, payload, 0, &unix.SockaddrInet4{Addr: peerAddr.As4(), Port: 9}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return testDevice{made, ip}, send
+}
+
+func buffers() (bufs [][]byte, sizes []int, at int) {
+	bufs, sizes = make([][]byte, batch), make([]int, batch)
+	for i := range bufs {
+		bufs[i] = make([]byte, offset+1<<16)
+	}
+	return bufs, sizes, offset
+}
+
+// read is one batch: the payloads of UDP packets whose checksums are right.
+func read(t *testing.T, d testDevice) (payloads [][]byte) {
+	t.Helper()
+	bufs, sizes, at := buffers()
+	n, err := d.Read(bufs, sizes, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const ipHeader, udpHeader = 20, 8
+	for i := range n {
+		packet := bufs[i][at : at+sizes[i]]
+		udp := packet[ipHeader:]
+		pseudo := tun.PseudoHeaderChecksum(unix.IPPROTO_UDP, podAddr.AsSlice(), peerAddr.AsSlice(), uint16(len(udp)))
+		if tun.Checksum(packet[:ipHeader], 0) != 0xffff || tun.Checksum(udp, pseudo) != 0xffff {
+			t.Errorf("packet %d has wrong checksums: %x", i, packet)
+		}
+		payloads = append(payloads, udp[udpHeader:])
+	}
+	return payloads
+}
