@@ -15,7 +15,7 @@ from tests.kit.wait import wait_until
 
 
 class Sidecar:
-    """tailscaled with a kernel interface or, ``userspace``, without one, in a namespace that is on the wire.
+    """tailscaled with a kernel interface or, ``userspace``, without one, in a namespace that has a way to the control plane.
 
     As Tailscale's container image starts it: with its own choice of a firewall, and iptables at hand. Only its logs are off, as ours
     are. ``start`` and ``up`` are what is measured.
@@ -46,6 +46,11 @@ class Sidecar:
         self._daemon = Daemon(self._daemon_argv, log=self.root / "log", env=env)
         wait_until(self._socket.exists, what="tailscaled's socket")
         run([*self._client, "up", *self._up, "--timeout=60s"], timeout=90)
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address on the tailnet."""
+        return run([*self._client, "ip", "-4"]).strip()
 
     def close(self) -> None:
         """Log out, and end."""

@@ -1,28 +1,34 @@
 """What passes through `ts0`: TCP with one stream and with eight, and UDP with packets of 1200 bytes, both ways.
 
-The other end is always the same tailscaled with a kernel interface, and so is the wire; only the end that is measured changes: a pod of
-ours, a tailscaled with a kernel interface, a tailscaled with userspace networking. The three take turns in every round, so a ratio is of
-one round. For a pod the program is iperf3 in the pod; with userspace networking it is iperf3 on localhost, as in a sidecar.
+The other end is always the same machine with tailscaled and a kernel interface; only the end that is measured changes. It is a pod of one
+host, with the same primary CNI: a pod of ours, one with a sidecar that has a kernel interface, one with a sidecar that has userspace
+networking, both started as in row b. They take turns in every round, so a ratio is of one round. The program is iperf3 in the pod.
+For orientation there is a machine too, where tailscaled needs no pod's way to the wire, and has its firewall switched off.
 
-All three are the same code of WireGuard, on the same two cores that the other end needs as well. What can be lost is at the edges: the
+All are the same code of WireGuard, on the same two cores that the other end needs as well. What can be lost is at the edges: the
 TUN's offloads (without them it is a third), and the UDP sockets' buffers, which are as large as tailscaled's by the supervisor's hand: a
-worker has no capability, and would get what `net.core.rmem_max` allows. Userspace networking has a second TCP between the two.
+worker has no capability, and would get what `net.core.rmem_max` allows. What can be won is the way: a worker's packets leave from the
+host, a sidecar's pass the pod's interface, the bridge, and the host's masquerading. Userspace networking has a second TCP between the two.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from tests.kit.host import Host
 from tests.kit.netns import Netns
 from tests.kit.peer import Peer
 from tests.kit.process import Failed
 from tests.kit.runtime import Pod
 from tests.kit.wait import wait_until
 
+from .anchors import Sidecar, sidecar
 from .lab import Lab
 from .rows import Bound, Row, interleave
 
@@ -46,6 +52,8 @@ KINDS = {
     "TCP, 8 streams": ("--parallel=8",),
     "UDP, 1200 bytes": ("--udp", "--bandwidth=0", "--length=1200"),
 }
+NAMES = {"kernel": "kernel TUN", "userspace": "userspace", "machine": "kernel TUN, no pod"}
+BOUNDS = {"kernel": Bound(1.0, at_least=True, quartile=0.95), "userspace": Bound(1.25, at_least=True)}
 TRAFFIC = [Traffic(name, options, sends) for name, options in KINDS.items() for sends in (True, False)]
 
 
@@ -87,16 +95,29 @@ def measure(lab: Lab) -> list[Row]:
     with ExitStack() as stack:
         host = stack.enter_context(lab.host("throughput"))
         far = stack.enter_context(lab.peer("far"))
-        kernel = stack.enter_context(lab.peer("kernel"))
-        userspace = stack.enter_context(lab.peer("userspace", userspace=True))
         pod = host.start(Pod.enrolled("throughput"))
-        ends = {
-            "ours": serve(stack, lab, far, pod.netns, host.addresses(pod)[0]),
-            "kernel": serve(stack, lab, far, kernel.netns, kernel.addresses[0]),
-            "userspace": serve(stack, lab, far, userspace.netns, userspace.addresses[0]),
+        kernel = stack.enter_context(pod_with_sidecar(lab, host, "kernel"))
+        userspace = stack.enter_context(pod_with_sidecar(lab, host, "userspace", userspace=True))
+        addresses = {
+            "ours": (pod.netns, host.addresses(pod)[0]),
+            "kernel": (kernel.netns, kernel.address),
+            "userspace": (userspace.netns, userspace.address),
         }
+        if not lab.quick:
+            machine = stack.enter_context(lab.peer("machine"))
+            addresses["machine"] = (machine.netns, machine.addresses[0])
+        ends = {name: serve(stack, lab, far, *where) for name, where in addresses.items()}
         kinds = [t for t in TRAFFIC if not lab.quick or "8" not in t.name]
         return [row for traffic in kinds for row in compare(lab, traffic, ends)]
+
+
+@contextlib.contextmanager
+def pod_with_sidecar(lab: Lab, host: Host, name: str, *, userspace: bool = False) -> Iterator[Sidecar]:
+    """A node that shares the namespace of a pod that is none of ours."""
+    pod = host.start(Pod(name))
+    with sidecar(lab.control, pod.netns, lab.root / name, userspace=userspace) as anchor:
+        anchor.start()
+        yield anchor
 
 
 def serve(stack: ExitStack, lab: Lab, far: Peer, netns: Netns, address: str) -> Contestant:
@@ -112,15 +133,14 @@ def serve(stack: ExitStack, lab: Lab, far: Peer, netns: Netns, address: str) -> 
 
 
 def compare(lab: Lab, traffic: Traffic, ends: dict[str, Contestant]) -> list[Row]:
-    """Ours over each of tailscaled's modes."""
+    """Ours over each of the others."""
     seconds = 1 if lab.quick else 3
     rates = interleave(
         2 if lab.quick else lab.rounds,
         **{name: partial(end.rate, traffic, seconds) for name, end in ends.items()},
     )
-    ours = rates["ours"]
-    kernel, userspace = Bound(1.0, at_least=True, quartile=0.95), Bound(1.25, at_least=True)
+    ours = rates.pop("ours")
     return [
-        Row("c", f"{traffic}, over tailscaled, kernel TUN", "Gbit/s", ours, rates["kernel"], kernel),
-        Row("c", f"{traffic}, over tailscaled, userspace", "Gbit/s", ours, rates["userspace"], userspace),
+        Row("c", f"{traffic}, over tailscaled, {NAMES[name]}", "Gbit/s", ours, theirs, BOUNDS.get(name))
+        for name, theirs in rates.items()
     ]
