@@ -14,14 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const tunMTU = 1280 // what tailscale uses, and what the interface was made with
+const (
+	tunMTU = 1280 // what tailscale uses, and what the interface was made with
+	// atOnce is how many packets are read together, unless one send of the pod's is more. More would gain little: WireGuard keeps as
+	// many buffers of 64 KiB as have ever been sent together, for as long as it talks to a peer.
+	atOnce = 32
+)
 
 // device is the TUN that we inherit. It counts packets, and tells when the interface is gone.
 type device struct {
 	tun.GRODevice
 	raw     syscall.RawConn
 	frame   []byte        // where the kernel writes what is read
-	held    []byte        // what of it is read, and had no room in the batch before
+	held    []byte        // what of it is read, and would have been too much before
 	packets atomic.Uint64 // both directions
 	gone    chan struct{} // closed when the interface has been deleted
 	once    sync.Once
@@ -59,8 +64,8 @@ func (d *device) MTU() (int, error) { return tunMTU, nil }
 // release lets what the pod sends be read. Until then the kernel keeps it.
 func (d *device) release() { d.freed.Do(func() { close(d.free) }) }
 
-// Read waits for release, and for a packet; and takes with it what else the pod has sent by then, as far as there is room: what is read
-// together is encrypted, and sent, together. (NativeTun reads one packet a time, or what one send of the pod's is segmented to, and three
+// Read waits for release, and for a packet; and takes with it what else the pod has sent by then, up to atOnce: what is read together is
+// encrypted, and sent, together. (NativeTun reads one packet a time, or what one send of the pod's is segmented to, and three
 // goroutines wake one another for it.) It fails for good, and only when the interface is gone.
 func (d *device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
 	<-d.free
@@ -79,9 +84,9 @@ func (d *device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 	return 0, err
 }
 
-// readWaiting reads until there is no more, or no room.
+// readWaiting reads until there is no more, or enough.
 func (d *device) readWaiting(fd int, bufs [][]byte, sizes []int, offset int) (n int, err error) {
-	for n < len(bufs) {
+	for n < atOnce {
 		if d.held == nil {
 			size, err := unix.Read(fd, d.frame)
 			if errors.Is(err, unix.EINTR) {
@@ -97,7 +102,7 @@ func (d *device) readWaiting(fd int, bufs [][]byte, sizes []int, offset int) (n 
 			d.held = nil // dropped: a pod that may open raw sockets can send anything
 			continue
 		}
-		if n > 0 && segments(packet, options) > len(bufs)-n {
+		if n > 0 && n+segments(packet, options) > atOnce {
 			return n, nil
 		}
 		d.held = nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -43,30 +44,34 @@ func TestReadsWhatWaits(t *testing.T) {
 	}
 }
 
-// Three sends that are 60 packets each: what has no room in a batch of 128 is in the next one.
+// What one send of the pod's is segmented to stays together, however much it is, and what would be too much with it is read next.
 func TestReadsAllOfWhatIsSegmented(t *testing.T) {
 	d, send := newDevice(t)
-	const sends, segments, size = 3, 60, 100
-	for n := range sends {
+	const size = 100
+	want := []int{20, 20, 60, 1}
+	sent := 0
+	for _, segments := range want {
 		payload := make([]byte, segments*size)
 		for i := range segments {
-			payload[i*size] = byte(n*segments + i)
+			payload[i*size] = byte(sent)
+			sent++
 		}
 		send(size, payload)
 	}
 	d.release()
-	var got [][]byte
-	batches := 0
-	for ; len(got) < sends*segments; batches++ {
-		got = append(got, read(t, d)...)
-	}
-	if batches != 2 || len(got) != sends*segments {
-		t.Errorf("%d packets in %d batches", len(got), batches)
-	}
-	for n, payload := range got {
-		if len(payload) != size || payload[0] != byte(n) {
-			t.Fatalf("packet %d is %v", n, payload)
+	var batches []int
+	for got := 0; got < sent; {
+		payloads := read(t, d)
+		batches = append(batches, len(payloads))
+		for _, payload := range payloads {
+			if len(payload) != size || payload[0] != byte(got) {
+				t.Fatalf("packet %d is %v", got, payload)
+			}
+			got++
 		}
+	}
+	if !slices.Equal(batches, want) {
+		t.Errorf("read %v, want %v", batches, want)
 	}
 }
 
