@@ -40,7 +40,7 @@ def measure(lab: Lab) -> list[Row]:
         rate = mean(idle) / 60
         plain, enrolled = (
             tuple(neighbour(host, pods, rate, make, guests) for _ in range(rounds))
-            for make, rounds in ((Pod, 1 if lab.quick else lab.rounds), (Pod.enrolled, 1 if lab.quick else 5))
+            for make, rounds in ((Pod, lab.rounds), (Pod.enrolled, 1 if lab.quick else 5))
         )
     what = f"CPU of a neighbour per pod start and stop, {size} pods"
     return [
