@@ -74,14 +74,18 @@ func (d *device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 		return n > 0 || !errors.Is(err, unix.EAGAIN)
 	})
 	d.packets.Add(uint64(n))
-	switch err = errors.Join(waited, err); {
-	case n > 0:
+	if n > 0 {
 		return n, nil // an error comes again
-	case errors.Is(err, unix.EBADFD): // the interface has been deleted
-		err = os.ErrClosed
 	}
 	d.once.Do(func() { close(d.gone) })
-	return 0, err
+	switch {
+	case waited != nil:
+		return 0, waited
+	case errors.Is(err, unix.EBADFD): // the interface has been deleted
+		return 0, os.ErrClosed
+	default:
+		return 0, err
+	}
 }
 
 // readWaiting reads until there is no more, or enough.
