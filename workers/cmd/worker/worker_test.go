@@ -328,3 +328,11 @@ func TestFlags(t *testing.T) {
 		}
 	}
 }
+
+func TestLeavesACoreToThePod(t *testing.T) {
+	for there, want := range map[int]int{1: 1, 2: 1, 4: 3, 64: 63} {
+		if got := coresToUse(there); got != want {
+			t.Errorf("of %d cores: %d, want %d", there, got, want)
+		}
+	}
+}
