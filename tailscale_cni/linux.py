@@ -28,7 +28,7 @@ TUNSETIFF = 0x400454CA  # linux/if_tun.h
 TUNSETPERSIST = 0x400454CB
 TUNSETOWNER = 0x400454CC
 IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
-SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCGIFMTU, SIOCSIFMTU = 0x8913, 0x8914, 0x8921, 0x8922  # linux/sockios.h
+SIOCGIFFLAGS, SIOCGIFMTU, SIOCSIFMTU = 0x8913, 0x8921, 0x8922  # linux/sockios.h
 IFF_UP = 0x1  # linux/if.h
 
 OWN_NETNS = "/proc/self/ns/net"
@@ -152,12 +152,6 @@ def link(name: str) -> Link | None:
         return Link(index, _ifreq(name, SIOCGIFMTU, "=i"), bool(_ifreq(name, SIOCGIFFLAGS, "=H") & IFF_UP))
     except OSError:
         return None
-
-
-def bring_up(name: str, mtu: int) -> None:
-    """Give an interface its MTU, and bring it up. Raises OSError."""
-    _ifreq(name, SIOCSIFMTU, "=i", mtu)
-    _ifreq(name, SIOCSIFFLAGS, "=H", _ifreq(name, SIOCGIFFLAGS, "=H") | IFF_UP)
 
 
 def _ifreq(name: str, request: int, kind: str, value: int = 0) -> int:

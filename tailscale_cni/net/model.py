@@ -34,6 +34,12 @@ TAILNET_PRIORITY = 5180
 HOST_PRIORITY = 5200
 
 
+LARGEST_MESSAGE = 65535 - 20 - 8
+"""Bytes that UDP carries, over IPv4."""
+OVERHEAD = 32 + 8
+"""Bytes in front of and behind each packet: WireGuard's; and those of a peer relay, where the way leads over one (RFC 8926)."""
+
+
 def host_network(address: Address) -> Network:
     """The network of this one address: /32 or /128."""
     return ip_network(address)
@@ -55,6 +61,15 @@ class PodNetwork(NamedTuple):
     anti_spoofing: bool = True
     forwarding: bool = False
     worker_uid_range: tuple[int, int] | None = None
+
+    @property
+    def segments(self) -> int:
+        """How many packets the pod's kernel may hand over as one.
+
+        As many as fit into one UDP message, which is how they leave: of the kernel's own choice, 64 kB, four of 53 would need a
+        second one.
+        """
+        return LARGEST_MESSAGE // (self.mtu + OVERHEAD)
 
 
 class _Tailnet(NamedTuple):

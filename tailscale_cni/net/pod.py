@@ -46,8 +46,7 @@ def prepare(pod: PodNetwork) -> None:
     for rule in model.rules(pod, _families(pod)):
         netlink.add_rule(rule)
     if not (link.up and link.mtu == pod.mtu):
-        with netlink.attempt(f"bring {pod.interface} up with an MTU of {pod.mtu}"):
-            linux.bring_up(pod.interface, pod.mtu)
+        netlink.bring_up(pod.interface, pod.mtu, pod.segments)
 
 
 def apply(pod: PodNetwork, tailnet: Tailnet) -> bool:

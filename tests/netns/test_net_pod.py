@@ -235,6 +235,14 @@ def filtered_world(request: pytest.FixtureRequest) -> Iterator[World]:
 # -- what prepare and apply make
 
 
+def test_the_kernel_hands_over_what_one_message_carries(world: World) -> None:
+    """49 packets of 1280 bytes, encrypted, are a UDP message; not one more, with a peer relay's header or without."""
+    world.call(pod.prepare, NETWORK)
+    (link,) = world.pod.ip("-details", "link", "show", "ts0")
+    assert link["gso_max_segs"] == 49
+    assert 49 * (1280 + 40) <= 65507 < 50 * (1280 + 32)
+
+
 def test_prepare_makes_a_silent_interface_without_addresses(world: World) -> None:
     """Before the node has an address, its interface is up, forwards nothing, has not even a link-local one."""
     world.pod.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
