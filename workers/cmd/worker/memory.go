@@ -16,17 +16,17 @@ const (
 )
 
 // giveBackMemory returns to the host what a burst of traffic, or of news from the control plane, took: when there is little traffic and
-// the process has grown since the last time, it collects. packets is a counter of both directions.
+// the process has grown since the last time, it lets go of what only traffic needs, and collects.
 //
 // Left alone, Go would collect after 20 MB of garbage: 48 MB of buffers that nobody has touched count as live. But they hold no pointers,
 // so that a collection has 2 MB to look at, and is cheap.
 //
 // The size is the kernel's: Go's own metrics miss part of the growth.
-func giveBackMemory(packets func() uint64) {
+func giveBackMemory(d *device) {
 	low := residentBytes()
-	before := packets()
+	before := d.packets.Load()
 	for range time.Tick(memoryPeriod) {
-		now := packets()
+		now := d.packets.Load()
 		quiet := now-before < quietPackets*uint64(memoryPeriod/time.Second)
 		before = now
 		if !quiet {
@@ -37,6 +37,7 @@ func giveBackMemory(packets func() uint64) {
 			low = min(low, size)
 			continue
 		}
+		d.retire()
 		runtime.GC() // what lies in a sync.Pool outlives one collection; FreeOSMemory is the second
 		debug.FreeOSMemory()
 		low = residentBytes()

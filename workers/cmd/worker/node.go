@@ -143,7 +143,7 @@ func (n *node) start(line startLine) (int, error) {
 			netmon.SetTailscaleInterfaceProps(i.Name, i.Index)
 		}
 		go n.watchTUN()
-		go giveBackMemory(n.tun.packets.Load)
+		go giveBackMemory(n.tun)
 	}
 	n.peers = newPeerFile(fdPeers)
 	if n.before = n.peers.read(); len(n.before) == 0 {

@@ -8,8 +8,8 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
+	"github.com/tailscale/wireguard-go/conn"
 	"github.com/tailscale/wireguard-go/tun"
 	"golang.org/x/sys/unix"
 )
@@ -23,39 +23,62 @@ const (
 
 // device is the TUN that we inherit. It counts packets, and tells when the interface is gone.
 type device struct {
-	tun.GRODevice
-	raw     syscall.RawConn
-	frame   []byte        // where the kernel writes what is read
-	held    []byte        // what of it is read, and would have been too much before
-	packets atomic.Uint64 // both directions
-	gone    chan struct{} // closed when the interface has been deleted
+	writer
+	file    *os.File
+	name    string
+	events  chan tun.Event // there are none
+	frame   []byte         // where the kernel writes what is read
+	held    []byte         // what of it is read, and would have been too much before
+	packets atomic.Uint64  // both directions
+	gone    chan struct{}  // closed when the interface has been deleted
 	once    sync.Once
 	free    chan struct{} // closed when what the pod sends may be read
 	freed   sync.Once
+	closed  sync.Once
 }
 
 // openTUN takes over a descriptor of a TUN that is attached and has its final flags. The interface may be in another network
 // namespace.
-func openTUN(fd int) (*device, error) {
-	d, name, err := tun.CreateUnmonitoredTUNFromFD(fd)
-	if err != nil {
-		return nil, fmt.Errorf("descriptor %d is no usable TUN: %w", fd, err)
+func openTUN(fd int) (d *device, err error) {
+	defer func() {
+		if err != nil {
+			d, err = nil, fmt.Errorf("descriptor %d is no usable TUN: %w", fd, err)
+		}
+	}()
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, err
 	}
-	gro, ok := d.(tun.GRODevice)
-	if !ok || d.BatchSize() == 1 {
-		return nil, fmt.Errorf("TUN %s: no IFF_VNET_HDR, which GRO needs", name)
+	d = &device{
+		file:   os.NewFile(uintptr(fd), "/dev/net/tun"),
+		events: make(chan tun.Event),
+		frame:  make([]byte, offloadLen+math.MaxUint16),
+		gone:   make(chan struct{}),
+		free:   make(chan struct{}),
 	}
-	raw, err := d.File().SyscallConn()
-	if err != nil {
-		return nil, fmt.Errorf("TUN %s: %w", name, err)
+	if d.raw, err = d.file.SyscallConn(); err != nil {
+		return nil, err
 	}
-	return &device{
-		GRODevice: gro,
-		raw:       raw,
-		frame:     make([]byte, offloadLen+math.MaxUint16),
-		gone:      make(chan struct{}),
-		free:      make(chan struct{}),
-	}, nil
+	if err := d.open(); err != nil {
+		return nil, err
+	}
+	if d.now.BatchSize() == 1 {
+		return nil, errors.New("no IFF_VNET_HDR, which GRO needs")
+	}
+	d.name, err = d.now.Name()
+	return d, err
+}
+
+// File, Name, Events and BatchSize are tun.Device's.
+func (d *device) File() *os.File           { return d.file }
+func (d *device) Name() (string, error)    { return d.name, nil }
+func (d *device) Events() <-chan tun.Event { return d.events }
+func (d *device) BatchSize() int           { return conn.IdealBatchSize }
+
+// Close ends what is read and written.
+func (d *device) Close() error {
+	d.closed.Do(func() { close(d.events) })
+	d.retire()
+	return d.file.Close()
 }
 
 // MTU is not asked of the kernel: it would look for the interface's name in the wrong network namespace.
@@ -117,9 +140,8 @@ func (d *device) readWaiting(fd int, bufs [][]byte, sizes []int, offset int) (n 
 }
 
 func (d *device) Write(bufs [][]byte, offset int) (int, error) {
-	n, err := d.GRODevice.Write(bufs, offset)
 	d.packets.Add(uint64(len(bufs)))
-	return n, err
+	return d.writer.Write(bufs, offset)
 }
 
 // offloadLen is the size of the header (struct virtio_net_hdr of linux/virtio_net.h, in the machine's byte order) in front of each packet.

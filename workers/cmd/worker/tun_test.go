@@ -5,9 +5,11 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/tailscale/wireguard-go/tun"
 	"golang.org/x/sys/unix"
@@ -100,6 +102,73 @@ func TestDropsNonsense(t *testing.T) {
 	if got := read(t, d); len(got) != 1 || string(got[0]) != "sense" {
 		t.Errorf("read %q", got)
 	}
+}
+
+// What peers send arrives in its order, whoever lets go of the writer meanwhile; and one that is let go is garbage.
+func TestWritesWhileTheWriterRetires(t *testing.T) {
+	d, _ := newDevice(t)
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(socket)
+	if err := unix.Bind(socket, &unix.SockaddrInet4{Addr: podAddr.As4(), Port: 9}); err != nil {
+		t.Fatal(err)
+	}
+	patience := unix.Timeval{Sec: 10}
+	if err := unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				d.retire()
+			}
+		}
+	}()
+	got := make([]byte, 10)
+	for n := range byte(200) {
+		if _, err := d.Write([][]byte{append(make([]byte, offset), datagram(n)...)}, offset); err != nil {
+			t.Fatal(err)
+		}
+		if size, err := unix.Read(socket, got); err != nil || size != 1 || got[0] != n {
+			t.Fatalf("of %d arrives %v, %v", n, got[:max(0, size)], err)
+		}
+	}
+	close(stop)
+	<-stopped
+	if err := d.open(); err != nil {
+		t.Fatal(err)
+	}
+	past := weak.Make(d.now.(*tun.NativeTun))
+	d.retire()
+	runtime.GC()
+	if past.Value() != nil {
+		t.Error("a writer that has retired is kept by somebody")
+	}
+}
+
+// datagram is a byte from the peer to port 9 of the pod.
+func datagram(payload byte) []byte {
+	const ipHeader, udpHeader = 20, 8
+	packet := make([]byte, ipHeader+udpHeader+1)
+	packet[0], packet[8], packet[9] = 0x45, 64, unix.IPPROTO_UDP // version and length, hops
+	binary.BigEndian.PutUint16(packet[2:], uint16(len(packet)))
+	copy(packet[12:], peerAddr.AsSlice())
+	copy(packet[16:], podAddr.AsSlice())
+	binary.BigEndian.PutUint16(packet[10:], ^tun.Checksum(packet[:ipHeader], 0))
+	udp := packet[ipHeader:]
+	binary.BigEndian.PutUint16(udp[2:], 9)
+	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))
+	udp[udpHeader] = payload
+	pseudo := tun.PseudoHeaderChecksum(unix.IPPROTO_UDP, packet[12:16], packet[16:20], uint16(len(udp)))
+	binary.BigEndian.PutUint16(udp[6:], ^tun.Checksum(udp, pseudo))
+	return packet
 }
 
 func TestReadEndsWithTheInterface(t *testing.T) {
