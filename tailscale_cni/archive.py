@@ -99,6 +99,8 @@ def _make_safe_directory(path: Path, mode: int) -> None:
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
         raise PermissionError(f"{path} is not a directory that only root can write to")
+    if status.st_mode & mode != mode:  # made by a call that was killed before it came so far
+        path.chmod(status.st_mode & 0o777 | mode)
 
 
 def _is_whole(target: Path) -> bool:

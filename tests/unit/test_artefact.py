@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import signal
 import subprocess
 import tempfile
@@ -282,6 +283,13 @@ def test_what_is_unpacked_runs_as_any_user(built: Path, state_dir: Path) -> None
         )
         assert done.returncode not in (126, 127)
     assert not [path for path in (state_dir / "cache").rglob("*") if path.stat().st_mode & 0o022]
+
+
+def test_opens_the_cache_that_a_killed_call_left(built: Path, state_dir: Path) -> None:
+    """A call that was killed between making the cache and letting others pass through it keeps no worker from its program."""
+    (state_dir / "cache").mkdir(0o700)
+    ask_version(built, state_dir)
+    assert stat.S_IMODE((state_dir / "cache").stat().st_mode) == 0o755
 
 
 def test_replaces_what_a_power_cut_left(built: Path, state_dir: Path) -> None:
