@@ -27,9 +27,9 @@ SMALL_SPAN_SETS: Changes = {
         "spanSetInitSpineCap = 256 ": "spanSetInitSpineCap = 8 ",
     }
 }
-"""Go's runtime keeps the spans of each size of object in four sets, and a set has room for 512 spans (4 kB) and a list of 256 such
-rooms (2 kB) from its first one: 440 sets, and most hold one or two. With 64 and 8 a worker holds a fifth less memory. A set that
-grows gets more rooms, and a list twice as long; all else is as it was.
+"""Go's runtime keeps the spans of each size of object in four sets, and a set has room for 512 spans (4.5 kB) and a list of 256 such
+rooms (2 kB) from its first one: hundreds of sets, and most hold one or two. With 64 (1 kB) and 8 a worker holds a fifth less memory.
+A set that grows gets more rooms, and a list twice as long; all else is as it was.
 """
 
 

@@ -7,8 +7,8 @@ import fcntl
 import json
 import os
 import shutil
-import stat
 import signal
+import stat
 import subprocess
 import tempfile
 import zipfile

@@ -16,7 +16,7 @@ const (
 )
 
 // giveBackMemory returns to the host what a burst of traffic, or of news from the control plane, took: when there is little traffic and
-// the process has grown since the last time, it lets go of what only traffic needs, and collects.
+// the process has grown since the last time, or has let go of what only traffic needs, it collects.
 //
 // Left alone, Go would collect after 20 MB of garbage: 48 MB of buffers that nobody has touched count as live. But they hold no pointers,
 // so that a collection has 2 MB to look at, and is cheap.
@@ -29,15 +29,15 @@ func giveBackMemory(d *device) {
 		now := d.packets.Load()
 		quiet := now-before < quietPackets*uint64(memoryPeriod/time.Second)
 		before = now
+		retired := d.retire()
 		if !quiet {
 			continue
 		}
 		size := residentBytes()
-		if size < low+grownByAtLeast {
+		if size < low+grownByAtLeast && !retired {
 			low = min(low, size)
 			continue
 		}
-		d.retire()
 		runtime.GC() // what lies in a sync.Pool outlives one collection; FreeOSMemory is the second
 		debug.FreeOSMemory()
 		low = residentBytes()

@@ -34,7 +34,7 @@ type device struct {
 	once    sync.Once
 	free    chan struct{} // closed when what the pod sends may be read
 	freed   sync.Once
-	closed  sync.Once
+	closing sync.Once
 }
 
 // openTUN takes over a descriptor of a TUN that is attached and has its final flags. The interface may be in another network
@@ -61,10 +61,10 @@ func openTUN(fd int) (d *device, err error) {
 	if err := d.open(); err != nil {
 		return nil, err
 	}
-	if d.now.BatchSize() == 1 {
+	if d.joiner.BatchSize() == 1 {
 		return nil, errors.New("no IFF_VNET_HDR, which GRO needs")
 	}
-	d.name, err = d.now.Name()
+	d.name, err = d.joiner.Name()
 	return d, err
 }
 
@@ -76,9 +76,12 @@ func (d *device) BatchSize() int           { return conn.IdealBatchSize }
 
 // Close ends what is read and written.
 func (d *device) Close() error {
-	d.closed.Do(func() { close(d.events) })
-	d.retire()
-	return d.file.Close()
+	d.closing.Do(func() { close(d.events) })
+	err := d.file.Close() // before what it makes, or that could be made anew in between
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drop()
+	return err
 }
 
 // MTU is not asked of the kernel: it would look for the interface's name in the wrong network namespace.

@@ -133,11 +133,17 @@ func TestWritesWhileTheWriterRetires(t *testing.T) {
 	}()
 	got := make([]byte, 10)
 	for n := range byte(200) {
-		if _, err := d.Write([][]byte{append(make([]byte, offset), datagram(n)...)}, offset); err != nil {
+		var bufs [][]byte
+		for range 1 + n%(2*few) {
+			bufs = append(bufs, append(make([]byte, offset), datagram(n)...))
+		}
+		if _, err := d.Write(bufs, offset); err != nil {
 			t.Fatal(err)
 		}
-		if size, err := unix.Read(socket, got); err != nil || size != 1 || got[0] != n {
-			t.Fatalf("of %d arrives %v, %v", n, got[:max(0, size)], err)
+		for range bufs {
+			if size, err := unix.Read(socket, got); err != nil || size != 1 || got[0] != n {
+				t.Fatalf("of %d arrives %v, %v", n, got[:max(0, size)], err)
+			}
 		}
 	}
 	close(stop)
@@ -145,7 +151,12 @@ func TestWritesWhileTheWriterRetires(t *testing.T) {
 	if err := d.open(); err != nil {
 		t.Fatal(err)
 	}
-	past := weak.Make(d.now.(*tun.NativeTun))
+	past := weak.Make(d.joiner.(*tun.NativeTun))
+	d.used = true
+	d.retire()
+	if d.joiner == nil {
+		t.Error("a writer that has just been used is let go")
+	}
 	d.retire()
 	runtime.GC()
 	if past.Value() != nil {

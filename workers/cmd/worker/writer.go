@@ -2,6 +2,8 @@ package main
 
 import (
 	"cmp"
+	"errors"
+	"os"
 	"sync"
 	"syscall"
 
@@ -9,30 +11,58 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writer gives packets to a TUN as wireguard-go does, which joins those of one connection. For that it has half a megabyte of vectors
-// from its beginning, and keeps the last packets in their buffers of 64 KiB: so it is there while there is something to write, and retire
-// lets it go.
+// few packets are written one by one: to join them would win nothing that is worth the joiner.
+const few = 4
+
+// writer gives packets to a TUN: as wireguard-go does, which joins those of one connection; or few as they are. The joiner has two
+// megabytes of tables and vectors (of which only a first one's are in part untouched), and keeps the last packets in their buffers of
+// 64 KiB: so it is there while there is much to write, and retire lets it go.
 type writer struct {
 	raw syscall.RawConn // the TUN
 
 	mu                 sync.Mutex    // of what follows
-	now                tun.GRODevice // nil: none at the moment
+	joiner             tun.GRODevice // nil: none at the moment
+	used               bool          // for more than a few, since retire has looked
 	noTCPGRO, noUDPGRO bool
 }
 
-// Write is wireguard-go's.
-func (w *writer) Write(bufs [][]byte, offset int) (int, error) {
+// Write gives each of bufs to the pod, from offset on. What is in front of that is lost. It fails with os.ErrClosed when the interface
+// is gone.
+func (w *writer) Write(bufs [][]byte, offset int) (n int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.open(); err != nil {
-		return 0, err
+	// The first joiner has to see two packets that tailscale joins for a trial when it starts.
+	if len(bufs) > few || len(bufs) > 1 && w.joiner != nil {
+		if err := w.open(); err != nil {
+			return 0, err
+		}
+		w.used = w.used || len(bufs) > few
+		return w.joiner.Write(bufs, offset)
 	}
-	return w.now.Write(bufs, offset)
+	for _, buf := range bufs {
+		written, failed := w.writeFrame(buf[offset-offloadLen:])
+		n += written
+		err = errors.Join(err, failed)
+	}
+	return n, err
 }
 
-// open makes it, with a descriptor of its own, if it is not there. w.mu is held.
+// writeFrame writes one packet, of which nothing is left to the kernel.
+func (w *writer) writeFrame(frame []byte) (n int, err error) {
+	clear(frame[:offloadLen])
+	waited := w.raw.Write(func(fd uintptr) (done bool) {
+		for {
+			if n, err = unix.Write(int(fd), frame); err != unix.EINTR {
+				return err != unix.EAGAIN
+			}
+		}
+	})
+	return max(n, 0), closed(cmp.Or(waited, err))
+}
+
+// open makes the joiner, with a descriptor of its own, if there is none. w.mu is held.
 func (w *writer) open() error {
-	if w.now != nil {
+	if w.joiner != nil {
 		return nil
 	}
 	var fd int
@@ -43,29 +73,43 @@ func (w *writer) open() error {
 	}
 	made, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
 	if err != nil {
-		return err
+		return closed(err)
 	}
-	w.now = made.(tun.GRODevice)
+	w.joiner, w.used = made.(tun.GRODevice), true
 	if w.noTCPGRO {
-		w.now.DisableTCPGRO()
+		w.joiner.DisableTCPGRO()
 	}
 	if w.noUDPGRO {
-		w.now.DisableUDPGRO()
+		w.joiner.DisableUDPGRO()
 	}
 	return nil
 }
 
-// retire lets it go until there is something to write.
-func (w *writer) retire() {
+// closed is os.ErrClosed for what the kernel says of an interface that has been deleted.
+func closed(err error) error {
+	if errors.Is(err, unix.EBADFD) {
+		return os.ErrClosed
+	}
+	return err
+}
+
+// retire lets the joiner go if it has not been needed since the last time, and tells whether it has.
+func (w *writer) retire() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	needed := w.used
+	w.used = false
+	if needed || w.joiner == nil {
+		return false
+	}
 	w.drop()
+	return true
 }
 
 func (w *writer) drop() {
-	if w.now != nil {
-		w.now.Close()
-		w.now = nil
+	if w.joiner != nil {
+		w.joiner.Close()
+		w.joiner = nil
 	}
 }
 
