@@ -114,17 +114,14 @@ func (w *writer) drop() {
 }
 
 // DisableTCPGRO keeps TCP packets apart from now on.
-func (w *writer) DisableTCPGRO() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.noTCPGRO = true
-	w.drop()
-}
+func (w *writer) DisableTCPGRO() { w.disable(&w.noTCPGRO) }
 
 // DisableUDPGRO keeps UDP packets apart from now on.
-func (w *writer) DisableUDPGRO() {
+func (w *writer) DisableUDPGRO() { w.disable(&w.noUDPGRO) }
+
+func (w *writer) disable(flag *bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.noUDPGRO = true
-	w.drop()
+	*flag = true
+	w.drop() // the next joiner is made without
 }
