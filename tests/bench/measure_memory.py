@@ -71,19 +71,19 @@ def measure(lab: Lab) -> list[Row]:
         rows = []
         for size in SIZES[:1] if lab.quick else SIZES:
             crowd = Crowd(lab.control, size)
-            rows += at_rest(lab, crowd, size, partial(of_pod, host, pods[0]), peers)
+            rows += at_rest(lab, crowd, size, partial(host.private_memory, pods[0]), peers)
             crowd.close()
         return [*rows, *after_traffic(stack, lab, host, pods[0], peers[0])]
 
 
-def at_rest(lab: Lab, crowd: Crowd, size: int, ours: Callable[[], float], peers: list[Peer]) -> list[Row]:
+def at_rest(lab: Lab, crowd: Crowd, size: int, ours: Callable[[], int], peers: list[Peer]) -> list[Row]:
     """Row d."""
     settle, pause = (6, 2) if lab.quick else (60, 10)
     crowd.churn(settle)
     mine, theirs = [], []
     for _ in range(lab.rounds):
         crowd.churn(pause)
-        mine.append(ours())
+        mine.append(float(ours()))
         theirs.append(float(min(peer.process.private_memory for peer in peers)))
     what = f"private memory, tailnet of {size} nodes, after {settle} s"
     return [
@@ -96,16 +96,11 @@ def after_traffic(stack: ExitStack, lab: Lab, host: Host, pod: Sandbox, far: Pee
     """Row e."""
     busy, rest = (2, 15) if lab.quick else (10, 30)
     end = serve(stack, lab, far, pod.netns, host.addresses(pod)[0])
-    before = of_pod(host, pod)
+    before = float(host.private_memory(pod))
     after = []
     for turn in range(1 if lab.quick else 5):
         end.rate(TRAFFIC[turn % 2], busy)
         pass_time(rest)
-        after.append(of_pod(host, pod))
+        after.append(float(host.private_memory(pod)))
     what = f"private memory {rest} s after {busy} s of TCP, over before"
     return [Row("e", what, "MB", tuple(after), (before,) * len(after), Bound(1.4))]
-
-
-def of_pod(host: Host, pod: Sandbox) -> float:
-    """Bytes of its supervisor and its worker."""
-    return float(host.supervisor(pod).private_memory + host.worker(pod).private_memory)

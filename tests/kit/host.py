@@ -127,6 +127,10 @@ class Host(Actor):
 
         return wait_until(find, what=f"a worker of {sandbox.pod.name}")
 
+    def private_memory(self, sandbox: Sandbox) -> int:
+        """Bytes that a pod's supervisor and worker share with nobody, if there is another pod whose programs are the same."""
+        return self.supervisor(sandbox).private_memory + self.worker(sandbox).private_memory
+
     def node(self, sandbox: Sandbox) -> dict[str, Any]:
         """What the LocalAPI says of a pod's node: tailscale's own client, ``tailscale status --json``."""
         socket = self.run_dir / self.id(sandbox) / "local.sock"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.kit.host import Host
 from tests.kit.interpreters import SUPPORTED, interpreters
-from tests.kit.runtime import Pod, Sandbox
+from tests.kit.runtime import Pod
 from tests.kit.wait import wait_until
 
 HEAVY = {
@@ -63,9 +63,6 @@ def test_an_idle_node_holds_little(host: Host) -> None:
     It is 5 MB; and 7 where the books of Go's runtime are as it makes them, which ``packaging/builds/go.py`` changes.
     """
     pods = [host.start(Pod.enrolled(f"idle-{n}")) for n in range(2)]  # so that each program's text is shared
-    wait_until(lambda: all(held(host, pod) < 6_000_000 for pod in pods), 60, what="what an idle node holds")
-
-
-def held(host: Host, pod: Sandbox) -> int:
-    """Bytes."""
-    return host.supervisor(pod).private_memory + host.worker(pod).private_memory
+    wait_until(
+        lambda: all(host.private_memory(pod) < 6_000_000 for pod in pods), 60, what="what an idle node holds"
+    )
