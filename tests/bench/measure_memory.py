@@ -78,7 +78,7 @@ def measure(lab: Lab) -> list[Row]:
 
 def at_rest(lab: Lab, crowd: Crowd, size: int, ours: Callable[[], int], peers: list[Peer]) -> list[Row]:
     """Row d."""
-    settle, pause = (6, 2) if lab.quick else (60, 10)
+    settle, pause = (9, 2) if lab.quick else (60, 10)
     crowd.churn(settle)
     mine, theirs = [], []
     for _ in range(lab.rounds):

@@ -75,7 +75,7 @@ func (w *writer) open() error {
 	if err != nil {
 		return closed(err)
 	}
-	w.joiner, w.used = made.(tun.GRODevice), true
+	w.joiner = made.(tun.GRODevice)
 	if w.noTCPGRO {
 		w.joiner.DisableTCPGRO()
 	}
