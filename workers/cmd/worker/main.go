@@ -122,4 +122,7 @@ func tune(s spec) {
 // coresToUse is all that there are but one. That one is for who is at the other end of the interface: the pod, and the kernel. Every packet
 // passes half a dozen goroutines, and Go wakes a thread on each core that looks idle to take the next of them, just where the pod would run.
 // With one core of two a gigabit costs a quarter less CPU, and more of it gets through (docs/performance.md).
-func coresToUse(there int) int { return max(1, there-1) }
+//
+// And it is at most 64: in the runtime as we build it, 65 threads that add a span to one set might skip a piece of the set
+// (SMALL_SPAN_SETS of packaging/builds/go.py).
+func coresToUse(there int) int { return min(max(1, there-1), 64) }

@@ -25,11 +25,12 @@ const (
 func giveBackMemory(d *device) {
 	low := residentBytes()
 	before := d.packets.Load()
+	retired := false
 	for range time.Tick(memoryPeriod) {
 		now := d.packets.Load()
 		quiet := now-before < quietPackets*uint64(memoryPeriod/time.Second)
 		before = now
-		retired := d.retire()
+		retired = d.retire() || retired
 		if !quiet {
 			continue
 		}
@@ -41,6 +42,7 @@ func giveBackMemory(d *device) {
 		runtime.GC() // what lies in a sync.Pool outlives one collection; FreeOSMemory is the second
 		debug.FreeOSMemory()
 		low = residentBytes()
+		retired = false
 	}
 }
 

@@ -143,7 +143,6 @@ func (n *node) start(line startLine) (int, error) {
 			netmon.SetTailscaleInterfaceProps(i.Name, i.Index)
 		}
 		go n.watchTUN()
-		go giveBackMemory(n.tun)
 	}
 	n.peers = newPeerFile(fdPeers)
 	if n.before = n.peers.read(); len(n.before) == 0 {
@@ -153,6 +152,9 @@ func (n *node) start(line startLine) (int, error) {
 	watchInterfaces()
 	if n.lc, err = n.server.LocalClient(); err != nil {
 		return exitCrash, err
+	}
+	if n.tun != nil {
+		go giveBackMemory(n.tun) // not before tailscale has tried whether the interface's joiner joins
 	}
 	if err := ignoreLinkLocal(); err != nil {
 		n.log.printf("each pod of this host that starts or stops wakes this one: %v", err)

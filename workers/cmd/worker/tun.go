@@ -19,6 +19,9 @@ const (
 	// atOnce is how many packets are read together, unless one send of the pod's is more. More would gain little: WireGuard keeps as
 	// many buffers of 64 KiB as have ever been sent together, for as long as it talks to a peer.
 	atOnce = 32
+	// longest is how long a packet may be, in bytes, and a frame's headers. The interface's are not longer than tunMTU, unless somebody in
+	// the pod has changed that; those of a raw socket may be, and tailscale and GSOSplit write past the end of what gets too long.
+	longest = 9000
 )
 
 // device is the TUN that we inherit. It counts packets, and tells when the interface is gone.
@@ -92,7 +95,7 @@ func (d *device) release() { d.freed.Do(func() { close(d.free) }) }
 
 // Read waits for release, and for a packet; and takes with it what else the pod has sent by then, up to atOnce: what is read together is
 // encrypted, and sent, together. (NativeTun reads one packet a time, or what one send of the pod's is segmented to, and three
-// goroutines wake one another for it.) It fails for good, and only when the interface is gone.
+// goroutines wake one another for it.) It fails for good, which is told as the interface's end, and is nothing else unless the kernel fails.
 func (d *device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
 	<-d.free
 	waited := d.raw.Read(func(fd uintptr) (done bool) {
@@ -136,10 +139,24 @@ func (d *device) readWaiting(fd int, bufs [][]byte, sizes []int, offset int) (n 
 			return n, nil
 		}
 		d.held = nil
-		split, _ := tun.GSOSplit(packet, options, bufs[n:], sizes[n:], offset) // likewise
-		n += split
+		n += split(packet, options, bufs[n:], sizes[n:], offset)
 	}
 	return n, nil
+}
+
+// split does the work that the kernel has left to us: into how many packets. What makes no sense is dropped.
+func split(packet []byte, o tun.GSOOptions, bufs [][]byte, sizes []int, offset int) int {
+	n, _ := tun.GSOSplit(packet, o, bufs, sizes, offset)
+	if o.NeedsCsum {
+		at := offset + int(o.CsumStart) + int(o.CsumOffset)
+		for _, buf := range bufs[:n] {
+			// A sum that is 0 is written as its other form. 0 itself says that there is none, which no one takes with UDP over IPv6.
+			if sum := buf[at : at+2]; sum[0] == 0 && sum[1] == 0 {
+				sum[0], sum[1] = 0xff, 0xff
+			}
+		}
+	}
+	return n
 }
 
 func (d *device) Write(bufs [][]byte, offset int) (int, error) {
@@ -162,28 +179,38 @@ func parseFrame(frame []byte) (packet []byte, o tun.GSOOptions, err error) {
 		CsumStart:  binary.NativeEndian.Uint16(header[6:]),
 		CsumOffset: binary.NativeEndian.Uint16(header[8:]),
 	}
-	switch header[1] {
-	case unix.VIRTIO_NET_HDR_GSO_NONE:
-		return packet, o, nil
-	case unix.VIRTIO_NET_HDR_GSO_UDP_L4:
-		o.GSOType = tun.GSOUDPL4
-		o.HdrLen = o.CsumStart + 8
-		return packet, o, nil
-	case unix.VIRTIO_NET_HDR_GSO_TCPV4:
-		o.GSOType = tun.GSOTCPv4
-	case unix.VIRTIO_NET_HDR_GSO_TCPV6:
-		o.GSOType = tun.GSOTCPv6
-	default:
-		return nil, o, fmt.Errorf("segmentation %#x is not known", header[1])
+	size := len(packet)
+	if header[1] != unix.VIRTIO_NET_HDR_GSO_NONE {
+		if o.GSOType, o.HdrLen, err = transport(header[1], packet, int(o.CsumStart)); err != nil {
+			return nil, o, err
+		}
+		size = min(size, int(o.HdrLen)+int(o.GSOSize))
 	}
-	// What the kernel says of the headers' length (bytes 2 and 3) is that of the whole packet where it has forwarded it.
-	const dataOffset, shortest = 12, 20 // of TCP's header
-	transport := int(o.CsumStart)
-	if len(packet) < transport+shortest {
-		return nil, o, fmt.Errorf("%d bytes are no TCP packet", len(packet))
+	if end := max(size, int(o.CsumStart)+int(o.CsumOffset)+2); end > longest {
+		return nil, o, fmt.Errorf("%d bytes are no packet of the tailnet", end)
 	}
-	o.HdrLen = o.CsumStart + uint16(packet[transport+dataOffset]>>4)*4
 	return packet, o, nil
+}
+
+// transport is what is to be segmented, and how long the headers are together. What the kernel says of that (bytes 2 and 3) is the length of
+// the whole packet where it has forwarded it.
+func transport(kind byte, packet []byte, start int) (t tun.GSOType, headers uint16, err error) {
+	const udpHeader = 8
+	const dataOffset, tcpHeader = 12, 20 // the latter without options
+	switch kind {
+	case unix.VIRTIO_NET_HDR_GSO_UDP_L4:
+		return tun.GSOUDPL4, uint16(start) + udpHeader, nil
+	case unix.VIRTIO_NET_HDR_GSO_TCPV4:
+		t = tun.GSOTCPv4
+	case unix.VIRTIO_NET_HDR_GSO_TCPV6:
+		t = tun.GSOTCPv6
+	default:
+		return t, 0, fmt.Errorf("segmentation %#x is not known", kind)
+	}
+	if len(packet) < start+tcpHeader {
+		return t, 0, fmt.Errorf("%d bytes are no TCP packet", len(packet))
+	}
+	return t, uint16(start) + uint16(packet[start+dataOffset]>>4)*4, nil
 }
 
 // segments is how many packets a frame becomes at most.

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"net/netip"
 	"os"
 	"runtime"
@@ -96,6 +97,15 @@ func TestDropsNonsense(t *testing.T) {
 	to := &unix.SockaddrLinklayer{Ifindex: i.Index, Protocol: 8} // ETH_P_IP, in the network's byte order
 	if err := unix.Sendto(fd, []byte{0x45}, 0, to); err != nil {
 		t.Fatal(err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+		t.Fatal(err)
+	}
+	const tcp = unix.VIRTIO_NET_HDR_GSO_TCPV4
+	large := make([]byte, math.MaxUint16) // of which the first segment would be longer than the buffers that packets are read into
+	large[0] = 0x45
+	if err := unix.Sendto(fd, frame(unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, tcp, 65490, 20, 16, large), 0, to); err != nil {
+		t.Logf("this kernel does not take the frame: %v", err)
 	}
 	send(0, []byte("sense"))
 	d.release()
@@ -207,6 +217,12 @@ func FuzzFrame(f *testing.F) {
 	f.Add(byte(1), byte(unix.VIRTIO_NET_HDR_GSO_UDP_L4), uint16(8), uint16(20), uint16(6), udp)
 	f.Add(byte(1), byte(unix.VIRTIO_NET_HDR_GSO_TCPV4), uint16(8), uint16(20), uint16(16), udp)
 	f.Add(byte(1), byte(unix.VIRTIO_NET_HDR_GSO_TCPV6), uint16(0), uint16(65535), uint16(65535), udp)
+	// Three that only a raw socket sends: segments, a packet, and headers, each of nearly all that a frame has room for.
+	large := make([]byte, math.MaxUint16)
+	large[0] = 0x45
+	f.Add(byte(1), byte(unix.VIRTIO_NET_HDR_GSO_TCPV4), uint16(65490), uint16(20), uint16(16), large)
+	f.Add(byte(0), byte(0), uint16(0), uint16(0), uint16(0), large[:math.MaxUint16-offset])
+	f.Add(byte(1), byte(unix.VIRTIO_NET_HDR_GSO_UDP_L4), uint16(1), uint16(60000), uint16(6), large)
 	bufs, sizes, at := buffers()
 	f.Fuzz(func(t *testing.T, flags, gso byte, size, start, offset uint16, packet []byte) {
 		d := &device{held: frame(flags, gso, size, start, offset, packet)}
@@ -215,11 +231,27 @@ func FuzzFrame(f *testing.F) {
 			t.Errorf("%d, %v", n, err)
 		}
 		for i := range n {
-			if sizes[i] > len(bufs[i])-at {
+			if sizes[i] > longest {
 				t.Errorf("packet %d of %d bytes", i, sizes[i])
 			}
 		}
 	})
+}
+
+// A checksum that comes to 0 has another form: 0 itself says that there is none, and whoever gets UDP over IPv6 without drops it.
+func TestSendsNoZeroChecksum(t *testing.T) {
+	const ipHeader, udpHeader, sumAt = 40, 8, 6
+	packet := make([]byte, ipHeader+udpHeader+2)
+	packet[0] = 0x60
+	copy(packet[ipHeader+udpHeader:], "\xff\xff") // the only words of the datagram that are not 0
+	bufs, sizes, at := buffers()
+	d := &device{held: frame(unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, unix.VIRTIO_NET_HDR_GSO_NONE, 0, ipHeader, sumAt, packet)}
+	if n, _ := d.readWaiting(-1, bufs, sizes, at); n != 1 {
+		t.Fatalf("%d packets", n)
+	}
+	if sum := bufs[0][at+ipHeader+sumAt:][:2]; string(sum) != "\xff\xff" {
+		t.Errorf("checksum %x", sum)
+	}
 }
 
 func frame(flags, gso byte, size, start, offset uint16, packet []byte) []byte {
@@ -291,7 +323,7 @@ func (d testDevice) segmentsUDP(t *testing.T) (it bool) {
 func buffers() (bufs [][]byte, sizes []int, at int) {
 	bufs, sizes = make([][]byte, batch), make([]int, batch)
 	for i := range bufs {
-		bufs[i] = make([]byte, offset+1<<16)
+		bufs[i] = make([]byte, math.MaxUint16) // as WireGuard's are
 	}
 	return bufs, sizes, offset
 }

@@ -330,7 +330,7 @@ func TestFlags(t *testing.T) {
 }
 
 func TestLeavesACoreToThePod(t *testing.T) {
-	for there, want := range map[int]int{1: 1, 2: 1, 4: 3, 64: 63} {
+	for there, want := range map[int]int{1: 1, 2: 1, 4: 3, 65: 64, 256: 64} {
 		if got := coresToUse(there); got != want {
 			t.Errorf("of %d cores: %d, want %d", there, got, want)
 		}

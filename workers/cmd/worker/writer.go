@@ -32,10 +32,8 @@ func (w *writer) Write(bufs [][]byte, offset int) (n int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// The first joiner has to see two packets that tailscale joins for a trial when it starts.
-	if len(bufs) > few || len(bufs) > 1 && w.joiner != nil {
-		if err := w.open(); err != nil {
-			return 0, err
-		}
+	// If there is nothing to make one of, such as a descriptor, each is written by itself.
+	if (len(bufs) > few || len(bufs) > 1 && w.joiner != nil) && w.open() == nil {
 		w.used = w.used || len(bufs) > few
 		return w.joiner.Write(bufs, offset)
 	}
