@@ -1,16 +1,14 @@
 """The pinned Go toolchain, and builds with it."""
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from builds.cache import build_once, digest
+from builds.changes import CHANGES, Change, apply
 from builds.environment import PACKAGING, pip_install, venv
 
 GO_LOCK = PACKAGING / "go.lock"
@@ -18,32 +16,6 @@ WORKERS = PACKAGING.parent / "workers"
 
 # What a developer may have set for other work, and would make another program of the same sources.
 CHANGES_RESULTS = {"GOAMD64", "GOARM64", "GOEXPERIMENT", "GODEBUG", "GOFIPS140"}
-
-
-class Change(NamedTuple):
-    """A change to a file of Go's own library."""
-
-    file: str
-    sha256: str
-    """Of the file for which the change was judged, in hexadecimal digits."""
-    texts: Mapping[str, str]
-    """`{text: other text}`; each text is there once."""
-
-
-SMALL_SPAN_SETS = Change(
-    "runtime/mspanset.go",
-    "85faad45efe16dc88c72253e6279f58e2cb161d948534dda5c47672243ad367a",
-    {
-        "spanSetBlockEntries = 512 ": "spanSetBlockEntries = 64 ",
-        "spanSetInitSpineCap = 256 ": "spanSetInitSpineCap = 8 ",
-    },
-)
-"""Go's runtime keeps the spans of each size of object in four sets, and a set has room for 512 spans (4.5 kB) and a list of 256 such
-rooms (2 kB) from its first one: hundreds of sets, and most hold one or two. With 64 (1 kB) and 8 a worker holds a fifth less memory.
-A set that grows gets more rooms, and a list twice as long. One bound is lower: while a room is being added, as many threads as
-a room has places can wait for it, and not one more, or they would skip a room. They are as many as the process uses cores
-(`coresToUse` of the worker).
-"""
 
 
 def go_toolchain() -> Path:
@@ -92,52 +64,36 @@ def go_build(
     ldflags: str = "-s -w",
     goarch: str = "amd64",
     env: dict[str, str] | None = None,
-    change: Change | None = None,
+    changes: tuple[Change, ...] = (),
 ) -> Path:
     """Build `{name: package path}` of a module, statically, and return the directory that holds the programs.
 
-    `tags` are separated by commas, `env` is added to the environment (GOARM64, GODEBUG …) and to the key; and so is a
-    `change` to Go's own library. The directory is named after the module and the content of all that goes in. Raises
-    subprocess.CalledProcessError, where the compiler's words are on standard error by then; ValueError if the file is another one.
+    `tags` are separated by commas, `env` is added to the environment (GOARM64, GODEBUG …) and to the key, and so are
+    `changes` of what it is built of. The directory is named after the module and the content of all that goes in. Raises
+    subprocess.CalledProcessError, where the compiler's words are on standard error by then; ValueError where a change does not fit.
     """
     added = {"CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": goarch, **(env or {})}
     content = (
         part for path in sources(module) for part in (str(path.relative_to(module)), path.read_bytes())
     )
     inputs = [repr(sorted(packages.items())), tags, ldflags, repr(added)]
-    if change:
-        inputs.append(repr(change))
+    if changes:
+        inputs.append(repr(changes))
     key = digest([GO_LOCK.read_bytes(), *inputs, *content])
 
     def build(directory: Path) -> None:
         print(f"building {' '.join(packages)} ({goarch})", file=sys.stderr)
         options = ["-trimpath", "-buildvcs=false", f"-tags={tags}", f"-ldflags={ldflags}"]
         with tempfile.TemporaryDirectory() as scratch:
-            if change:
-                options.append(f"-overlay={_overlay(change, Path(scratch))}")
+            folder = module
+            if changes:
+                folder, more = apply(changes, go_toolchain(), module, Path(scratch), go_environ(**added))
+                options += more
             for name, package in packages.items():
                 command = [str(go_toolchain()), "build", *options, "-o", str(directory / name), package]
-                subprocess.run(command, cwd=module, env=go_environ(**added), check=True, stdout=sys.stderr)
+                subprocess.run(command, cwd=folder, env=go_environ(**added), check=True, stdout=sys.stderr)
 
     return build_once(f"{module.name}-{goarch}-{key}", build)
-
-
-def _overlay(change: Change, scratch: Path) -> Path:
-    """What Go is to read instead of its own file, as its `-overlay` wants it."""
-    file = go_toolchain().parent.parent / "src" / change.file
-    content = file.read_bytes()
-    if hashlib.sha256(content).hexdigest() != change.sha256:
-        raise ValueError(f"{file} is of another Go, for which the change must be judged anew")
-    text = content.decode()
-    for known, other in change.texts.items():
-        if text.count(known) != 1:
-            raise ValueError(f"{known!r} is not once in {file}")
-        text = text.replace(known, other)
-    changed = scratch / file.name
-    changed.write_text(text, encoding="utf-8")
-    overlay = scratch / "overlay.json"
-    overlay.write_text(json.dumps({"Replace": {str(file): str(changed)}}), encoding="utf-8")
-    return overlay
 
 
 def workers(goarch: str = "amd64") -> Path:
@@ -153,7 +109,7 @@ def workers(goarch: str = "amd64") -> Path:
         ldflags="-s -w -buildid=",
         goarch=goarch,
         env={"GOEXPERIMENT": "nogreenteagc"},
-        change=SMALL_SPAN_SETS,
+        changes=CHANGES,
     )
 
 

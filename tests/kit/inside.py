@@ -6,6 +6,8 @@ Run as a program, with the standard library only:
     fetch URL [--source A] [--seconds S]   prints what a web server answers
     echo PORT                a TCP server that sends every line back; prints "ready"
     talk HOST PORT           a TCP connection: lines of standard input go out, lines that come in are printed
+    sink PORT                a TCP server that reads all and then says how many bytes it was; prints "ready"
+    pour HOST PORT SIZE      sends so many bytes over a TCP connection, and prints what a sink says
     inbox PORT               prints every UDP datagram that arrives; prints "ready"
     send ADDRESS PORT TEXT [--source A]   one UDP datagram
 """
@@ -61,6 +63,14 @@ class _Echo(socketserver.StreamRequestHandler):
             self.wfile.write(line)
 
 
+class _Sink(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        size = 0
+        while read := len(self.request.recv(1 << 20)):
+            size += read
+        self.wfile.write(b"%d" % size)
+
+
 def _plain(address: str) -> str:
     """``::ffff:10.0.0.1`` → ``10.0.0.1``."""
     ip = ipaddress.ip_address(address.partition("%")[0])
@@ -95,6 +105,25 @@ def echo(port: int) -> None:
     server = _DualStackTCP(("::", port), _Echo)
     _say("ready")
     server.serve_forever()
+
+
+def sink(port: int) -> None:
+    """Read what comes, for ever."""
+    server = _DualStackTCP(("::", port), _Sink)
+    _say("ready")
+    server.serve_forever()
+
+
+def pour(host: str, port: int, size: int) -> None:
+    """Send zeros, and print how many have arrived. Raises OSError."""
+    piece = bytes(1 << 20)
+    with socket.create_connection((host, port), CONNECT_SECONDS) as connection:
+        connection.settimeout(None)
+        while size:
+            connection.sendall(piece[:size])
+            size -= min(size, len(piece))
+        connection.shutdown(socket.SHUT_WR)
+        sys.stdout.write(connection.recv(100).decode())
 
 
 def talk(host: str, port: int) -> None:
@@ -140,7 +169,7 @@ def main() -> None:
     def command(name: str, *arguments: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name)
         for argument in arguments:
-            added.add_argument(argument, type=int if argument == "port" else str)
+            added.add_argument(argument, type=int if argument in ("port", "size") else str)
         return added
 
     command("web", "port", "text")
@@ -148,6 +177,8 @@ def main() -> None:
     fetching.add_argument("--source")
     fetching.add_argument("--seconds", type=float, default=CONNECT_SECONDS)
     command("echo", "port")
+    command("sink", "port")
+    command("pour", "host", "port", "size")
     command("talk", "host", "port")
     command("inbox", "port")
     command("send", "address", "port", "text").add_argument("--source")

@@ -44,6 +44,16 @@ def echo_server(netns: Netns, log: Path, *, port: int = 7) -> Daemon:
     return _ready(netns, log, "echo", str(port))
 
 
+def sink(netns: Netns, log: Path, *, port: int = 19) -> Daemon:
+    """Reads what ``pour`` sends."""
+    return _ready(netns, log, "sink", str(port))
+
+
+def pour(netns: Netns, address: str, size: int, *, port: int = 19) -> int:
+    """Send bytes over a TCP connection as fast as it goes; how many have arrived. Raises Failed."""
+    return int(netns.run(*INSIDE, "pour", address, str(port), str(size)))
+
+
 def inbox(netns: Netns, log: Path, *, port: int = 9) -> Daemon:
     """Its standard output has a line per datagram: the sender's address, and the text."""
     return _ready(netns, log, "inbox", str(port))

@@ -32,8 +32,10 @@ type device struct {
 	events  chan tun.Event // there are none
 	frame   []byte         // where the kernel writes what is read
 	held    []byte         // what of it is read, and would have been too much before
-	packets atomic.Uint64  // both directions
-	gone    chan struct{}  // closed when the interface has been deleted
+	into    reading        // the Read that is under way; there is one at a time
+	waiting func(fd uintptr) (done bool)
+	packets atomic.Uint64 // both directions
+	gone    chan struct{} // closed when the interface has been deleted
 	once    sync.Once
 	free    chan struct{} // closed when what the pod sends may be read
 	freed   sync.Once
@@ -61,6 +63,7 @@ func openTUN(fd int) (d *device, err error) {
 	if d.raw, err = d.file.SyscallConn(); err != nil {
 		return nil, err
 	}
+	d.waiting, d.poll = d.readable, d.writable // made once: those of each call would be a third of the garbage
 	if err := d.open(); err != nil {
 		return nil, err
 	}
@@ -98,10 +101,9 @@ func (d *device) release() { d.freed.Do(func() { close(d.free) }) }
 // goroutines wake one another for it.) It fails for good, which is told as the interface's end, and is nothing else unless the kernel fails.
 func (d *device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
 	<-d.free
-	waited := d.raw.Read(func(fd uintptr) (done bool) {
-		n, err = d.readWaiting(int(fd), bufs, sizes, offset)
-		return n > 0 || !errors.Is(err, unix.EAGAIN)
-	})
+	d.into = reading{bufs: bufs, sizes: sizes, offset: offset}
+	waited := d.raw.Read(d.waiting)
+	n, err = d.into.n, d.into.err
 	d.packets.Add(uint64(n))
 	if n > 0 {
 		return n, nil // an error comes again
@@ -115,6 +117,22 @@ func (d *device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 	default:
 		return 0, err
 	}
+}
+
+// reading is what Read was called with, and what has come of it.
+type reading struct {
+	bufs   [][]byte
+	sizes  []int
+	offset int
+	n      int
+	err    error
+}
+
+// readable reads what there is, and tells whether there was anything.
+func (d *device) readable(fd uintptr) (done bool) {
+	r := &d.into
+	r.n, r.err = d.readWaiting(int(fd), r.bufs, r.sizes, r.offset)
+	return r.n > 0 || !errors.Is(r.err, unix.EAGAIN)
 }
 
 // readWaiting reads until there is no more, or enough.

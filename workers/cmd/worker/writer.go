@@ -18,11 +18,15 @@ const few = 4
 // megabytes of tables and vectors (of which only a first one's are in part untouched), and keeps the last packets in their buffers of
 // 64 KiB: so it is there while there is much to write, and retire lets it go.
 type writer struct {
-	raw syscall.RawConn // the TUN
+	raw  syscall.RawConn // the TUN
+	poll func(fd uintptr) (done bool)
 
 	mu                 sync.Mutex    // of what follows
 	joiner             tun.GRODevice // nil: none at the moment
 	used               bool          // for more than a few, since retire has looked
+	frame              []byte        // that is being written
+	written            int
+	err                error
 	noTCPGRO, noUDPGRO bool
 }
 
@@ -48,14 +52,19 @@ func (w *writer) Write(bufs [][]byte, offset int) (n int, err error) {
 // writeFrame writes one packet, of which nothing is left to the kernel.
 func (w *writer) writeFrame(frame []byte) (n int, err error) {
 	clear(frame[:offloadLen])
-	waited := w.raw.Write(func(fd uintptr) (done bool) {
-		for {
-			if n, err = unix.Write(int(fd), frame); err != unix.EINTR {
-				return err != unix.EAGAIN
-			}
+	w.frame, w.written, w.err = frame, 0, nil
+	waited := w.raw.Write(w.poll)
+	w.frame = nil
+	return max(w.written, 0), closed(cmp.Or(waited, w.err))
+}
+
+// writable writes the frame, and tells whether it could.
+func (w *writer) writable(fd uintptr) (done bool) {
+	for {
+		if w.written, w.err = unix.Write(int(fd), w.frame); w.err != unix.EINTR {
+			return w.err != unix.EAGAIN
 		}
-	})
-	return max(n, 0), closed(cmp.Or(waited, err))
+	}
 }
 
 // open makes the joiner, with a descriptor of its own, if there is none. w.mu is held.
