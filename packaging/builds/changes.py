@@ -83,7 +83,9 @@ SHORT_QUEUES = Change(
         "QueueInboundSize           = 1024": "QueueInboundSize           = 16",
     },
 )
-"""Each place is for up to 128 packets of 64 KiB: a thousand places are never needed, but fill where one end is slower than the other."""
+"""Each place is for up to 128 packets of 64 KiB: a thousand places are never needed, but fill where one end is slower than the other.
+(Tailscale's own program for iOS has 64.) A device that is closed under traffic might wait for itself then; a worker never closes its own.
+"""
 
 CHANGES = (SMALL_SPAN_SETS, CLEARED_BY_THE_KERNEL, WRITEV_WITHOUT_GARBAGE, SHORT_QUEUES)
 
@@ -101,13 +103,15 @@ def apply(
     replaced: dict[str, str] = {}
     for change in changes:
         if change.module == GO:
-            changed = scratch / Path(change.file).name
-            changed.write_text(_changed(library / change.file, change), encoding="utf-8")
-            replaced[str(library / change.file)] = str(changed)
+            file, changed = library / change.file, scratch / f"{len(replaced)}.go"
+            if str(file) in replaced:
+                raise ValueError(f"{file} is to be changed twice")
+            changed.write_text(_changed(file, change), encoding="utf-8")
+            replaced[str(file)] = str(changed)
             continue
         theirs = scratch / Path(change.module).name
         if not theirs.exists():
-            _copy(_directory(go, change.module, module, env), theirs)
+            _copy(_directory(go, change, module, env), theirs)
             with (copy / "go.mod").open("a", encoding="utf-8") as requirements:
                 requirements.write(f"\nreplace {change.module} => ../{theirs.name}\n")
         file = theirs / change.file
@@ -128,11 +132,12 @@ def _copy(folder: Path, to: Path) -> None:
             target.write_bytes(path.read_bytes())
 
 
-def _directory(go: Path, module: str, of: Path, env: dict[str, str]) -> Path:
-    """Where the module cache has a module, of the version that another one requires."""
-    command = [str(go), "mod", "download", "-json", module]
-    done = subprocess.run(command, cwd=of, env=env, check=True, stdout=subprocess.PIPE)
-    return Path(json.loads(done.stdout)["Dir"])
+def _directory(go: Path, change: Change, module: Path, env: dict[str, str]) -> Path:
+    """Where the module cache has a module, of the version that ours requires, and of the content that its go.sum has."""
+    package = f"{change.module}/{Path(change.file).parent}"
+    command = [str(go), "list", "-mod=readonly", "-find", "-f={{.Module.Dir}}", package]
+    done = subprocess.run(command, cwd=module, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return Path(done.stdout.strip())
 
 
 def _changed(file: Path, change: Change) -> str:

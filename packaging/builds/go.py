@@ -78,7 +78,7 @@ def go_build(
     )
     inputs = [repr(sorted(packages.items())), tags, ldflags, repr(added)]
     if changes:
-        inputs.append(repr(changes))
+        inputs += [repr(changes), Path(__file__).with_name("changes.py").read_text(encoding="utf-8")]
     key = digest([GO_LOCK.read_bytes(), *inputs, *content])
 
     def build(directory: Path) -> None:

@@ -7,7 +7,7 @@ them. The anchor is the smaller of tailscaled's two modes.
 
 A Go program that has once been busy keeps what it took. The worker looks every seven seconds whether it has grown and has little to do,
 collects, and gives back; it has no memory limit, which would halve its speed (52 MB of buffers that nobody touches would count as
-live). After ten seconds at full speed and thirty at rest it has to be where it was.
+live). After ten seconds at full speed and thirty at rest it has to be where it was, after as much rest, before.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ def after_traffic(stack: ExitStack, lab: Lab, host: Host, pod: Sandbox, far: Pee
     """Row e."""
     busy, rest = (2, 15) if lab.quick else (10, 30)
     end = serve(stack, lab, far, pod.netns, host.addresses(pod)[0])
+    pass_time(rest)  # the other nodes have just gone
     before = float(host.private_memory(pod))
     after = []
     for turn in range(1 if lab.quick else 5):

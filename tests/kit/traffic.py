@@ -51,7 +51,7 @@ def sink(netns: Netns, log: Path, *, port: int = 19) -> Daemon:
 
 def pour(netns: Netns, address: str, size: int, *, port: int = 19) -> int:
     """Send bytes over a TCP connection as fast as it goes; how many have arrived. Raises Failed."""
-    return int(netns.run(*INSIDE, "pour", address, str(port), str(size)))
+    return int(netns.run(*INSIDE, "pour", address, str(port), str(size), timeout=300) or 0)
 
 
 def inbox(netns: Netns, log: Path, *, port: int = 9) -> Daemon:

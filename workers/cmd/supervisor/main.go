@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -69,6 +70,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "supervisor:", err)
 		os.Exit(2)
 	}
+	useLittleMemory()
 	closeOnExec()
 	line, err := readFirstLine()
 	if err != nil {
@@ -76,6 +78,14 @@ func main() {
 		os.Exit(1)
 	}
 	os.Exit(newSupervisor(s).run(line))
+}
+
+// useLittleMemory is for us, and for all that we start where it says so.
+func useLittleMemory() {
+	runtime.GOMAXPROCS(1)
+	// The same for the worker. Where the kernel uses huge pages unasked, which is Debian's default, a page that is touched of any two
+	// megabytes of a heap takes them all: an idle worker 20 MB instead of 4. A kernel that does not know huge pages is fine, too.
+	_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0)
 }
 
 // closeOnExec keeps our descriptors, and what whoever started us forgot to close, from all that we start. startWorker hands on what is
