@@ -124,5 +124,5 @@ func tune(s spec) {
 // With one core of two a gigabit costs a quarter less CPU, and more of it gets through (docs/performance.md).
 //
 // And it is at most 64: in the runtime as we build it, 65 threads that add a span to one set might skip a piece of the set
-// (SMALL_SPAN_SETS of packaging/builds/go.py).
+// (SMALL_SPAN_SETS of packaging/builds/changes.py).
 func coresToUse(there int) int { return min(max(1, there-1), 64) }
