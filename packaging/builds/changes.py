@@ -70,7 +70,7 @@ WRITEV_WITHOUT_GARBAGE = Change(
     "tun/tun_linux.go",
     "7357ed203ed64218a9073329138e87d69f7f7707a32bb8622a4e91c4cf0697ac",
     {"unix.Writev(int(fd), nb)": "writev(fd, nb)"},
-    ("changes/writev.go",),
+    ("changes/tun/writev.go",),
 )
 """What joins packets for the interface hands a list of them to the kernel for each frame."""
 
@@ -84,10 +84,46 @@ SHORT_QUEUES = Change(
     },
 )
 """Each place is for up to 128 packets of 64 KiB: a thousand places are never needed, but fill where one end is slower than the other.
-(Tailscale's own program for iOS has 64.) A device that is closed under traffic might wait for itself then; a worker never closes its own.
+(Tailscale's own program for iOS has 64.) A device that is closed under traffic might wait for itself then: a worker's is when its
+interface is gone, which ends the process.
 """
 
-CHANGES = (SMALL_SPAN_SETS, CLEARED_BY_THE_KERNEL, WRITEV_WITHOUT_GARBAGE, SHORT_QUEUES)
+_SEND = "peer.processOutboundContainer(elemsContainer, bufs[:0])"
+
+SENDERS_LET_GO = Change(
+    WIREGUARD,
+    "device/send.go",
+    "4fefea22a449a513c0a0e6c1cb32a522dd1e8008057def34cd30e939c381b8d2",
+    {_SEND: f"{_SEND}\n\t\tclear(bufs[:cap(bufs)])"},
+)
+"""A list names what was sent to a peer last. These buffers are in their pool again, and could not leave it."""
+
+_RECEIVE = "count, err = recv(bufs, sizes, endpoints)"
+_DELIVER = "peer.processInboundContainer(elemsContainer, bufs[:0])"
+
+RECEIVERS_LET_GO = Change(
+    WIREGUARD,
+    "device/receive.go",
+    "0e8305f7ce88fcbdc8e2d5d8a0d5310e58a244117066f731f5c03715062e99cc",
+    {
+        "\t\tdeathSpiral int\n": "\t\tdeathSpiral int\n\t\tbuffers     lent\n",
+        _RECEIVE: f"buffers.wait(bufs)\n\t\t{_RECEIVE}\n\t\tbuffers.wake(count)",
+        _DELIVER: f"{_DELIVER}\n\t\tclear(bufs[:cap(bufs)])",
+    },
+    ("changes/device/lent.go",),
+)
+"""The same list of what came from a peer last; and the buffers in which the next packets are awaited, 128 for each kind of address, which
+had a page each for good.
+"""
+
+CHANGES = (
+    SMALL_SPAN_SETS,
+    CLEARED_BY_THE_KERNEL,
+    WRITEV_WITHOUT_GARBAGE,
+    SHORT_QUEUES,
+    SENDERS_LET_GO,
+    RECEIVERS_LET_GO,
+)
 
 
 def apply(

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from builds import go_toolchain
+from builds import go_toolchain, workers
 from builds.changes import CHANGES, GO, SMALL_SPAN_SETS, Change, apply
 from builds.go import WORKERS, go_environ
 
@@ -34,6 +34,14 @@ def test_the_changes_are_made_in_a_copy(tmp_path: Path) -> None:
     assert requirements.count("replace ") == 1
     assert "replace github.com/tailscale/wireguard-go => ../wireguard-go\n" in requirements
     assert "replace " not in (WORKERS / "go.mod").read_text(encoding="utf-8")
+
+
+def test_the_worker_is_built_of_what_is_changed() -> None:
+    """It has the functions that come beside, and not the one that they are for."""
+    program = (workers() / "worker").read_bytes()
+    assert b"wireguard-go/device.(*lent).rest" in program
+    assert b"wireguard-go/tun.writev" in program
+    assert b"x/sys/unix.Writev" not in program
 
 
 def test_what_is_copied_can_be_removed(tmp_path: Path) -> None:

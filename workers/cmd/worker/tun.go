@@ -16,8 +16,8 @@ import (
 
 const (
 	tunMTU = 1280 // what tailscale uses, and what the interface was made with
-	// atOnce is how many packets are read together, unless one send of the pod's is more. More would gain little: WireGuard keeps as
-	// many buffers of 64 KiB as have ever been sent together, for as long as it talks to a peer.
+	// atOnce is how many packets are read together, unless one send of the pod's is more. More would gain little, and each of the buffers
+	// that WireGuard reads into keeps a page.
 	atOnce = 32
 	// longest is how long a packet may be, in bytes, and a frame's headers. The interface's are not longer than tunMTU, unless somebody in
 	// the pod has changed that; those of a raw socket may be, and tailscale and GSOSplit write past the end of what gets too long.
