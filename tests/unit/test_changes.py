@@ -37,7 +37,7 @@ def test_the_changes_are_made_in_a_copy(tmp_path: Path) -> None:
 
 
 def test_the_worker_is_built_of_what_is_changed() -> None:
-    """It has the functions that come beside, and not the one that they are for."""
+    """It has the functions that come beside, and not the one of a library that one of them replaces."""
     program = (workers() / "worker").read_bytes()
     assert b"wireguard-go/device.(*lent).rest" in program
     assert b"wireguard-go/tun.writev" in program

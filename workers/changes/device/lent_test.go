@@ -25,14 +25,18 @@ func filled(t *testing.T, n int) [][]byte {
 
 // given counts the buffers whose first whole page is the kernel's again.
 func given(bufs [][]byte) (n int) {
+	page := os.Getpagesize()
 	for _, buf := range bufs {
-		page := os.Getpagesize()
-		first := int(-uintptr(unsafe.Pointer(unsafe.SliceData(buf))) & uintptr(page-1))
-		if bytes.Count(buf[first:first+page], []byte{0}) == page {
+		if bytes.Count(aligned(buf)[:page], []byte{0}) == page {
 			n++
 		}
 	}
 	return n
+}
+
+// aligned is buf from its first whole page on.
+func aligned(buf []byte) []byte {
+	return buf[-uintptr(unsafe.Pointer(unsafe.SliceData(buf)))&uintptr(os.Getpagesize()-1):]
 }
 
 func TestBuffersAreGivenBackAfterABurst(t *testing.T) {
@@ -96,8 +100,7 @@ func TestBuffersThatAreLookedAtAreLeftAlone(t *testing.T) {
 // Memory that belongs to others lies on both sides of a buffer.
 func TestOnlyWholePagesAreGivenBack(t *testing.T) {
 	page := os.Getpagesize()
-	all := bytes.Repeat([]byte{0xa5}, 8*page)
-	start := int(-uintptr(unsafe.Pointer(unsafe.SliceData(all))) & uintptr(page-1))
+	all := aligned(bytes.Repeat([]byte{0xa5}, 8*page))
 	for _, c := range []struct{ from, to, want int }{
 		{1, 3*page - 1, 1},
 		{0, page, 1},
@@ -106,7 +109,7 @@ func TestOnlyWholePagesAreGivenBack(t *testing.T) {
 		{1, 2, 0},
 		{0, 0, 0},
 	} {
-		part := all[start : start+4*page]
+		part := all[:4*page]
 		copy(part, bytes.Repeat([]byte{0xa5}, len(part)))
 		giveBack(part[c.from:c.to])
 		if got := bytes.Count(part, []byte{0}); got != c.want*page {
