@@ -1,6 +1,6 @@
 """Take all measures once, print the table, keep it in dist/bench.json, draw it, and write docs/performance.md from it.
 
-``python -m tests.bench [--quick] [LETTER …]``: some rows alone are printed and kept, but are no full run, and change no page.
+``python -m tests.bench [--quick] [LETTER …]``: a quick run, or one of some rows, is kept under another name, and changes no page.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> int:
     finally:  # a run that breaks off after half an hour says what it knows
         rows.sort(key=lambda row: row.letter)
         print(report.table(rows))
-    run = report.Run.of(rows, quick=options.quick)
+    run = report.Run.of("bench-some" if wanted else "bench-quick" if options.quick else "bench", rows)
     run.save()
     if not wanted:
         run.draw()

@@ -44,7 +44,7 @@ class Sidecar:
         """From nothing to a node with its address."""
         env = {"TS_DISABLE_PORTMAPPER": "1", "HOME": str(self.root), "PATH": os.defpath + ":/usr/sbin:/sbin"}
         self._daemon = Daemon(self._daemon_argv, log=self.root / "log", env=env)
-        wait_until(self._socket.exists, what="tailscaled's socket")
+        wait_until(self._socket.exists, what="tailscaled's socket", poll=0.001)
         run([*self._client, "up", *self._up, "--timeout=60s"], timeout=90)
 
     @property

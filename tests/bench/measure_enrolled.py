@@ -55,8 +55,7 @@ def enrol(host: Host) -> float:
     sandbox, seconds = add(host)
     if not host.addressed(sandbox):
         raise TimeoutError(f"{sandbox.pod.name} has started without its tailnet address")
-    host.runtime.delete(sandbox)
-    sandbox.netns.close()
+    remove(host, sandbox)
     return seconds
 
 
@@ -76,9 +75,15 @@ def unenrol(host: Host, *, outage: bool = False) -> float:
         started = time.perf_counter()
         host.runtime.chained("DEL", sandbox)
         seconds = time.perf_counter() - started
+    remove(host, sandbox)
+    return seconds
+
+
+def remove(host: Host, sandbox: Sandbox) -> None:
+    """The end of a pod. Raises CNIError."""
     host.runtime.delete(sandbox)
     sandbox.netns.close()
-    return seconds
+    host.sandboxes.remove(sandbox)
 
 
 def start_sidecar(lab: Lab, *, userspace: bool = False) -> float:

@@ -2,12 +2,13 @@
 
 Two pods of ours and a tailscaled of either mode are on one tailnet, of 12 nodes or of 50; the others are nodes that nobody runs. For a
 minute some of these come and go, one a second, because every change makes a node build anew what it knows; they go on while samples are
-taken. There are two of each, as on any host with more than one pod, so that what processes of one program share counts for none of
-them. The anchor is the smaller of tailscaled's two modes.
+taken, one every ten seconds. Tailscaled grows meanwhile, so that a ratio is a larger one at first (rows m: after half a minute, with
+fewer changes). The tailnet of 50 nodes comes after that, with the same processes. There are two of each, as on any host with more than
+one pod, so that what processes of one program share counts for none of them. The anchor is the smaller of tailscaled's two modes.
 
 A Go program that has once been busy keeps what it took. The worker looks every seven seconds whether it has grown and has little to do,
-collects, and gives back; it has no memory limit, which would halve its speed (52 MB of buffers that nobody touches would count as
-live). After ten seconds at full speed and thirty at rest it has to be where it was, after as much rest, before.
+collects, and gives back; it has no memory limit, which would halve its speed (52 MB of buffers that nobody touches would count as live).
+After ten seconds at full speed and thirty at rest it has to be where it was, after as much rest, before.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def at_rest(lab: Lab, crowd: Crowd, size: int, ours: Callable[[], int], peers: l
         crowd.churn(pause)
         mine.append(float(ours()))
         theirs.append(float(min(peer.process.private_memory for peer in peers)))
-    what = f"private memory, tailnet of {size} nodes, after {settle} s"
+    what = (
+        f"private memory, tailnet of {size} nodes, {settle + pause} to {settle + pause * lab.rounds} s later"
+    )
     return [
         Row("d", what, "MB", tuple(mine), None, AT_MOST.get(size)),
         Row("d", f"{what}, over tailscaled", "MB", tuple(mine), tuple(theirs), Bound(0.5)),

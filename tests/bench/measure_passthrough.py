@@ -1,12 +1,12 @@
 """A pod that is not enrolled pays for one start of Python, and next to nothing else.
 
-The floor is `python3 -I -S -c pass`: a plugin in Python starts that, whatever it does. What comes on top is reading the call,
-the note of the host's configuration, and prevResult; what comes off is Python's own tidying at its end, which the door leaves out, so that
-the figure can be below 1. It is measured as `install` writes it: the kernel starts the interpreter (a shell that looks for one
-costs 0.11 more), and the door's bytecode is beside its text (compiling the text costs 0.15 to 0.2 more, and is what happens
-after an upgrade of Python until `install` is run again). Beside it, for orientation: a meta plugin of the CNI project,
-a static Go program, which reads and echoes the same prevResult, with iptables at hand as on any host of Kubernetes: without, it takes three
-times as long to find out.
+The floor is `python3 -I -S -c pass`: a plugin in Python starts that, whatever it does. What comes on top is reading the call, the note of
+the host's configuration, whether that is still what it was, and prevResult; what comes off is Python's own tidying at its end, which the
+door leaves out, so that the figure can be below 1. It is measured as `install` writes it: the kernel starts the interpreter (a shell that
+looks for one costs 0.11 more), and the door's bytecode is beside its text (compiling the text costs 0.15 to 0.2 more, and is what happens
+after an upgrade of Python until `install` is run again). Where there is a kubeconfig, what the pod's namespace has said is read too.
+Beside it, for orientation: a meta plugin of the CNI project, a static Go program, which reads and echoes the same prevResult, with
+iptables at hand as on any host of Kubernetes: without, it takes three times as long to find out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import json
 from pathlib import Path
 from statistics import median
 
+from tailscale_cni.config import Config, door_view
+from tailscale_cni.state import files
+from tailscale_cni.state.namespaces import Namespaces
 from tests.kit import tools
 from tests.kit.interpreters import SUPPORTED, interpreters
 from tests.kit.process import CLEAN, Argv, run
@@ -53,17 +56,21 @@ AT_MOST = Bound(1.15)
 def measure(lab: Lab) -> list[Row]:
     """Row a, for each verb and each Python; in QUICK for the newest Python alone."""
     pythons = [(version, python) for version, python in interpreters().items() if version >= SUPPORTED]
+    plain, asked = Installed(lab.root / "plain"), Installed(lab.root / "asked", "kubeconfig: /nonexistent\n")
+    asked.has_asked("default")
     rows = []
     for (major, minor), python in pythons[-1:] if lab.quick else pythons:
         plugin = install(python, lab.root / f"plugin-{minor}")
+        bare: Argv = [python, "-I", "-S", "-c", "pass"]
         for verb in ("ADD", "DEL", "CHECK"):
             what = f"{verb}, not enrolled, CPython {major}.{minor}, over the bare interpreter"
-            rows += compare(
-                lab, what, Call(lab.root, verb), [plugin], [python, "-I", "-S", "-c", "pass"], AT_MOST
-            )
-    what = "ADD, not enrolled, over portmap, a Go plugin"
+            rows += compare(lab, what, Call(plain, verb), [plugin], bare, AT_MOST)
     portmap = tools.reference_plugins() / "portmap"
-    return rows + compare(lab, what, Call(lab.root, "ADD"), [plugin], [portmap], None)
+    rows += compare(
+        lab, "ADD, not enrolled, over portmap, a Go plugin", Call(plain), [plugin], [portmap], None
+    )
+    what = "ADD, not enrolled, with a kubeconfig, over the bare interpreter"
+    return rows + compare(lab, what, Call(asked), [plugin], bare, AT_MOST)
 
 
 def install(python: Path, plugin: Path) -> Path:
@@ -75,10 +82,34 @@ def install(python: Path, plugin: Path) -> Path:
     return plugin
 
 
+class Installed:
+    """A host on which ``install`` has noted what the door must know."""
+
+    def __init__(self, root: Path, configuration: str = "tags: [tag:k8s-pod]\n") -> None:
+        self.root, self.state = root, root / "state"
+        conf_dir = root / "net.d"
+        for directory in (self.state, conf_dir):
+            directory.mkdir(parents=True)
+        primary = conf_dir / "10-cbr0.conflist"
+        primary.touch()
+        config = root / "config.yaml"
+        config.write_text(configuration, encoding="utf-8")
+        self.roots = {"stateDir": str(self.state), "runDir": str(root / "run"), "configFile": str(config)}
+        view = door_view(Config.load(self.roots), str(conf_dir), str(primary))
+        files.write_json(str(self.state / "enroll.json"), view)
+
+    def has_asked(self, namespace: str) -> None:
+        """The API has answered just now, and for long: that its pods do not want to be nodes."""
+        Namespaces(str(self.state)).renew(namespace, dict, wait=True)
+        note = self.state / "namespaces" / f"{namespace}.json"
+        document = json.loads(note.read_text(encoding="utf-8"))
+        files.write_json(str(note), document | {"until": document["asked"] + 3600})
+
+
 class Call:
     """One CNI call for a pod that nobody has annotated, again and again."""
 
-    def __init__(self, root: Path, verb: str) -> None:
+    def __init__(self, host: Installed, verb: str = "ADD") -> None:
         config = {
             "cniVersion": "1.0.0",
             "name": "cbr0",
@@ -88,14 +119,9 @@ class Call:
             "runtimeConfig": {ANNOTATIONS: {"kubernetes.io/config.source": "api"}},
             "prevResult": PREV_RESULT,
         }
-        roots = {
-            "stateDir": str(root / "state"),
-            "runDir": str(root / "run"),
-            "configFile": str(root / "config.yaml"),
-        }
         self.verb = verb
-        self.stdin = root / "call.json"
-        self.stdin.write_text(json.dumps({**config, "type": "tailscale-cni", **roots}))
+        self.stdin = host.root / "call.json"
+        self.stdin.write_text(json.dumps({**config, "type": "tailscale-cni", **host.roots}))
 
     def cost(self, *argv: str | Path) -> Cost:
         """The median of some calls, wall and CPU each: one alone is shorter than what a scheduler does in between."""

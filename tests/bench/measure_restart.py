@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from tests.kit import traffic
 from tests.kit.host import Host
+from tests.kit.process import Failed
 from tests.kit.runtime import Pod, Sandbox
 from tests.kit.wait import pass_time
 
@@ -26,14 +27,16 @@ WELL = 11.0
 """Seconds after which the supervisor takes a worker as one that has been well, and one more."""
 GATHERED = float(BATCH.removesuffix("ms")) / 1000
 """Seconds in which news are gathered."""
+AT_ONCE = "0s"
+"""Where they are not."""
 
 
 def measure(lab: Lab) -> list[Row]:
     """Row i: of a tailnet whose nodes hear of one another at once, and of one where they do every 0.8 s, as with Headscale."""
     if lab.quick:
         return gaps(lab, BATCH)
-    with Lab.opened(quick=False, batch="0s") as prompt:
-        return [*gaps(prompt, "0s"), *gaps(lab, BATCH)]
+    with Lab.opened(quick=False, batch=AT_ONCE) as prompt:
+        return [*gaps(prompt, AT_ONCE), *gaps(lab, BATCH)]
 
 
 def gaps(lab: Lab, batch: str) -> list[Row]:
@@ -51,7 +54,8 @@ def gaps(lab: Lab, batch: str) -> list[Row]:
         ):
             for speaker, conversation in (("the peer", of_peer), ("the pod", of_pod)):
                 seconds = tuple(gap(host, pod, conversation, pause) for pause in pauses(lab))
-                what = f"gap of a TCP stream, {speaker} speaks, news every {batch}"
+                news = "at once" if batch == AT_ONCE else f"every {batch}"
+                what = f"gap of a TCP stream, {speaker} speaks, news {news}"
                 rows.append(Row("i", what, "s", seconds, None, AT_MOST))
         return rows
 
@@ -68,11 +72,16 @@ def pauses(lab: Lab) -> Iterator[float]:
 def gap(host: Host, pod: Sandbox, conversation: traffic.Conversation, pause: float) -> float:
     """Seconds from the kill to the answer, of a worker that has been well for that long."""
     pass_time(pause)
-    conversation.say("before")
-    conversation.heard()
     worker = host.worker(pod)
-    worker.kill()
+    ask(conversation, "before")
     killed = time.perf_counter()
-    conversation.say("after")
-    conversation.heard_within(30)
+    worker.kill()
+    ask(conversation, "after")
     return time.perf_counter() - killed
+
+
+def ask(conversation: traffic.Conversation, line: str) -> None:
+    """Say something, and have it come back. Raises Failed where the connection has ended."""
+    conversation.say(line)
+    if (heard := conversation.heard_within(30)) != line:
+        raise Failed(f"{heard!r} came back for {line!r}: the connection has not outlived the worker")

@@ -11,8 +11,10 @@ T = TypeVar("T")
 POLL_SECONDS = 0.02
 
 
-def wait_until(condition: Callable[[], T | None], deadline: float = 30.0, *, what: str = "") -> T:
-    """The first true value of ``condition()``.
+def wait_until(
+    condition: Callable[[], T | None], deadline: float = 30.0, *, what: str = "", poll: float = POLL_SECONDS
+) -> T:
+    """The first true value of ``condition()``, which is asked again after ``poll`` seconds.
 
     Raises TimeoutError after ``deadline`` seconds, with ``what`` was waited for and what the condition said last.
     """
@@ -22,7 +24,7 @@ def wait_until(condition: Callable[[], T | None], deadline: float = 30.0, *, wha
             raise TimeoutError(
                 f"not within {deadline:g} s: {what or condition.__qualname__}; the last answer was {value!r}"
             )
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll)
     return value
 
 

@@ -19,7 +19,9 @@ const (
 // lent are the buffers in which a receiver waits for packets. Once many have come together, and then only few for a while, their pages go
 // back to the kernel: each buffer has the page of a packet that was there before, and there are 128.
 //
-// Nothing keeps packets from coming at that moment. They are lost then, as on any network: what has turned into zeros is not authentic.
+// Nothing keeps packets from coming at that moment. They are lost then, as on any network: what has turned into zeros is not authentic, and
+// answers no STUN request. (An answer that did so between a look at its number and one at the address would be a wrong address until
+// tailscale asks again, half a minute later.)
 type lent struct {
 	mu    sync.Mutex
 	bufs  [][]byte // nil while the receiver does not wait

@@ -18,7 +18,7 @@ const (
 // giveBackMemory returns to the host what a burst of traffic, or of news from the control plane, took: when there is little traffic and
 // the process has grown since the last time, or has let go of what only traffic needs, it collects.
 //
-// Left alone, Go would collect after 20 MB of garbage: 48 MB of buffers that nobody has touched count as live. But they hold no pointers,
+// Left alone, Go would collect after 20 MB of garbage: 52 MB of buffers that nobody has touched count as live. But they hold no pointers,
 // so that a collection has 2 MB to look at, and is cheap.
 //
 // The size is the kernel's: Go's own metrics miss part of the growth.
