@@ -36,6 +36,9 @@ exec(p[2])
 """How an artefact that is fitted to a host begins, and goes on (to Python, a first line is a comment). It is in four parts with a
 zero byte between them: this; onward.py; door.py; and the door's bytecode with Python's own mark of which bytecode it is."""
 
+BEGINNING = 32768
+"""Bytes, of which those in front of the archive are the first ones."""
+
 UNPACK_PATIENCE = 5.0
 """Seconds that a call waits for another one that unpacks."""
 
@@ -203,6 +206,12 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_of(path: str, build: str) -> bool:
+    """Whether the artefact at ``path`` is of that build, by what its beginning says. Raises OSError."""
+    with open(path, "rb") as file:
+        return f'BUILD_ID = "{build}"'.encode() in file.read(BEGINNING)
 
 
 def fitted(file: Path, python: str | None) -> bytes:

@@ -221,6 +221,20 @@ class WorkerFailed(Error):
     hint = "Look at {log}."
 
 
+class NotUpgraded(Error):
+    """{pod} has not come back as a node within {seconds:g} s of its upgrade"""
+
+    code = 112
+    hint = "The nodes after it keep the version that they have. Look at {log}; then run 'tailscale-cni upgrade' again."
+
+
+class AnotherVersion(Error):
+    """{path}, which starts the nodes, is another version than this file"""
+
+    code = 116
+    hint = "Run 'install' of this file, which upgrades too; or 'upgrade' of that one."
+
+
 class UnsafeDirectory(Error):
     """{path} is not safe to keep state in: {reason}"""
 

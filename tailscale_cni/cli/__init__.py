@@ -17,7 +17,7 @@ The container runtime runs it as a chained CNI plugin. As a person, start with
   tailscale-cni install --help
 """
 
-COMMANDS = ("install", "uninstall", "status", "identities", "config", "worker")
+COMMANDS = ("install", "upgrade", "uninstall", "status", "identities", "config", "worker")
 
 
 def main(argv: list[str]) -> int:

@@ -17,12 +17,12 @@ from ..state import files
 from ..state.installation import Installation
 from ..verbs import earlier, joining, keys, upkeep, wish
 from . import add_roots, layout
+from .layout import BINARY
+from .upgrade import upgrade_all
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
-
-BINARY = "tailscale-cni"
 
 SHOWN = 20
 """Pods that are named."""
@@ -88,6 +88,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what gives access to the cluster's API (0600); it is used where it is, and not copied",
     )
+    parser.add_argument(
+        "--no-upgrade",
+        action="store_true",
+        help="leave the nodes that run with the version that they have ('upgrade' does it later)",
+    )
     secrets = parser.add_mutually_exclusive_group()
     for row in CREDENTIALS:
         about = f"a file (0600) with {row.what}, or - for standard input; it is copied"
@@ -119,10 +124,11 @@ def run(arguments: argparse.Namespace) -> int:
     files.put(f"{root}{conf_dir}/{conflist.NAME}", conflist.derive(primary, entry), 0o644)
     if not root:
         upkeep.keep_in_step(host)
-        archive.prune(arguments.state_dir)
     _say(f'{conf_dir}/{conflist.NAME} is in place: new pods with tailscale.com/enabled: "true" become nodes')
     _name_earlier_pods(host, root)
     _warn(host, root)
+    if not (root or arguments.no_upgrade):
+        upgrade_all(arguments.state_dir)
     return 0
 
 

@@ -6,6 +6,8 @@ import os
 import re
 from typing import NamedTuple
 
+BINARY = "tailscale-cni"
+
 
 class Layout(NamedTuple):
     """A runtime's directories, as the host sees them, and what says so."""

@@ -19,7 +19,7 @@ from ..state.outbox import Outbox
 from ..state.releases import Releases
 from ..verbs import devices, kept, leaving, returns
 from . import add_roots, layout
-from .install import BINARY
+from .layout import BINARY
 
 DIRECTORIES = (
     "attachments",

@@ -263,7 +263,7 @@ def begin_anew(attachment: Attachment) -> Attachment | None:
         current = store.current(attachment)
         if current is None:
             return None
-        current = succession.shed(store, current)
+        current = _of_this_build(store, succession.shed(store, current))
         succession.fit(current)
         identities.make(current)
     return current
@@ -271,6 +271,7 @@ def begin_anew(attachment: Attachment) -> Attachment | None:
 
 def _start(store: Attachments, attachment: Attachment, netns: int, line: bytes) -> None:
     """Everything that a node needs before it has an address. The processes register while Python configures."""
+    attachment = _of_this_build(store, attachment)
     succession.fit(attachment)
     identities.make(attachment)
     underlay.prepare(store, attachment)
@@ -285,6 +286,14 @@ def _start(store: Attachments, attachment: Attachment, netns: int, line: bytes) 
     network = pod_network(attachment)
     with linux.in_netns(netns):
         pod.prepare(network)
+
+
+def _of_this_build(store: Attachments, attachment: Attachment) -> Attachment:
+    """With the build of the processes that it is about to have."""
+    if attachment.build != artefact.build_id():
+        attachment = attachment._replace(build=artefact.build_id())
+        store.save(attachment)
+    return attachment
 
 
 def _launch(attachment: Attachment, netns: int, line: bytes) -> None:

@@ -86,9 +86,14 @@ def _record(attachment: Attachment, pid: int) -> None:
     files.write_volatile(f"{attachment.worker_dir}/supervisor", f"{' '.join(map(str, words))}\n".encode())
 
 
-def _guise(attachment: Attachment) -> tuple[str, str]:
+def _guise(attachment: Attachment) -> tuple[str, str, str]:
     """What a node's processes cannot change while they run."""
-    return attachment.key, attachment.hostname
+    return attachment.key, attachment.hostname, attachment.build
+
+
+def build(attachment: Attachment) -> str:
+    """The build that its processes are of; empty if there are none."""
+    return "".join(files.read(f"{attachment.worker_dir}/supervisor").split()[4:])
 
 
 def note_configured(attachment: Attachment, asked: int, addresses: Iterable[str]) -> None:
@@ -162,7 +167,7 @@ def runs(worker_dir: str) -> linux.Process | None:
 
 
 def is_as_recorded(attachment: Attachment) -> bool:
-    """Whether the processes have the keys and the name that the attachment has."""
+    """Whether the processes have the keys and the name that the attachment has, and are of the build that it should be of."""
     return tuple(files.read(f"{attachment.worker_dir}/supervisor").split()[2:]) == _guise(attachment)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.kit import traffic
+from tests.kit import tools, traffic
 from tests.kit.peer import Peer
 from tests.kit.runtime import Pod
 from tests.kit.wait import wait_until
@@ -27,6 +28,8 @@ from .podhost import (
     STATE,
     PodHost,
 )
+
+OTHER = "/root/another-version"
 
 
 def everything(podhost: PodHost) -> dict[str, str]:
@@ -103,6 +106,42 @@ def test_install_replaces_a_binary_that_is_running(podhost: PodHost) -> None:
     assert podhost.host.run("stat", "--format=%i", BINARY) != inode
     assert podhost.worker(web) == worker
     assert podhost.host.run("find", PLUGINS, LISTS, "-name", "*~") == ""
+
+
+def lasting(row: dict[str, Any]) -> dict[str, Any]:
+    """What of a node in ``status`` is the same for as long as its pod is there."""
+    return {key: row[key] for key in ("name", "addresses", "tags", "port", "id")}
+
+
+def test_install_upgrades_the_nodes_that_run(podhost: PodHost, tmp_path: Path) -> None:
+    """They are the same nodes in the same units, and an open connection goes on; with an option they are left alone."""
+    podhost.host.write(BINARY, tools.other_build(1), "755")
+    pods = web, user = [podhost.start(Pod.enrolled(name)) for name in ("web", "user")]
+    rows = [podhost.running(pod) for pod in pods]
+    supervisors, workers = ([of(pod) for pod in pods] for of in (podhost.supervisor, podhost.worker))
+    podhost.install("--no-upgrade")
+    assert [podhost.worker(pod) for pod in pods] == workers
+    podhost.host.write(OTHER, tools.other_build(2), "755")
+    refused = podhost.host.attempt(OTHER, "upgrade")
+    assert refused.returncode == 1
+    assert f"{BINARY}, which starts the nodes, is another version" in refused.stderr.decode()
+    assert [podhost.worker(pod) for pod in pods] == workers
+    with (
+        traffic.echo_server(web.netns, tmp_path / "echo"),
+        traffic.Conversation(user.netns, tmp_path / "talk", rows[0]["addresses"][0]) as conversation,
+    ):
+        conversation.say("before")
+        assert conversation.heard_within(10) == "before"
+        podhost.install()
+        conversation.say("after")
+        assert conversation.heard_within(10) == "after"
+    upgraded = [podhost.worker(pod) for pod in pods]
+    assert not set(upgraded) & set(workers)
+    assert [podhost.supervisor(pod).pid for pod in pods] == [one.pid for one in supervisors]
+    assert [lasting(podhost.running(pod)) for pod in pods] == [lasting(row) for row in rows]
+    assert podhost.host.run("find", f"{STATE}/cache", "-maxdepth", "1", "-name", f"{1:020}") == ""
+    podhost.install()
+    assert [podhost.worker(pod) for pod in pods] == upgraded, "they have this version"
 
 
 def test_a_pod_is_reached_by_name_from_another_machine(podhost: PodHost, peer: Peer, tmp_path: Path) -> None:

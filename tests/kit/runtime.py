@@ -105,6 +105,13 @@ class Runtime:
         self.bin.mkdir(parents=True)
         self.plugin = Path(shutil.copy(tools.artefact(), self.bin / PLUGIN))
 
+    def replace_plugin(self, content: bytes) -> None:
+        """Another artefact takes the place of ours by rename, as ``install`` does it."""
+        draft = self.plugin.with_name("draft~")
+        draft.write_bytes(content)
+        draft.chmod(0o755)
+        draft.rename(self.plugin)
+
     def add_primary(self, sandbox: Sandbox) -> dict[str, Any]:
         """ADD of a list without our plugin: the prevResult for calls of ``chained``."""
         conflist = self._write("primary", self.plugins[:1])

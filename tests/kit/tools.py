@@ -53,5 +53,12 @@ def artefact() -> Path:
     return builds.zipapp()
 
 
+def other_build(number: int) -> bytes:
+    """The same programs with another build ID, for each number another one: what an upgrade comes from or goes to."""
+    text = artefact().read_bytes()
+    ours = text.partition(b'BUILD_ID = "')[2].partition(b'"')[0]
+    return text.replace(b'"%s"' % ours, b'"%0*d"' % (len(ours), number), 1)
+
+
 def _goarch() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]

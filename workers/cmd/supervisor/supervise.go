@@ -353,6 +353,7 @@ func (v *supervisor) reap() int {
 // become turns this process into a command of the artefact. The descriptors that keep the namespace alive close on exec.
 func (v *supervisor) become(task string) int {
 	v.stopAsking()
+	signal.Ignore(syscall.SIGHUP) // whoever wakes us must not end what we become
 	command := v.command(task)
 	err := syscall.Exec(command[0], command, environment)
 	v.log.printf("%s: %v", task, err)

@@ -1,0 +1,82 @@
+"""Another build is installed, and nodes that run get its programs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.kit import tools, traffic
+from tests.kit.host import Host
+from tests.kit.peer import Peer
+from tests.kit.process import Failed
+from tests.kit.runtime import Pod, Sandbox
+from tests.kit.wait import wait_until
+
+
+def _upgrade(host: Host) -> str:
+    """What ``upgrade`` says. Raises Failed."""
+    done = host.netns.attempt(host.runtime.plugin, "upgrade", "--state-dir", host.state_dir)
+    if done.returncode:
+        raise Failed(done.stderr.decode())
+    return done.stderr.decode()
+
+
+def _builds(host: Host, pod: Sandbox) -> set[str]:
+    """Of which the node's programs are, by the directories that they were unpacked to."""
+    programs = (process.link("exe") for process in (host.supervisor(pod), host.worker(pod)))
+    return {program.removeprefix(f"{host.state_dir}/cache/").partition("/")[0] for program in programs}
+
+
+def _start(host: Host, name: str) -> Sandbox:
+    """A pod that is on the tailnet."""
+    pod = host.start(Pod.enrolled(name))
+    wait_until(lambda: host.running(pod), what=f"{name} on the tailnet")
+    return pod
+
+
+def test_connections_outlive_an_upgrade(host: Host, peer: Peer) -> None:
+    """Both programs are of the new build; addresses, port and open connections are as before, whoever speaks; the old build is gone."""
+    pod = _start(host, "upgraded")
+    before = host.addresses(pod), host.ports(pod), host.supervisor(pod).pid
+    old = _builds(host, pod)
+    wait_until(lambda: peer.resolve("upgraded"), what="the pod's name at the peer")
+    with (
+        traffic.echo_server(pod.netns, host.root / "echo.log"),
+        traffic.echo_server(peer.netns, host.root / "echo-peer.log", port=17),
+        traffic.Conversation(peer.netns, host.root / "talk.log", before[0][0]) as of_peer,
+        traffic.Conversation(pod.netns, host.root / "talk-pod.log", peer.addresses[0], port=17) as of_pod,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        host.runtime.replace_plugin(tools.other_build(1))
+        upgrading = pool.submit(_upgrade, host)
+        while not upgrading.done():
+            for conversation in (of_peer, of_pod):
+                conversation.say("still there?")
+                assert conversation.heard_within(10) == "still there?"
+        assert upgrading.result() == "pod default/upgraded has this version now (1 of 1)\n"
+    assert (host.addresses(pod), host.ports(pod), host.supervisor(pod).pid) == before
+    assert _builds(host, pod) == {f"{1:020}"}
+    assert not [name for name in old if (host.state_dir / "cache" / name).exists()]
+    worker = host.worker(pod)
+    assert _upgrade(host) == "", "who has this version is left alone"
+    assert host.worker(pod) == worker
+
+
+def test_a_version_that_does_not_work_is_given_to_one_node_only(host: Host) -> None:
+    """A node that does not come back ends the upgrade, and is named; the next one keeps its programs. Mended, it goes on."""
+    pods = [_start(host, name) for name in ("first", "second")]
+    old, workers = _builds(host, pods[0]), [host.worker(pod) for pod in pods]
+    host.runtime.replace_plugin(tools.other_build(2))
+    site = host.state_dir / "cache" / f"{2:020}" / "site-packages"
+    host.command("status", "--state-dir", str(host.state_dir))  # any command unpacks the build
+    binary = site / "tailscale_cni" / "bin" / "worker"
+    good = binary.read_bytes()
+    binary.write_bytes(b"#!/bin/false\n")
+    with pytest.raises(Failed, match=r"default/(first|second) has not come back as a node within 15 s"):
+        _upgrade(host)
+    kept = [pod for pod, worker in zip(pods, workers, strict=True) if worker.alive]
+    assert [_builds(host, pod) for pod in kept] == [old]
+    binary.write_bytes(good)
+    _upgrade(host)
+    assert [_builds(host, pod) for pod in pods] == [{f"{2:020}"}] * 2
