@@ -5,15 +5,18 @@ starts a worker that has been well for ten seconds again at once; the rest is on
 and a path to each peer that was active before: a handshake that is made before there is one is lost, and WireGuard tries again after
 five seconds. A peer answers the new worker only when the control plane has told it of the new worker's disco key: where that gathers
 its news, as Headscale does for 0.8 s, this is the longest part, and as long as what is left of that time when the worker dies: the
-kills are spread over it. An upgrade is the same thing, once there is a command for it.
+kills are spread over it. In an upgrade the supervisor begins anew as well, with the programs of another build: the gap is the longest
+that one waits for an answer while `tailscale-cni upgrade` runs and the connection is never silent.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
-from tests.kit import traffic
+from tests.kit import tools, traffic
 from tests.kit.host import Host
 from tests.kit.process import Failed
 from tests.kit.runtime import Pod, Sandbox
@@ -27,6 +30,7 @@ WELL = 11.0
 """Seconds after which the supervisor takes a worker as one that has been well, and one more."""
 GATHERED = float(BATCH.removesuffix("ms")) / 1000
 """Seconds in which news are gathered."""
+BUILDS = itertools.count(1)
 AT_ONCE = "0s"
 """Where they are not."""
 
@@ -54,10 +58,18 @@ def gaps(lab: Lab, batch: str) -> list[Row]:
         ):
             for speaker, conversation in (("the peer", of_peer), ("the pod", of_pod)):
                 seconds = tuple(gap(host, pod, conversation, pause) for pause in pauses(lab))
-                news = "at once" if batch == AT_ONCE else f"every {batch}"
-                what = f"gap of a TCP stream, {speaker} speaks, news {news}"
+                what = f"gap of a TCP stream, {speaker} speaks, news {news(batch)}"
+                rows.append(Row("i", what, "s", seconds, None, AT_MOST))
+            for speaker, conversation in (("the peer", of_peer), ("the pod", of_pod)):
+                seconds = tuple(upgrade_gap(host, conversation, pause) for pause in phases(lab))
+                what = f"gap of a TCP stream at an upgrade, {speaker} speaks, news {news(batch)}"
                 rows.append(Row("i", what, "s", seconds, None, AT_MOST))
         return rows
+
+
+def news(batch: str) -> str:
+    """As the table says it."""
+    return "at once" if batch == AT_ONCE else f"every {batch}"
 
 
 def pauses(lab: Lab) -> Iterator[float]:
@@ -65,8 +77,14 @@ def pauses(lab: Lab) -> Iterator[float]:
     if lab.quick:
         yield 1
         return
-    for turn in range(lab.rounds):
-        yield WELL + turn * GATHERED / lab.rounds
+    for phase in phases(lab):
+        yield WELL + phase
+
+
+def phases(lab: Lab) -> Iterator[float]:
+    """Seconds, over the time in which news are gathered; one in QUICK."""
+    for turn in range(1 if lab.quick else lab.rounds):
+        yield turn * GATHERED / lab.rounds
 
 
 def gap(host: Host, pod: Sandbox, conversation: traffic.Conversation, pause: float) -> float:
@@ -78,6 +96,22 @@ def gap(host: Host, pod: Sandbox, conversation: traffic.Conversation, pause: flo
     worker.kill()
     ask(conversation, "after")
     return time.perf_counter() - killed
+
+
+def upgrade_gap(host: Host, conversation: traffic.Conversation, pause: float) -> float:
+    """The longest that one waits for an answer while the host's node gets the programs of another build, in seconds."""
+    host.runtime.replace_plugin(tools.other_build(next(BUILDS)))
+    host.command("status", "--state-dir", str(host.state_dir))  # unpacks them, as ``install`` does
+    pass_time(pause)
+    gaps = [0.0]
+    with ThreadPoolExecutor(1) as pool:
+        upgrading = pool.submit(host.command, "upgrade", "--state-dir", str(host.state_dir))
+        while not upgrading.done():
+            asked = time.perf_counter()
+            ask(conversation, "still there?")
+            gaps.append(time.perf_counter() - asked)
+        upgrading.result()
+    return max(gaps)
 
 
 def ask(conversation: traffic.Conversation, line: str) -> None:
