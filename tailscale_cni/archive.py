@@ -209,9 +209,10 @@ def _sync(path: Path) -> None:
 
 
 def is_of(path: str, build: str) -> bool:
-    """Whether the artefact at ``path`` is of that build, by what its beginning says. Raises OSError."""
-    with open(path, "rb") as file:
+    """Whether there is an artefact of that build at ``path``, by what its beginning says."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
         return f'BUILD_ID = "{build}"'.encode() in file.read(BEGINNING)
+    return False
 
 
 def fitted(file: Path, python: str | None) -> bytes:

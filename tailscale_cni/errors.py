@@ -222,17 +222,20 @@ class WorkerFailed(Error):
 
 
 class NotUpgraded(Error):
-    """{pod} has not come back as a node within {seconds:g} s of its upgrade"""
+    """{pod} does not come back as a node with this version, within {seconds:g} s"""
 
     code = 112
-    hint = "The nodes after it keep the version that they have. Look at {log}; then run 'tailscale-cni upgrade' again."
+    hint = (
+        "The nodes that have another one keep that. Look at {log}, and run 'tailscale-cni upgrade' again when it is mended; "
+        "or go back: run 'install' of the version before."
+    )
 
 
 class AnotherVersion(Error):
-    """{path}, which starts the nodes, is another version than this file"""
+    """{pod}: {path}, which starts its node, is another version than this file"""
 
     code = 116
-    hint = "Run 'install' of this file, which upgrades too; or 'upgrade' of that one."
+    hint = "Run 'install' of this file, which puts it there and upgrades; or 'upgrade' of that one; or start the pod anew."
 
 
 class UnsafeDirectory(Error):

@@ -129,6 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
     _warn(host, root)
     if not (root or arguments.no_upgrade):
         upgrade_all(arguments.state_dir)
+    elif not root:
+        archive.prune(arguments.state_dir)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Give the nodes that run the programs of this version, one after the other.
 
-Their connections stay, and wait for a second at most. A node that does not come back is the last one: the others keep what they have.
+Their connections stay, and wait for about a second. A node that does not come back is the last one: the others keep what they have.
 Nodes that have this version already are left alone.
 """
 
@@ -9,11 +9,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .. import archive, artefact, errors
+from .. import archive
 from ..config import STATE_DIR
-from ..state.installation import Installation
 from ..verbs import upgrade
-from .layout import BINARY
 
 if TYPE_CHECKING:
     import argparse
@@ -29,20 +27,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Upgrade all of this host."""
-    installed = Installation.load(arguments.state_dir)
-    path = f"{installed.bin_dir}/{BINARY}" if installed else artefact.executable()
-    if not archive.is_of(path, artefact.build_id()):
-        raise errors.AnotherVersion(path=path)
-    upgrade_all(arguments.state_dir)
+    if not upgrade_all(arguments.state_dir):
+        sys.stderr.write("no node of this host has another version\n")
     return 0
 
 
-def upgrade_all(state_dir: str) -> None:
-    """And then remove the programs that nobody has any more. Raises NotUpgraded."""
-    outdated = upgrade.outdated(state_dir)
+def upgrade_all(state_dir: str) -> int:
+    """How many nodes had another version; and then remove the programs that nobody has any more. Raises NotUpgraded, AnotherVersion."""
     try:
+        outdated = upgrade.begin(state_dir)
         for number, attachment in enumerate(outdated, 1):
-            upgrade.upgrade(attachment)
-            sys.stderr.write(f"{attachment.who} has this version now ({number} of {len(outdated)})\n")
+            if upgrade.upgrade(attachment):
+                sys.stderr.write(f"{attachment.who} has this version now ({number} of {len(outdated)})\n")
     finally:
         archive.prune(state_dir)
+    return len(outdated)

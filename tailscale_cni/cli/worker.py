@@ -7,6 +7,7 @@ attachment's record.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
+    signal.signal(
+        signal.SIGHUP, signal.SIG_IGN
+    )  # who wakes a supervisor must not end one that is about to be
     if launch.is_deleted(attachment):
         return GONE
     with recorded_netns(attachment) as found:

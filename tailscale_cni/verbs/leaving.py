@@ -67,7 +67,7 @@ def stays_deleted(attachment: Attachment) -> bool:
         current = store.current(attachment)
         if current is None or current.on_deleted != "stop":
             return False
-        if not (launch.was_online(current) and launch.is_as_recorded(current)):
+        if not (launch.was_online(current) and launch.is_same_node(current)):
             return False
         launch.note_deleted(current)
         devices.forgotten(current)

@@ -1,7 +1,9 @@
 """Nodes that run get the programs of this build, one after the other; their interfaces, addresses and connections stay.
 
 The record says of which build a node's processes should be. Its supervisor is woken and asks, as if the node were to have another
-name (``succession``), and begins anew with the programs of the installed file.
+name (``succession``), and begins anew with the programs of the file that it asks.
+
+A build that does not work costs one node, however often one tries: before another one gets it, one that has it must be Running.
 """
 
 from __future__ import annotations
@@ -9,13 +11,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .. import artefact, errors
+from .. import archive, artefact, errors
 from ..state.attachments import Attachments
 from ..worker import launch
 from ..worker.localapi import LocalApi
-from . import succession
+from . import joining, succession, upkeep
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from ..state.attachments import Attachment
 
 SECONDS = 15.0
@@ -26,38 +30,72 @@ ANSWER_SECONDS = 1.0
 POLL_SECONDS = 0.1
 
 
-def outdated(state_dir: str) -> list[Attachment]:
-    """Those whose processes are of another build."""
-    return [
-        one
-        for one in Attachments(state_dir).all()
-        if launch.running(one) and not launch.is_deleted(one) and launch.build(one) != artefact.build_id()
-    ]
+def begin(state_dir: str) -> list[Attachment]:
+    """Those whose processes are of another build, when all that can be known beforehand is well.
+
+    What should run and does not is started. Raises NotUpgraded if this build's nodes do not run, and InputOutput if it cannot be unpacked.
+    """
+    joining.programs()
+    upkeep.revive(state_dir)
+    ours = [one for one in _nodes(state_dir) if _has_this_build(one) and launch.was_running(one)]
+    if ours:
+        _await(ours[0], lambda: any(map(_is_running, ours)))
+    return [one for one in _nodes(state_dir) if launch.running(one) and not _has_this_build(one)]
 
 
-def upgrade(attachment: Attachment) -> None:
-    """Have its processes begin anew, and wait until the node is again what it was.
+def upgrade(attachment: Attachment) -> bool:
+    """Have its processes begin anew, and wait until the node is again what it was; whether it is still to be a node.
 
-    Nothing if its pod ends meanwhile. Raises NotUpgraded.
+    Raises AnotherVersion and NotUpgraded.
     """
     store, was_running = Attachments(attachment.state_dir), _is_running(attachment)
     with store.locked(attachment.container_id):
         current = store.current(attachment)
-        if current is None:
-            return
+        if current is None or not _is_wanted(current) or not launch.running(current):
+            return False
+        _look_at_the_file(current)
         current = current._replace(build=artefact.build_id())
         store.save(current)
     succession.wake(current)
+
+    def is_wanted() -> bool:
+        now = store.current(attachment)
+        return now is not None and _is_wanted(now)
+
+    def is_done() -> bool:
+        return _has_this_build(current) and (not was_running or _is_running(current))
+
+    _await(current, lambda: is_done() or not is_wanted())
+    return is_wanted()
+
+
+def _nodes(state_dir: str) -> Iterator[Attachment]:
+    """Those that should be nodes. A record that cannot be read is left to its pod's end."""
+    return (one for one in Attachments(state_dir).all() if one.nonce and _is_wanted(one))
+
+
+def _is_wanted(attachment: Attachment) -> bool:
+    return not (attachment.lost or launch.is_deleted(attachment))
+
+
+def _has_this_build(attachment: Attachment) -> bool:
+    return launch.build(attachment) == artefact.build_id()
+
+
+def _look_at_the_file(attachment: Attachment) -> None:
+    """The programs come with the file that the supervisor asks: one of another build would give it those, and end the node for that."""
+    path = launch.executable(attachment)
+    if path and not archive.is_of(path, artefact.build_id()):
+        raise errors.AnotherVersion(pod=attachment.who, path=path)
+
+
+def _await(attachment: Attachment, condition: Callable[[], bool]) -> None:
+    """Raises NotUpgraded, of that pod."""
     end = time.monotonic() + SECONDS
-    while store.current(current) and not _is_upgraded(current, running=was_running):
+    while not condition():
         if time.monotonic() > end:
-            raise errors.NotUpgraded(pod=current.who, seconds=SECONDS, log=current.log)
+            raise errors.NotUpgraded(pod=attachment.who, seconds=SECONDS, log=attachment.log)
         time.sleep(POLL_SECONDS)
-
-
-def _is_upgraded(attachment: Attachment, *, running: bool) -> bool:
-    """Whether its processes are of this build, and the node Running if it was."""
-    return launch.build(attachment) == artefact.build_id() and (not running or _is_running(attachment))
 
 
 def _is_running(attachment: Attachment) -> bool:

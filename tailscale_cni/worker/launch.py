@@ -92,7 +92,7 @@ def _guise(attachment: Attachment) -> tuple[str, str, str]:
 
 
 def build(attachment: Attachment) -> str:
-    """The build that its processes are of; empty if there are none."""
+    """The build that its processes are of, or were; empty if that is not known."""
     return "".join(files.read(f"{attachment.worker_dir}/supervisor").split()[4:])
 
 
@@ -166,9 +166,25 @@ def runs(worker_dir: str) -> linux.Process | None:
     return process if process.alive() else None
 
 
+def executable(attachment: Attachment) -> str:
+    """The file that its supervisor asks, and begins anew with; empty where there is no supervisor at this moment."""
+    supervisor = running(attachment)
+    words = files.read(f"/proc/{supervisor.pid}/cmdline").split("\0") if supervisor else []
+    return words[words.index("--self") + 1] if "--self" in words else ""
+
+
 def is_as_recorded(attachment: Attachment) -> bool:
     """Whether the processes have the keys and the name that the attachment has, and are of the build that it should be of."""
-    return tuple(files.read(f"{attachment.worker_dir}/supervisor").split()[2:]) == _guise(attachment)
+    return _guise_now(attachment) == _guise(attachment)
+
+
+def is_same_node(attachment: Attachment) -> bool:
+    """Whether they have the keys and the name."""
+    return _guise_now(attachment)[:2] == _guise(attachment)[:2]
+
+
+def _guise_now(attachment: Attachment) -> tuple[str, ...]:
+    return tuple(files.read(f"{attachment.worker_dir}/supervisor").split()[2:])
 
 
 def forget_notes(attachment: Attachment) -> None:

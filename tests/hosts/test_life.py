@@ -96,7 +96,7 @@ def test_install_wants_a_primary_network(bare: PodHost) -> None:
 
 
 def test_install_replaces_a_binary_that_is_running(podhost: PodHost) -> None:
-    """Another build takes the old one's place by rename, while nodes run; they go on."""
+    """Another file of the same build is replaced by rename, while nodes run; they go on."""
     web = podhost.start(Pod.enrolled("web"))
     worker = podhost.worker(web)
     podhost.host.run("sh", "-c", f"printf '# an older build' >> {BINARY}")
@@ -124,7 +124,7 @@ def test_install_upgrades_the_nodes_that_run(podhost: PodHost, tmp_path: Path) -
     podhost.host.write(OTHER, tools.other_build(2), "755")
     refused = podhost.host.attempt(OTHER, "upgrade")
     assert refused.returncode == 1
-    assert f"{BINARY}, which starts the nodes, is another version" in refused.stderr.decode()
+    assert f"{BINARY}, which starts its node, is another version" in refused.stderr.decode()
     assert [podhost.worker(pod) for pod in pods] == workers
     with (
         traffic.echo_server(web.netns, tmp_path / "echo"),

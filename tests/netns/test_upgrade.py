@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -59,24 +60,47 @@ def test_connections_outlive_an_upgrade(host: Host, peer: Peer) -> None:
     assert _builds(host, pod) == {f"{1:020}"}
     assert not [name for name in old if (host.state_dir / "cache" / name).exists()]
     worker = host.worker(pod)
-    assert _upgrade(host) == "", "who has this version is left alone"
+    assert _upgrade(host) == "no node of this host has another version\n"
     assert host.worker(pod) == worker
 
 
-def test_a_version_that_does_not_work_is_given_to_one_node_only(host: Host) -> None:
-    """A node that does not come back ends the upgrade, and is named; the next one keeps its programs. Mended, it goes on."""
+@pytest.mark.parametrize("program", ["worker", "supervisor"])
+def test_a_version_that_does_not_work_costs_one_node(host: Host, program: str) -> None:
+    """A node that does not come back ends the upgrade, and is named; the next one keeps its programs, also at the next try.
+
+    Mended, all have it: the next try starts what has ended, too.
+    """
     pods = [_start(host, name) for name in ("first", "second")]
     old, workers = _builds(host, pods[0]), [host.worker(pod) for pod in pods]
     host.runtime.replace_plugin(tools.other_build(2))
-    site = host.state_dir / "cache" / f"{2:020}" / "site-packages"
     host.command("status", "--state-dir", str(host.state_dir))  # any command unpacks the build
-    binary = site / "tailscale_cni" / "bin" / "worker"
+    binary = host.state_dir / "cache" / f"{2:020}" / "site-packages" / "tailscale_cni" / "bin" / program
     good = binary.read_bytes()
     binary.write_bytes(b"#!/bin/false\n")
-    with pytest.raises(Failed, match=r"default/(first|second) has not come back as a node within 15 s"):
-        _upgrade(host)
-    kept = [pod for pod, worker in zip(pods, workers, strict=True) if worker.alive]
-    assert [_builds(host, pod) for pod in kept] == [old]
+    for _ in range(2):
+        with pytest.raises(Failed, match=r"default/(first|second) does not come back as a node"):
+            _upgrade(host)
+        (kept,) = [pod for pod, worker in zip(pods, workers, strict=True) if worker.alive]
+        assert _builds(host, kept) == old
     binary.write_bytes(good)
-    _upgrade(host)
+    wait_until(lambda: not _fails(host), 90, what="an upgrade")
     assert [_builds(host, pod) for pod in pods] == [{f"{2:020}"}] * 2
+    assert all(host.running(pod) for pod in pods)
+
+
+def _fails(host: Host) -> int:
+    return host.netns.attempt(host.runtime.plugin, "upgrade", "--state-dir", host.state_dir).returncode
+
+
+def test_a_node_that_another_file_starts_is_left_alone(host: Host, tmp_path: Path) -> None:
+    """Its programs would come with that file: the error names it, and the node goes on."""
+    pod = _start(host, "elsewhere")
+    worker = host.worker(pod)
+    other = tmp_path / "tailscale-cni"
+    other.write_bytes(tools.other_build(3))
+    other.chmod(0o755)
+    refused = host.netns.attempt(other, "upgrade", "--state-dir", host.state_dir)
+    assert refused.returncode == 1
+    assert f"{host.runtime.plugin}, which starts its node, is another version" in refused.stderr.decode()
+    assert host.worker(pod) == worker
+    assert _upgrade(host) == "no node of this host has another version\n"

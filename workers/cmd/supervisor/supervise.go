@@ -39,6 +39,7 @@ type supervisor struct {
 	worker *worker
 	syncs  chan int64       // when a worker's word was heard; at most one is pending
 	woken  atomic.Bool      // somebody has woken us: Python is asked, whatever it has configured
+	wakes  chan struct{}    // and at once, whatever failed before
 	moved  chan struct{}    // Python wants the node to be another one
 	over   chan struct{}    // Python wants it to be none any more
 	up     chan struct{}    // the node is up: its keys may be new
@@ -54,7 +55,7 @@ type supervisor struct {
 
 func newSupervisor(s spec) *supervisor {
 	log := &logger{path: s.logFile}
-	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1), moved: make(chan struct{}, 1), over: make(chan struct{}, 1), up: make(chan struct{}, 1), narrow: make(chan *os.Process, 1)}
+	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1), wakes: make(chan struct{}, 1), moved: make(chan struct{}, 1), over: make(chan struct{}, 1), up: make(chan struct{}, 1), narrow: make(chan *os.Process, 1)}
 	v.crash, v.key = backoff{delays: crashDelays}, backoff{delays: keyDelays}
 	v.life, v.endLife = context.WithCancel(context.Background())
 	v.ask = v.askPython
@@ -108,6 +109,10 @@ func (v *supervisor) run(line string) int {
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				v.woken.Store(true)
+				select {
+				case v.wakes <- struct{}{}:
+				default:
+				}
 				v.synchroniseSoon()
 				continue
 			}
@@ -245,7 +250,10 @@ func (v *supervisor) synchronise() {
 			}
 			v.woken.CompareAndSwap(false, woken)
 			v.log.printf("%v", err)
-			time.Sleep(failures.next())
+			select {
+			case <-time.After(failures.next()):
+			case <-v.wakes:
+			}
 		}
 	}
 }
