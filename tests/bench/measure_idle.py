@@ -31,7 +31,7 @@ NUMBERS = itertools.count()
 
 def measure(lab: Lab) -> list[Row]:
     """Row g; in QUICK with ten pods, for some seconds."""
-    size, settle, seconds, guests = (10, 10, 5, 1) if lab.quick else (40, 30, 60, 4)
+    size, settle, seconds, guests = (10, 8, 5, 1) if lab.quick else (40, 30, 60, 4)
     with lab.host("idle", readyTimeout="60s") as host:
         pods = [host.start(Pod.enrolled(f"idle-{n}x")) for n in range(size)]
         for pod in pods:

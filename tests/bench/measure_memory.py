@@ -97,7 +97,7 @@ def at_rest(lab: Lab, crowd: Crowd, size: int, ours: Callable[[], int], peers: l
 
 def after_traffic(stack: ExitStack, lab: Lab, host: Host, pod: Sandbox, far: Peer) -> list[Row]:
     """Row e."""
-    busy, rest = (2, 15) if lab.quick else (10, 30)
+    busy, rest = (2, 12) if lab.quick else (10, 30)
     end = serve(stack, lab, far, pod.netns, host.addresses(pod)[0])
     pass_time(rest)  # the other nodes have just gone
     before = float(host.private_memory(pod))
