@@ -128,8 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
     _name_earlier_pods(host, root)
     _warn(host, root)
     if not (root or arguments.no_upgrade):
-        upgrade_all(arguments.state_dir)
-    elif not root:
+        return upgrade_all(arguments.state_dir)
+    if not root:
         archive.prune(arguments.state_dir)
     return 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .. import archive
+from .. import archive, errors
 from ..config import STATE_DIR
 from ..verbs import upgrade
 
@@ -27,18 +27,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Upgrade all of this host."""
-    if not upgrade_all(arguments.state_dir):
-        sys.stderr.write("no node of this host has another version\n")
-    return 0
+    return upgrade_all(arguments.state_dir)
 
 
 def upgrade_all(state_dir: str) -> int:
-    """How many nodes had another version; and then remove the programs that nobody has any more. Raises NotUpgraded, AnotherVersion."""
+    """And then remove the programs that nobody has any more. 1 if a node was left as it is; raises NotUpgraded."""
+    left = 0
     try:
         outdated = upgrade.begin(state_dir)
         for number, attachment in enumerate(outdated, 1):
-            if upgrade.upgrade(attachment):
-                sys.stderr.write(f"{attachment.who} has this version now ({number} of {len(outdated)})\n")
+            try:
+                if upgrade.upgrade(attachment):
+                    _say(f"{attachment.who} has this version now ({number} of {len(outdated)})")
+            except errors.AnotherVersion as e:  # which says nothing of the others
+                _say(f"{e}. {e.advice}")
+                left = 1
     finally:
         archive.prune(state_dir)
-    return len(outdated)
+    if not outdated:
+        _say("no node of this host has another version")
+    return left
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -51,9 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _supervise(attachment: Attachment, _: argparse.Namespace) -> int:
-    signal.signal(
-        signal.SIGHUP, signal.SIG_IGN
-    )  # who wakes a supervisor must not end one that is about to be
+    # Who wakes a supervisor must not end one that is about to be.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if launch.is_deleted(attachment):
         return GONE
     with recorded_netns(attachment) as found:
