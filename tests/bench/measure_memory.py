@@ -22,7 +22,7 @@ from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
 from tests.kit.peer import Peer
 from tests.kit.runtime import Pod, Sandbox
-from tests.kit.wait import pass_time
+from tests.kit.wait import pass_time, wait_until
 
 from .lab import Lab
 from .measure_throughput import TRAFFIC, serve
@@ -103,7 +103,8 @@ def after_traffic(stack: ExitStack, lab: Lab, host: Host, pod: Sandbox, far: Pee
     before = float(host.private_memory(pod))
     after = []
     for turn in range(1 if lab.quick else 5):
-        end.rate(TRAFFIC[turn % 2], busy)
+        # Again if nothing came: there would be nothing to be given back.
+        wait_until(partial(end.rate, TRAFFIC[turn % 2], busy), what="traffic")
         pass_time(rest)
         after.append(float(host.private_memory(pod)))
     what = f"private memory {rest} s after {busy} s of TCP, over before"
