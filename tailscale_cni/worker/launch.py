@@ -93,7 +93,7 @@ def _guise(attachment: Attachment) -> tuple[str, str, str]:
 
 def build(attachment: Attachment) -> str:
     """The build that its processes are of, or were; empty if that is not known."""
-    return "".join(files.read(f"{attachment.worker_dir}/supervisor").split()[4:])
+    return "".join(_guise_now(attachment)[2:])
 
 
 def note_configured(attachment: Attachment, asked: int, addresses: Iterable[str]) -> None:

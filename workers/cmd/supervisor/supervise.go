@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,8 +37,7 @@ type supervisor struct {
 	ask    func(task string, options ...string) (string, error)
 	worker *worker
 	syncs  chan int64       // when a worker's word was heard; at most one is pending
-	woken  atomic.Bool      // somebody has woken us: Python is asked, whatever it has configured
-	wakes  chan struct{}    // and at once, whatever failed before
+	wakes  chan struct{}    // somebody has woken us: Python is asked, whatever it has configured, and at once if it failed before
 	moved  chan struct{}    // Python wants the node to be another one
 	over   chan struct{}    // Python wants it to be none any more
 	up     chan struct{}    // the node is up: its keys may be new
@@ -108,7 +106,6 @@ func (v *supervisor) run(line string) int {
 			return exitGone
 		case s := <-signals:
 			if s == syscall.SIGHUP {
-				v.woken.Store(true)
 				select {
 				case v.wakes <- struct{}{}:
 				default:
@@ -233,9 +230,13 @@ func (v *supervisor) synchroniseSoon() {
 func (v *supervisor) synchronise() {
 	failures := backoff{delays: delays{first: time.Second, longest: 30 * time.Second}}
 	for heard := range v.syncs {
-		for {
+		for woken := false; ; {
 			time.Sleep(time.Second)
-			woken := v.woken.Swap(false)
+			select {
+			case <-v.wakes:
+				woken = true
+			default:
+			}
 			if !woken && v.configuredSince(heard) {
 				break
 			}
@@ -248,11 +249,11 @@ func (v *supervisor) synchronise() {
 				failures.reset()
 				break
 			}
-			v.woken.CompareAndSwap(false, woken)
 			v.log.printf("%v", err)
 			select {
 			case <-time.After(failures.next()):
 			case <-v.wakes:
+				woken = true
 			}
 		}
 	}
