@@ -318,6 +318,16 @@ def left(deadline: float, least: float = 0.0) -> float:
     return max(least, deadline - time.monotonic())
 
 
+def is_udp_port_free(port: int) -> bool:
+    """Whether no other socket of the host has the UDP port. Tailscale silently takes another port if this one is busy."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
 def booted_with_systemd() -> bool:
     """Whether PID 1 is systemd: sd_booted(3)."""
     return os.path.isdir("/run/systemd/system")

@@ -61,9 +61,10 @@ def main() -> int:
 def enter(file: str, state: str, site: str | None) -> "Callable[[bytes], int]":
     """What the call is for, imported from the site-packages, or from the archive as it is."""
     sys.path.insert(0, site or file + "/site-packages")
-    from tailscale_cni import __main__, artefact
+    from tailscale_cni import __main__
+    from tailscale_cni.build import artefact
 
-    artefact.this_is(file, BUILD_ID, state, site)
+    artefact.set_running(file, BUILD_ID, state, site)
     return __main__.choose()
 
 
@@ -116,9 +117,9 @@ def unpack(file: str, state: str) -> str | None:
         return None
     sys.path.insert(0, file + "/site-packages")
     try:
-        from tailscale_cni import archive
+        from tailscale_cni.build import cache
 
-        archive.unpack(file, BUILD_ID, state)
+        cache.unpack(file, BUILD_ID, state)
     except OSError:
         return None
     finally:

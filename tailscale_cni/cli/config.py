@@ -11,8 +11,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .. import config, errors
-from ..state.installation import Installation
-from ..verbs import wish
+from ..install.record import Installation
+from ..node import resolve
 from .status import API_VERSION, table
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     installed = Installation.load(arguments.state_dir)
     if installed is None:
         sys.stderr.write("tailscale-cni is not installed on this host: this is what it would use\n")
-    host = wish.load(installed.entry if installed else {})
+    host = resolve.load(installed.entry if installed else {})
     rows = {
         row.key: {
             "value": config.plain(getattr(host, config.attribute(row.key))),
@@ -83,6 +83,6 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise errors.InputOutput(
             what=f"the configuration {path} cannot be read", reason="there is no such file", path=path
         )
-    wish.load({"configFile": path})
+    resolve.load({"configFile": path})
     sys.stdout.write(f"{path} is a configuration\n")
     return 0

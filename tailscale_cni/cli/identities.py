@@ -11,15 +11,16 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..config import STATE_DIR, Config
-from ..state.installation import Installation
+from ..config import STATE_DIR, load_config
+from ..devices import deletions
+from ..identity import release, retained
+from ..install.record import Installation
 from ..state.outbox import Outbox
 from ..state.releases import Releases
-from ..verbs import devices, kept, returns
 from .status import API_VERSION, table
 
 if TYPE_CHECKING:
-    from ..verbs.kept import Kept
+    from ..identity.retained import Kept
 
 HEADERS = ("NAMESPACE", "NAME", "NODE", "IP", "POD", "LAST-USED")
 
@@ -45,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a row per identity."""
-    rows = [_row(one) for one in sorted(kept.every(arguments.state_dir), key=lambda one: one.node)]
+    rows = [_row(one) for one in sorted(retained.every(arguments.state_dir), key=lambda one: one.node)]
     if arguments.output == "json":
         document = {"apiVersion": API_VERSION, "kind": "IdentityList", "items": rows}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
@@ -91,18 +92,18 @@ def _when(moment: float) -> str:
 def run_forget(arguments: argparse.Namespace) -> int:
     """Forget one. Raises NoSuchIdentity, IdentityInUse."""
     state_dir = arguments.state_dir
-    found = kept.find(state_dir, arguments.identity)
+    found = retained.find(state_dir, arguments.identity)
     installed = Installation.load(state_dir)
-    host = Config.load(installed.entry if installed else {"stateDir": state_dir})
-    if not kept.forget(state_dir, found, host):
+    host = load_config(installed.entry if installed else {"stateDir": state_dir})
+    if not retained.forget(state_dir, found, host):
         sys.stderr.write(f"its keys are removed. {found.node}: {STAYS}\n")
         return 0
     if found.identity.kubeconfig:
-        returns.deliver(state_dir, SECONDS)
+        release.deliver(state_dir, SECONDS)
     if Releases(state_dir).get(found.identity.key):
         outcome = "will be deleted when the cluster can be told"
     else:
-        devices.deliver(state_dir, SECONDS)
+        deletions.deliver(state_dir, SECONDS)
         later = any(farewell.node_id == found.identity.node_id for farewell in Outbox(state_dir).all())
         outcome = "will be deleted when the control plane can be told" if later else "is deleted"
     sys.stderr.write(f"its keys are removed, and the node of {found.node} {outcome}\n")

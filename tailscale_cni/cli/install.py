@@ -11,13 +11,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import archive, artefact, config, conflist, errors, kube
-from ..control import credential, headscale, static, tailscale
-from ..state import files
-from ..state.installation import Installation
-from ..verbs import earlier, joining, keys, upkeep, wish
-from . import add_roots, layout
-from .layout import BINARY
+from .. import config, errors, kube
+from ..build import artefact, binaries, cache, interpreter
+from ..control import credential, headscale, select, static, tailscale
+from ..install import conflist, detect, keep_in_step, preflight, unenrolled
+from ..install.detect import BINARY
+from ..install.record import Installation
+from ..node import resolve
+from ..state import files, roots
+from . import add_roots
 from .upgrade import upgrade_all
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Put everything in place, and say what was put where."""
-    root, found = arguments.root.rstrip("/"), layout.find(arguments.root.rstrip("/"))
+    root, found = arguments.root.rstrip("/"), detect.find(arguments.root.rstrip("/"))
     conf_dir, bin_dir = arguments.cni_conf_dir or found.conf_dir, arguments.cni_bin_dir or found.bin_dir
     _say(
         f"network lists: {conf_dir}, plugins: {bin_dir} ({'given' if arguments.cni_conf_dir else found.why})"
@@ -110,27 +112,27 @@ def run(arguments: argparse.Namespace) -> int:
     primary = conflist.find_primary(root + conf_dir)
     _say(f"primary network: {primary.document['name']} ({primary.path})")
     settings, secret = _settings(arguments, root), _secret(arguments)
-    joining.make_roots(root + arguments.state_dir, root + arguments.run_dir)
+    roots.make_roots(root + arguments.state_dir, root + arguments.run_dir)
     _install_secret(arguments, root, secret)
     _install_settings(root + arguments.config_file, settings)
     entry = _entry(arguments)
-    host = wish.load(entry | {"configFile": root + arguments.config_file})
+    host = resolve.load(entry | {"configFile": root + arguments.config_file})
     _install_binary(root, bin_dir)
     installation = Installation(conf_dir, bin_dir, entry)
     if Installation.load(root + arguments.state_dir) != installation:
         installation.save(root + arguments.state_dir)
     if not root:
-        artefact.worker_binary()  # unpacks this build: now, and not while the first pod waits
+        binaries.worker_binary()  # unpacks this build: now, and not while the first pod waits
     files.put(f"{root}{conf_dir}/{conflist.NAME}", conflist.derive(primary, entry), 0o644)
     if not root:
-        upkeep.keep_in_step(host)
+        keep_in_step.keep_in_step(host)
     _say(f'{conf_dir}/{conflist.NAME} is in place: new pods with tailscale.com/enabled: "true" become nodes')
     _name_earlier_pods(host, root)
     _warn(host, root)
     if not (root or arguments.no_upgrade):
         return upgrade_all(arguments.state_dir)
     if not root:
-        archive.prune(arguments.state_dir)
+        cache.prune(arguments.state_dir)
     return 0
 
 
@@ -158,7 +160,7 @@ def _settings(arguments: argparse.Namespace, root: str) -> dict[str, Any]:
     row = _given(arguments)
     if row and _place(arguments, row) != config.KEY_FILE:
         settings[row.setting] = _place(arguments, row)
-    config.Config.load({"configFile": root + arguments.config_file, **settings})
+    config.load_config({"configFile": root + arguments.config_file, **settings})
     if arguments.kubeconfig:
         kube.load(arguments.kubeconfig, root)
     return settings
@@ -218,14 +220,14 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
 
 def _install_binary(root: str, bin_dir: str) -> None:
     """By rename: the old file may be running, and nobody may see half of the new one."""
-    python = layout.find_python(root)
-    if files.put(f"{root}{bin_dir}/{BINARY}", archive.fitted(Path(artefact.executable()), python), 0o755):
+    python = detect.find_python(root)
+    if files.put(f"{root}{bin_dir}/{BINARY}", interpreter.fitted(Path(artefact.executable()), python), 0o755):
         _say(f"plugin: {bin_dir}/{BINARY}, started by {python or 'the first Python that it finds'}")
 
 
 def _name_earlier_pods(host: config.Config, root: str) -> None:
     """The runtime calls nobody for a pod that runs already."""
-    waiting = earlier.waiting(host, root)
+    waiting = unenrolled.waiting(host, root)
     if waiting:
         more = f" and {len(waiting) - SHOWN} more" if len(waiting) > SHOWN else ""
         _say(f"these pods become nodes when they are started again: {', '.join(waiting[:SHOWN])}{more}")
@@ -234,14 +236,16 @@ def _name_earlier_pods(host: config.Config, root: str) -> None:
 def _warn(host: config.Config, root: str) -> None:
     """What will keep the first pod from becoming a node."""
     static_key, *others = CREDENTIALS
-    row = static_key if keys.is_static(host) else next(row for row in others if getattr(host, row.attribute))
+    row = (
+        static_key if select.is_static(host) else next(row for row in others if getattr(host, row.attribute))
+    )
     path = root + getattr(host, row.attribute)
     try:
         row.check(credential.read(path, row.what, row.setting), path)
     except errors.NoAuthKey as e:
         _say(f"warning: {e}. {e.advice}")
-    if not os.path.exists("/dev/net/tun"):
-        _say("warning: /dev/net/tun is not there; load the kernel's module: modprobe tun")
+    if not preflight.has_tun():
+        _say(f"warning: {preflight.NO_TUN}. {preflight.LOAD_TUN}")
 
 
 def _say(line: str) -> None:

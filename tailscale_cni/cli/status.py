@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..config import STATE_DIR
+from ..node import credentials
 from ..state.attachments import Attachment, Attachments
-from ..verbs import credentials
 from ..worker import launch
 from ..worker.localapi import LocalApi
 

@@ -11,15 +11,18 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from .. import config, conflist, errors
+from .. import config, errors
+from ..devices import deletions
+from ..identity import release, retained
+from ..install import conflist, detect
+from ..install.detect import BINARY
+from ..install.record import Installation
+from ..node import teardown
 from ..state import files
 from ..state.attachments import Attachments
-from ..state.installation import Installation
 from ..state.outbox import Outbox
 from ..state.releases import Releases
-from ..verbs import devices, kept, leaving, returns
-from . import add_roots, layout
-from .layout import BINARY
+from . import add_roots
 
 DIRECTORIES = (
     "attachments",
@@ -64,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Take everything away that ``install`` and the pods' nodes brought; nothing of it need be there."""
     installed = Installation.load(arguments.state_dir)
-    found = layout.find("")
+    found = detect.find("")
     conf_dir = arguments.cni_conf_dir or (installed.conf_dir if installed else found.conf_dir)
     bin_dir = arguments.cni_bin_dir or (installed.bin_dir if installed else found.bin_dir)
     run_dir = installed.entry.get("runDir", arguments.run_dir) if installed else arguments.run_dir
@@ -76,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     forgotten = _forget(arguments.state_dir, installed) if arguments.forget_identities else None
     _give_back(arguments.state_dir)
-    _part(arguments.state_dir, list(kept.every(arguments.state_dir)) if forgotten is None else forgotten)
+    _part(arguments.state_dir, list(retained.every(arguments.state_dir)) if forgotten is None else forgotten)
     files.remove(f"{bin_dir}/{BINARY}")
     if arguments.purge:
         _purge(installed)
@@ -90,7 +93,7 @@ def _end_nodes(state_dir: str) -> int:
     left = 0
     for attachment in Attachments(state_dir).all():
         try:
-            leaving.end(attachment)
+            teardown.end(attachment)
         except (errors.Error, OSError) as e:
             _say(f"{attachment.who}: {e}")
             left += 1
@@ -99,22 +102,22 @@ def _end_nodes(state_dir: str) -> int:
     return left
 
 
-def _forget(state_dir: str, installed: Installation | None) -> list[kept.Kept]:
+def _forget(state_dir: str, installed: Installation | None) -> list[retained.Kept]:
     """Nobody is to be a node that this host keeps any more, or that the cluster has it hold; those that stay in the tailnet."""
-    host = config.Config.for_cleanup(installed.entry if installed else {})
+    host = config.load_for_cleanup(installed.entry if installed else {})
     stay = []
-    for one in kept.every(state_dir):
+    for one in retained.every(state_dir):
         try:
-            if not kept.forget(state_dir, one, host):
+            if not retained.forget(state_dir, one, host):
                 stay.append(one)
         except errors.Error as e:  # it has just been given back
             _say(f"{e}. {e.advice}")
     return stay
 
 
-def _part(state_dir: str, stay: list[kept.Kept]) -> None:
+def _part(state_dir: str, stay: list[retained.Kept]) -> None:
     """Say what is still to be said to the control plane, and what stays there."""
-    devices.deliver(state_dir)
+    deletions.deliver(state_dir)
     unsaid = [farewell.who for farewell in Outbox(state_dir).all()]
     if unsaid:
         _say(f"the control plane could not be told of the end of {_count(unsaid)}: {_some(unsaid)}")
@@ -137,15 +140,15 @@ def _some(names: list[str]) -> str:
 
 def _give_back(state_dir: str) -> None:
     """What the cluster keeps stays there; it is to know that this host does not have it any more."""
-    for release in Releases(state_dir).all() if returns.deliver(state_dir) else ():
+    for owed in Releases(state_dir).all() if release.deliver(state_dir) else ():
         advice = "delete its Secret in namespace tailscale-cni"
         advice += (
             ", and its node in the list of machines"
-            if release.delete
+            if owed.delete
             else ", or this host's Node, if another host is to have it"
         )
         _say(
-            f"warning: the cluster was not told that this host no longer has an identity {release.name} of {release.namespace}: {advice}"
+            f"warning: the cluster was not told that this host no longer has an identity {owed.name} of {owed.namespace}: {advice}"
         )
 
 
@@ -162,7 +165,7 @@ def _remove_state(state_dir: str, run_dir: str) -> None:
 
 
 def _purge(installed: Installation | None) -> None:
-    host = config.Config.for_cleanup(installed.entry if installed else {})
+    host = config.load_for_cleanup(installed.entry if installed else {})
     secrets = (host.auth_key_file, host.oauth_client_secret_file, host.headscale_api_key_file)
     for path in filter(None, (*secrets, host.config_file)):
         files.remove(path)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .. import archive, errors
+from .. import errors
+from ..build import cache
 from ..config import STATE_DIR
-from ..verbs import upgrade
+from ..node import upgrade
 
 if TYPE_CHECKING:
     import argparse
@@ -43,7 +44,7 @@ def upgrade_all(state_dir: str) -> int:
                 _say(f"{e}. {e.advice}")
                 left = 1
     finally:
-        archive.prune(state_dir)
+        cache.prune(state_dir)
     if not outdated:
         _say("no node of this host has another version")
     return left

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors, linux
-from ..config import RUN_DIR
+from ..config import RUN_DIR, UID_COUNT
 from ..tailnet import overlapping
 from . import files
 
@@ -109,6 +109,11 @@ class Attachment(NamedTuple):
         """Whether the cluster uses addresses of the tailnet's ranges: then only those of peers may go to the tailnet."""
         networks = (*self.cluster_cidrs, *self.pod_addresses)
         return bool(overlapping(tuple(ipaddress.ip_network(network) for network in networks)))
+
+    @property
+    def worker_uids(self) -> tuple[int, int]:
+        """The first and the last user ID that a worker of this host may have."""
+        return self.uid_base, self.uid_base + UID_COUNT - 1
 
     @property
     def record(self) -> str:

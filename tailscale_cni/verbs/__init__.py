@@ -24,6 +24,6 @@ def load(command: str) -> Callable[[Request], Mapping[str, Any] | None]:
 
 def log(entry: Mapping[str, Any], line: str) -> None:
     """A call's line, for the host's log file if it has one."""
-    from .logfile import append
+    from ..install.calllog import append
 
     append(entry, line)

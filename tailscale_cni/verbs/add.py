@@ -6,9 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from .. import errors
-from . import joining, succession, upkeep
-from .namespace import pod_netns
-from .wish import Wish
+from ..identity import handover
+from ..install import keep_in_step
+from ..node import configure, enroll, repair
+from ..node.netns import pod_netns
+from ..node.resolve import Wish
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -22,13 +24,13 @@ def run(request: Request) -> None:
     no longer the cluster's is sent back, once: the runtime tries again with the list of now.
     """
     wish = Wish.of(request)
-    if upkeep.keep_in_step(wish.config):
+    if keep_in_step.keep_in_step(wish.config):
         raise errors.NetworkChanged(pod=f"pod {request.pod or request.container_id}")
     if wish.intent is None:
         return
     deadline = time.monotonic() + wish.config.ready_timeout
     with pod_netns(request.netns) as netns:
-        attachment = joining.begin(request, wish.config, wish.intent, netns, deadline)
-    upkeep.revive(wish.config.state_dir, but=attachment.id)  # while the node registers
-    joining.connect(attachment, wish.config.ready_timeout, deadline)
-    succession.nudge(attachment)
+        attachment = enroll.begin(request, wish.config, wish.intent, netns, deadline)
+    repair.revive(wish.config.state_dir, but=attachment.id)  # while the node registers
+    configure.connect(attachment, wish.config.ready_timeout, deadline)
+    handover.nudge(attachment)

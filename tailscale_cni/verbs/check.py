@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import errors, linux
-from ..config import Config
+from ..config import load_for_cleanup
+from ..node.netns import as_tailnet, pod_network, recorded_netns
+from ..node.resolve import Wish
 from ..state.attachments import Attachments
 from ..worker import launch
 from ..worker.localapi import LocalApi
-from . import namespace
-from .wish import Wish
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -26,7 +26,7 @@ def run(request: Request) -> None:
     Raises UnknownContainer for a pod that should be a node and was never added; CheckFailed, which names all
     that is wrong.
     """
-    store = Attachments(Config.for_cleanup(request.config).state_dir)
+    store = Attachments(load_for_cleanup(request.config).state_dir)
     attachment = store.get(request.network, request.container_id, request.ifname)
     if attachment is None:
         if Wish.of(request).intent is not None:
@@ -63,8 +63,8 @@ def _node_findings(attachment: Attachment, node: Node) -> list[str]:
 def _network_findings(attachment: Attachment, node: Node) -> list[str]:
     from ..net import pod
 
-    network, tailnet = namespace.pod_network(attachment), namespace.tailnet(node)
-    with namespace.recorded_netns(attachment) as netns:
+    network, tailnet = pod_network(attachment), as_tailnet(node)
+    with recorded_netns(attachment) as netns:
         if netns is None:
             return ["the pod's network namespace is gone"]
         with linux.in_netns(netns):

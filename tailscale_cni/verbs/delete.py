@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..config import Config
+from ..config import load_for_cleanup
+from ..identity import release
+from ..install import keep_in_step
+from ..node import repair, teardown
 from ..state.attachments import Attachments
-from . import leaving, returns, upkeep
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -14,14 +16,14 @@ if TYPE_CHECKING:
 
 def run(request: Request) -> None:
     """Unmake what ADD recorded, whatever the configuration is by now. Nothing recorded is nothing to do."""
-    config = Config.for_cleanup(request.config)
+    config = load_for_cleanup(request.config)
     store = Attachments(config.state_dir)
     with store.locked(request.container_id):  # an ADD that is at work has recorded it by then
         attachments = store.of_container(request.container_id, request.ifname)
     exact = [attachment for attachment in attachments if attachment.network == request.network]
     for attachment in exact or attachments:
-        leaving.end(attachment)
-    upkeep.keep_in_step(config)
+        teardown.end(attachment)
+    keep_in_step.keep_in_step(config)
     if attachments:
-        returns.deliver_now(config.state_dir, attachments)
-        upkeep.revive(config.state_dir)
+        release.deliver_now(config.state_dir, attachments)
+        repair.revive(config.state_dir)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import errors
-from ..config import Config
+from ..config import load_for_cleanup
+from ..identity import release
+from ..node import teardown
 from ..state.attachments import Attachments
-from . import leaving, returns
 
 if TYPE_CHECKING:
     from ..cni.request import Request
@@ -22,15 +23,15 @@ def run(request: Request) -> None:
     """
     if request.valid_attachments is None:
         return
-    failures, store = [], Attachments(Config.for_cleanup(request.config).state_dir)
+    failures, store = [], Attachments(load_for_cleanup(request.config).state_dir)
     for attachment in store.all():
         known = (attachment.container_id, attachment.ifname) in request.valid_attachments
         if attachment.network != request.network or known:
             continue
         try:
-            leaving.end(attachment)
+            teardown.end(attachment)
         except (errors.Error, OSError) as e:
             failures.append(e)
-    returns.deliver_soon(store.state_dir)
+    release.deliver_soon(store.state_dir)
     if failures:
         raise failures[0]

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from statistics import median
 
-from tailscale_cni.config import Config, door_view
+from tailscale_cni.config import fastpath_note, load_config
 from tailscale_cni.state import files
 from tailscale_cni.state.namespaces import Namespaces
 from tests.kit import tools
@@ -95,7 +95,7 @@ class Installed:
         config = root / "config.yaml"
         config.write_text(configuration, encoding="utf-8")
         self.roots = {"stateDir": str(self.state), "runDir": str(root / "run"), "configFile": str(config)}
-        view = door_view(Config.load(self.roots), str(conf_dir), str(primary))
+        view = fastpath_note(load_config(self.roots), str(conf_dir), str(primary))
         files.write_json(str(self.state / "enroll.json"), view)
 
     def has_asked(self, namespace: str) -> None:

@@ -45,7 +45,7 @@ started = time.perf_counter(), time.process_time()
 print(time.perf_counter() - started[0], time.process_time() - started[1])
 """
 POLICY = "from tailscale_cni.verbs.wish import Wish; assert Wish.of(asked).intent.name == 'jellyfin'"
-READING = "from tailscale_cni.config import Config; assert Config.load(asked.config).namespaces"
+READING = "from tailscale_cni.config import load_config; assert load_config(asked.config).namespaces"
 
 
 def measure(lab: Lab) -> list[Row]:

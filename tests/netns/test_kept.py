@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tailscale_cni.state.installation import Installation
+from tailscale_cni.install.record import Installation
 from tests.kit.controlplane import ControlPlane
 from tests.kit.host import Host
 from tests.kit.planes import KINDS, Kind, NewHost, headscale

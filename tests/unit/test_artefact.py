@@ -21,7 +21,9 @@ from builds import zipapp
 from builds.artefact import FRONT, filled, identify, pack, site_packages
 from builds.go import machine_goarch
 
-from tailscale_cni import archive, artefact, errors
+from tailscale_cni import errors
+from tailscale_cni.build import artefact, binaries, cache
+from tailscale_cni.build.interpreter import fitted
 from tests.kit.wait import wait_until
 
 NOBODY = 65534
@@ -137,15 +139,15 @@ def test_runs_on_every_python(built: Path, interpreter: Path, state_dir: Path) -
 def test_is_fitted_to_every_python(built: Path, interpreter: Path, state_dir: Path, tmp_path: Path) -> None:
     """As install writes it, the artefact runs on the Python that it was fitted to, and says the same; again fitted, it is the same."""
     installed = tmp_path / "tailscale-cni"
-    installed.write_bytes(archive.fitted(built, str(interpreter)))
+    installed.write_bytes(fitted(built, str(interpreter)))
     installed.chmod(0o755)
     assert installed.read_bytes().startswith(b"#!%s " % os.fsencode(interpreter))
     assert run(installed, "--version") == run(built, "--version")
     assert ask_version(installed, state_dir) == ask_version(built, state_dir)
     assert run(interpreter, installed, "--version") == run(built, "--version")
-    assert archive.fitted(installed, str(interpreter)) == installed.read_bytes()
-    assert archive.fitted(installed, None) == built.read_bytes()
-    assert archive.fitted(installed, "/" + "x" * 120) == built.read_bytes()
+    assert fitted(installed, str(interpreter)) == installed.read_bytes()
+    assert fitted(installed, None) == built.read_bytes()
+    assert fitted(installed, "/" + "x" * 120) == built.read_bytes()
 
 
 def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_p
         .endswith(artefact.version())
     )
     installed = tmp_path / "tailscale-cni"
-    installed.write_bytes(archive.fitted(built, str(old_interpreter)))
+    installed.write_bytes(fitted(built, str(old_interpreter)))
     installed.chmod(0o755)
     assert run(installed, "--version").strip().endswith(artefact.version())
     asked = subprocess.run([old_interpreter, built], env={}, capture_output=True, text=True, check=False)
@@ -387,14 +389,14 @@ def test_upgrade_leaves_what_is_in_use(built: Path, state_dir: Path, monkeypatch
         shutil.copytree(this, this.with_name(name))
     program = this.with_name("running") / "program"
     shutil.copy("/bin/sleep", program)
-    monkeypatch.setattr(artefact, "_this", artefact._Artefact(str(built), this.name, str(state_dir), None))
+    monkeypatch.setattr(artefact, "_running", artefact.Artefact(str(built), this.name, str(state_dir), None))
     calling = os.open(this.with_name("calling"), os.O_RDONLY)
     fcntl.flock(calling, fcntl.LOCK_SH)
     with subprocess.Popen([program, "600"]) as running:
-        assert archive.prune(str(state_dir)) == ["unused"]
+        assert cache.prune(str(state_dir)) == ["unused"]
         running.kill()
     os.close(calling)
-    assert archive.prune(str(state_dir)) == ["calling", "running"]
+    assert cache.prune(str(state_dir)) == ["calling", "running"]
     assert unpacked(state_dir) == this
 
 
@@ -403,20 +405,20 @@ def test_unpacks_the_programs_when_they_are_needed(
 ) -> None:
     """A call that runs from the archive gets its worker unpacked, and an error in words where that cannot be."""
     state_dir = tmp_path / "not yet"
-    monkeypatch.setattr(artefact, "_this", artefact._Artefact(str(built), "a" * 20, str(state_dir), None))
-    assert Path(artefact.worker_binary()).read_bytes()[:4] == b"\x7fELF"
-    assert os.access(artefact.supervisor_binary(), os.X_OK)
+    monkeypatch.setattr(artefact, "_running", artefact.Artefact(str(built), "a" * 20, str(state_dir), None))
+    assert Path(binaries.worker_binary()).read_bytes()[:4] == b"\x7fELF"
+    assert os.access(binaries.supervisor_binary(), os.X_OK)
     assert artefact.executable() == str(built)
     assert artefact.build_id() == "a" * 20
     (state_dir / "cache").chmod(0o777)
     with pytest.raises(errors.InputOutput, match="cannot be unpacked"):
-        artefact.worker_binary()
+        binaries.worker_binary()
 
 
 def test_a_checkout_says_that_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a source checkout there is no artefact, and the error says what to do."""
-    monkeypatch.setattr(artefact, "_this", None)
+    monkeypatch.setattr(artefact, "_running", None)
     assert artefact.build_id() == "source"
-    for missing in (artefact.executable, artefact.worker_binary):
+    for missing in (artefact.executable, binaries.worker_binary):
         with pytest.raises(errors.InputOutput, match="make zipapp"):
             missing()

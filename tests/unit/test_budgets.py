@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from builds import zipapp
 
-from tailscale_cni.archive import fitted
+from tailscale_cni.build.interpreter import fitted
 from tests.unit.test_door import ENVIRON, PREV_RESULT, Host
 
 MODULES = {"_json"}

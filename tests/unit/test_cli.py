@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tailscale_cni import cli, config, conflist
-from tailscale_cni.cli import layout
-from tailscale_cni.state.installation import Installation
+from tailscale_cni import cli, config
+from tailscale_cni.install import conflist, detect
+from tailscale_cni.install.record import Installation
 
 
 def test_what_the_disk_refuses_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +42,7 @@ def test_a_hosts_python_is_told_by_its_link(tmp_path: Path, program: str, found:
     (tmp_path / "usr/bin").mkdir(parents=True)
     if program:
         (tmp_path / "usr/bin/python3").symlink_to(program)
-    assert layout.find_python(str(tmp_path)) == found
+    assert detect.find_python(str(tmp_path)) == found
 
 
 @pytest.fixture
@@ -92,8 +92,8 @@ def test_config_show_has_forms_for_programs(
     values = {row.key: shown[row.key]["value"] for row in config.SETTINGS if shown[row.key]["value"] != ""}
     again = installed.parent / "again.yaml"
     again.write_text(yaml.safe_dump(values), encoding="utf-8")
-    wanted = config.Config.load(Installation.load(str(installed)).entry)  # type: ignore[union-attr]
-    found = config.Config.load({"configFile": str(again)})
+    wanted = config.load_config(Installation.load(str(installed)).entry)  # type: ignore[union-attr]
+    found = config.load_config({"configFile": str(again)})
     keys = [config.attribute(row.key) for row in config.SETTINGS]
     assert [getattr(found, key) for key in keys] == [getattr(wanted, key) for key in keys]
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailscale_cni import config, errors, policy
-from tailscale_cni.config import Config
+from tailscale_cni.config import Config, load_config, load_for_cleanup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ def load(tmp_path: Path, text: str | None = None, **entry: Any) -> Config:
     file = tmp_path / "config.yaml"
     if text is not None:
         file.write_text(text)
-    return Config.load({"type": "tailscale-cni", "name": "net", "configFile": str(file), **entry})
+    return load_config({"type": "tailscale-cni", "name": "net", "configFile": str(file), **entry})
 
 
 def test_without_a_file_the_defaults_are_in_force(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_the_door_learns_that_a_namespace_enrols(
     """``annotated`` is what lets a pod that says nothing pass through: not where its namespace may speak for it."""
     layer = {"tailscale.com/enabled": word} if word else {"tailscale.com/tags": "tag:a"}
     text = yaml.safe_dump({"enroll": enroll, "namespaces": {"quiet": {}, "media": layer}})
-    assert config.door_view(load(tmp_path, text))["enroll"] == view
+    assert config.fastpath_note(load(tmp_path, text))["enroll"] == view
 
 
 def test_a_word_that_is_not_supported_has_its_own_code(tmp_path: Path) -> None:
@@ -295,13 +295,13 @@ def test_cleanup_needs_no_valid_configuration(tmp_path: Path) -> None:
     """DEL and GC find the state although the configuration is broken by now."""
     (tmp_path / "config.yaml").write_text("nonsense: [")
     entry = {"configFile": str(tmp_path / "config.yaml"), "stateDir": "/elsewhere", "tags": 7}
-    assert Config.for_cleanup(entry).state_dir == "/elsewhere"
+    assert load_for_cleanup(entry).state_dir == "/elsewhere"
 
 
 def test_what_the_door_knows_changes_with_the_file(tmp_path: Path) -> None:
     """A changed, new or removed file is another view, so that the door goes and asks."""
-    before = config.door_view(load(tmp_path))
-    assert config.door_view(load(tmp_path, "enroll: all\n")) != before
+    before = config.fastpath_note(load(tmp_path))
+    assert config.fastpath_note(load(tmp_path, "enroll: all\n")) != before
 
 
 def test_what_the_runtime_puts_into_an_entry_is_no_key_of_ours(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_the_door_learns_of_a_change_that_came_after_the_file_was_read(tmp_path:
     """What the door is told is of the file as it was read: one that was changed during a long ADD is a doubt to it."""
     host = load(tmp_path, "enroll: annotated\n")
     (tmp_path / "config.yaml").write_text("enroll: all\n")
-    watch = config.door_view(host)["watch"]
+    watch = config.fastpath_note(host)["watch"]
     assert watch != {host.config_file: config.fingerprint(host.config_file)}
 
 
@@ -362,7 +362,7 @@ def refuses_in_our_words(load: Callable[[], Config]) -> None:
 @given(st.dictionaries(KEY, TREE, min_size=1, max_size=3))
 def test_whatever_a_key_is_set_to_is_taken_or_an_error_of_ours(entry: dict[str, Any]) -> None:
     """In the conflist entry, which is JSON, and so in the file."""
-    refuses_in_our_words(lambda: Config.load({**entry, "configFile": "/nonexistent"}))
+    refuses_in_our_words(lambda: load_config({**entry, "configFile": "/nonexistent"}))
 
 
 @settings(deadline=None)
@@ -373,4 +373,4 @@ def test_whatever_the_file_is_is_taken_or_an_error_of_ours(tree: Any, noise: str
     with tempfile.TemporaryDirectory() as directory:
         for written in (text, text[:at] + noise + text[at:]):
             Path(directory, "config.yaml").write_text(written, encoding="utf-8", errors="replace")
-            refuses_in_our_words(lambda: Config.load({"configFile": f"{directory}/config.yaml"}))
+            refuses_in_our_words(lambda: load_config({"configFile": f"{directory}/config.yaml"}))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tailscale_cni import conflist, errors
+from tailscale_cni import errors
+from tailscale_cni.install import conflist
 from tailscale_cni.state import files
 
 if TYPE_CHECKING:

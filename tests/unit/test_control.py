@@ -23,7 +23,7 @@ from tailscale_cni.control import AuthKey, Refused, Unavailable, credential, is_
 from tailscale_cni.control.headscale import Headscale
 from tailscale_cni.control.static import StaticKey
 from tailscale_cni.control.tailscale import Tailscale
-from tailscale_cni.verbs import credentials
+from tailscale_cni.node import credentials
 from tailscale_cni.web import LARGEST_ANSWER, LONGEST_RETRY_AFTER, Distrusted, distrust
 from tests.kit import headscale as real
 from tests.kit import tools

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tailscale_cni.cni.request import Request
+from tailscale_cni.node import teardown
 from tailscale_cni.state import files
 from tailscale_cni.state.attachments import Attachment, Attachments
-from tailscale_cni.verbs import delete, leaving
+from tailscale_cni.verbs import delete
 from tests.kit.wait import wait_until
 
 
@@ -20,7 +21,7 @@ def test_a_del_sees_what_an_add_records_while_it_waits(
 ) -> None:
     """A DEL that comes before ADD has written anything ends the node all the same."""
     ended: list[str] = []
-    monkeypatch.setattr(leaving, "end", lambda attachment, *_: ended.append(attachment.container_id))
+    monkeypatch.setattr(teardown, "end", lambda attachment, *_: ended.append(attachment.container_id))
     files.make_directory(f"{tmp_path}/attachments")
     store = Attachments(str(tmp_path))
     request = Request(

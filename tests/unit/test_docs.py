@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tailscale_cni.verbs import wish
+from tailscale_cni.node import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,4 +41,4 @@ def test_what_the_pages_show_is_a_configuration(text: str, tmp_path: Path) -> No
     """Who copies an example has a host that works."""
     file = tmp_path / "config.yaml"
     file.write_text(text, encoding="utf-8")
-    assert str(file) in wish.load({"configFile": str(file)}).origin.values()
+    assert str(file) in resolve.load({"configFile": str(file)}).origin.values()

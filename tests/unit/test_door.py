@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailscale_cni import config, errors, verbs
-from tailscale_cni.archive import fitted
+from tailscale_cni.build.interpreter import fitted
 from tailscale_cni.cni import dispatch, document
 from tailscale_cni.state.namespaces import FRESH, Namespaces
 
@@ -69,7 +69,7 @@ class Host:
         """Write config.yaml, and have a call of the real path note what the door must know."""
         self.config_file.write_text(text, encoding="utf-8")
         self.state_dir.mkdir(0o711, exist_ok=True)
-        view = config.door_view(config.Config.load(self.entry))
+        view = config.fastpath_note(config.load_config(self.entry))
         (self.state_dir / "enroll.json").write_text(json.dumps(view), encoding="utf-8")
 
     def has_asked(self, namespace: str, annotations: Mapping[str, str], *, age: int = 0) -> None:

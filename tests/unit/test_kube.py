@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tailscale_cni import errors, kube
-from tailscale_cni.state.vault import NAMESPACE
+from tailscale_cni.identity.secret_store import NAMESPACE
 
 from .cni_call import ROOT
 from .kubernetes import TOKEN, ApiServer, certificate, kubeconfig

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tailscale_cni import linux
+from tailscale_cni.identity import handover
 from tailscale_cni.state import files, identities
 from tailscale_cni.state.attachments import Attachment, Attachments
 from tailscale_cni.state.identities import Identity
 from tailscale_cni.state.names import Name
 from tailscale_cni.state.releases import Releases
-from tailscale_cni.verbs import succession
 
 SERIAL = count()
 
@@ -46,12 +46,12 @@ class Host:
             boot_id=linux.boot_id(),
             namespace="default",
             name=name,
-            since=succession.now() - int(age * succession.SECOND),
+            since=handover.now() - int(age * handover.SECOND),
             **{"handover_window": 600.0, **base, **more},
         )
         with self.store.locked(attachment.container_id, create=True):
             self.store.save(attachment)
-            attachment = succession.enter(attachment)
+            attachment = handover.enter(attachment)
             known = Identity.load(str(self.root), attachment.key)
             attachment = attachment._replace(uid=known.uid or serial + 1, port=known.port or serial + 1)
             if attachment.identity:
@@ -69,7 +69,7 @@ class Host:
         """A pod is deleted."""
         with self.store.locked(attachment.container_id):
             current = self.now(attachment)
-            succession.leave(current)
+            handover.leave(current)
             self.store.forget(current)
 
     def now(self, attachment: Attachment) -> Attachment:
@@ -80,7 +80,7 @@ class Host:
 
     def settled(self, attachment: Attachment) -> Attachment:
         """What its supervisor is told."""
-        current = succession.settle(attachment)
+        current = handover.settle(attachment)
         assert current
         return current
 
@@ -130,7 +130,7 @@ def test_a_rollout_ends_with_the_name_and_the_keys_that_it_began_with(host: Host
         assert (now.hostname, now.key, now.uid, now.port) == ("web", first.key, first.uid, first.port)
         assert now.former == (new.key,)
         with host.store.locked(now.container_id):
-            succession.shed(host.store, now)
+            handover.shed(host.store, now)
         assert not Path(new.identity_dir).exists()
     host.delete(now)
     assert host.add(ephemeral=False).key == first.key
@@ -199,7 +199,7 @@ def test_what_an_heir_does_not_need_goes_to_who_waits_for_it(host: Host) -> None
     assert (now.former, other.former) == ((heir.key,), (late.key,))
     for one in now, other:
         with host.store.locked(one.container_id):
-            succession.shed(host.store, one)
+            handover.shed(host.store, one)
     assert {path.name for path in (host.root / "identities").iterdir() if path.is_dir()} == {
         first.key,
         second.key,
@@ -326,7 +326,7 @@ def test_an_heir_has_the_clusters_identity_and_gives_back_its_own(host: Host) ->
         assert owed(host) == {}
         heir = host.settled(new)
         assert (heir.number, heir.identity, heir.kubeconfig) == (0, old.identity, "/kubeconfig")
-        succession.shed(host.store, heir)
+        handover.shed(host.store, heir)
         assert owed(host) == {new.identity: deleted}
         assert Path(new.identity_dir).exists() is not deleted  # until the cluster has it
         Releases(str(host.root)).done(new.identity)

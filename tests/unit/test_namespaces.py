@@ -17,9 +17,9 @@ import yaml
 
 from tailscale_cni import errors, linux
 from tailscale_cni.cni import request
+from tailscale_cni.node.resolve import Wish
 from tailscale_cni.state import namespaces
 from tailscale_cni.state.namespaces import Known, Namespaces
-from tailscale_cni.verbs.wish import Wish
 from tests.kit.wait import wait_until
 
 from .cni_call import ROOT, config, environ, run
@@ -373,5 +373,5 @@ def test_an_add_does_not_import_it() -> None:
     """What it needs of the standard library is what an ADD must not wait for."""
     script = "import sys, tailscale_cni.verbs.add; print(*sys.modules)"
     modules = run([sys.executable, "-c", script], b"", {"PYTHONPATH": str(ROOT)}).stdout.decode().split()
-    assert "tailscale_cni.verbs.cluster" in modules
+    assert "tailscale_cni.node.cluster" in modules
     assert not {"tailscale_cni.kube", "ssl", "http.client", "yaml"} & set(modules)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailscale_cni.devices import deletions, known
 from tailscale_cni.state import node_keys, vault_files
 from tailscale_cni.state.outbox import Outbox
-from tailscale_cni.verbs import devices
 from tailscale_cni.worker.localapi import Node
 
 from .test_names import Host
@@ -64,10 +64,10 @@ def test_a_worker_has_nobody_elses_device_deleted(tmp_path: Path) -> None:
     Path(one.worker_dir).mkdir(parents=True)
     Path(one.identity_dir, vault_files.STATE).write_bytes(state(f"privkey:{PRIVATE}"))
     own = Node("Running", "web.tail", (), online=True, tags=(), node_id="n1", node_key=f"nodekey:{PUBLIC}")
-    devices.note(one, own._replace(node_id="laptop", node_key="nodekey:of-a-laptop"))
-    devices.owe(one)
+    known.note(one, own._replace(node_id="laptop", node_key="nodekey:of-a-laptop"))
+    deletions.owe(one)
     assert list(Outbox(str(tmp_path)).all()) == []
-    devices.note(one, own)
-    devices.note(one, own._replace(node_id="laptop", node_key="nodekey:of-a-laptop"))
-    devices.owe(one)
+    known.note(one, own)
+    known.note(one, own._replace(node_id="laptop", node_key="nodekey:of-a-laptop"))
+    deletions.owe(one)
     assert [farewell.node_id for farewell in Outbox(str(tmp_path)).all()] == ["n1"]

@@ -24,7 +24,7 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 def host(**settings: Any) -> config.Config:
     """A host that is configured so."""
-    checked = config.Config.load({"configFile": "/nonexistent", **settings})
+    checked = config.load_config({"configFile": "/nonexistent", **settings})
     policy.check(checked)
     return checked
 

@@ -1,0 +1,1 @@
+"""Which build this is, and its files on the host."""

@@ -1,0 +1,273 @@
+"""One function per kind of value: from what JSON or YAML has to what a Config holds. Each raises Expected for anything else."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..tailnet import is_label, is_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..tailnet import Network
+LONGEST_RUN_DIR = 80
+LONGEST_LITERAL = 40
+"""Characters that a hostname's template may bring itself: the rest of the 63 is for what tells pods apart."""
+
+
+class Expected(Exception):
+    """What a value should have been, and which part of it was not."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.path: list[str] = []
+        self.value: Any = None
+
+    def within(self, key: Any, value: Any) -> Expected:
+        """The same, of a part of a map."""
+        self.value = self.value if self.path else value
+        self.path.insert(0, str(key))
+        return self
+
+
+def string(value: Any) -> str:
+    """A string of one line that is not empty."""
+    if not isinstance(value, str) or not value.isprintable() or not value:
+        raise Expected("a string")
+    return value
+
+
+def path(value: Any) -> str:
+    """An absolute path without ``..``."""
+    if (
+        not isinstance(value, str)
+        or not value.startswith("/")
+        or not value.isprintable()
+        or "/../" in f"{value}/"
+    ):
+        raise Expected("an absolute path")
+    return value
+
+
+def run_dir(value: Any) -> str:
+    """Short enough for a socket below it: sockaddr_un has 108 bytes, of which the attachment's id and name take 24."""
+    directory = path(value)
+    if len(os.fsencode(directory)) > LONGEST_RUN_DIR:
+        raise Expected(f"an absolute path of at most {LONGEST_RUN_DIR} bytes")
+    return directory
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise Expected("true or false")
+    return value
+
+
+def uid(value: Any) -> int:
+    """The first of ``UID_COUNT`` user IDs."""
+    # A TUN's owner is told by a call that takes a C int, and there are UID_COUNT of them.
+    if not isinstance(value, int) or isinstance(value, bool) or not 1000 <= value <= 2**31 - UID_COUNT:
+        raise Expected(f"a user ID from 1000 to {2**31 - UID_COUNT}")
+    return value
+
+
+class Unsupported(Expected):
+    """A word that another version may know."""
+
+
+def one_of(*words: str) -> Callable[[Any], str]:
+    """A parser for one of some words."""
+
+    def parse(value: Any) -> str:
+        if value not in words:
+            raise Unsupported(" or ".join(words))
+        return str(value)
+
+    return parse
+
+
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def duration(shortest: float, longest: float) -> Callable[[Any], float]:
+    """A parser for a duration between two bounds, in seconds: ``10s``, ``10m``, ``250ms``, or a number of seconds."""
+
+    def parse(value: Any) -> float:
+        text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
+        number = text.rstrip("dhms")
+        try:
+            seconds = float(number) * UNITS[text[len(number) :] or "s"]
+        except (KeyError, ValueError):
+            seconds = -1.0
+        if not shortest <= seconds <= longest:
+            raise Expected(f"a duration from {in_units(shortest)} to {in_units(longest)}, as in 10s, 10m")
+        return seconds
+
+    return parse
+
+
+def in_units(seconds: float) -> str:
+    """A duration as people write it: ``600.0`` → ``10m``."""
+    fitting = (unit for unit, length in UNITS.items() if seconds and seconds % length == 0)
+    unit = next(fitting, "ms" if seconds % 1 else "s")
+    return f"{seconds / UNITS[unit]:g}{unit}"
+
+
+def list_of(row: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """A parser for a list, each item of which ``row`` parses."""
+
+    def parse(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise Expected("a list")
+        return tuple(row(item) for item in value)
+
+    return parse
+
+
+def network(value: Any) -> Network:
+    """An IP network."""
+    try:
+        return ipaddress.ip_network(string(value))
+    except ValueError:
+        raise Expected("networks as in 10.42.0.0/16") from None
+
+
+def tag(value: Any) -> str:
+    """A tag of the tailnet."""
+    if not is_tag(string(value)):
+        raise Expected("tags as in tag:k8s-pod")
+    return str(value)
+
+
+def label(value: Any) -> str:
+    """A DNS label."""
+    if not isinstance(value, str) or not is_label(value):
+        raise Expected("a DNS label: 1 to 63 of a-z, 0-9 and -, not at an end")
+    return value
+
+
+def template(value: Any) -> str:
+    """Of a hostname: every part of it once at most, and one of those that tell pods apart."""
+    literals, names = string(value), ("workload", "namespace", "pod", "cluster")
+    for name in names:
+        literals = literals.replace(f"{{{name}}}", "", 1)
+    tells_apart = "{workload}" in value or "{pod}" in value
+    if not tells_apart or not re.fullmatch("[a-z0-9-]*", literals) or len(literals) > LONGEST_LITERAL:
+        raise Expected(
+            "a DNS label with {workload} or {pod} in it, and {namespace} or {cluster} if you like, each once"
+        )
+    return str(value)
+
+
+def _map(value: Any, of: str, key: Callable[[Any], str], row: Callable[[Any], Any]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise Expected(f"a map of {of}")
+    result = {}
+    for name, item in value.items():
+        try:
+            result[key(name)] = row(item)
+        except Expected as e:
+            raise e.within(name, item) from None
+    return result
+
+
+def namespaces(value: Any) -> Mapping[str, Mapping[str, str]]:
+    """Which annotations there are, and what they take, is policy's to know."""
+    return _map(value, "namespaces", label, lambda row: _map(row, "annotations", string, _annotation))
+
+
+def _annotation(value: Any) -> str:
+    """YAML takes an unquoted true for a flag; Kubernetes would not have it, but there is one thing that it can mean."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        raise Expected("annotations as strings, in quotes")
+    return value
+
+
+class Permission(NamedTuple):
+    """What the pods of some namespaces may ask for: patterns. None: what a less specific row says."""
+
+    tags: tuple[str, ...] | None = None
+    features: tuple[str, ...] | None = None
+
+
+ALWAYS = ("enabled", "required")
+"""What a pod may ask for unless its namespace is given ``none``."""
+
+WORDS = {"all": Permission(("*",), ("*",)), "none": Permission((), ())}
+
+
+def permissions(value: Any) -> Mapping[str, Permission]:
+    """By pattern of a namespace, what its pods may ask for."""
+    return _map(value, "namespaces", lambda name: _pattern(name, r"[a-z0-9*?-]+", "namespaces"), _permission)
+
+
+def _permission(value: Any) -> Permission:
+    if isinstance(value, str) and value in WORDS:
+        return WORDS[value]
+    keys = Permission._fields
+    if not isinstance(value, Mapping) or not set(value) <= set(keys):
+        raise Expected("'all', 'none', or a map of tags and features, both lists")
+    given = {key: list_of(string)(patterns) for key, patterns in value.items()}
+    tags, features = (given.get(key) for key in keys)
+    for tag in tags or ():
+        _pattern(tag, r"\*|tag:[A-Za-z0-9*?-]+", "tags")
+    for feature in features or ():
+        _pattern(feature, r"[a-z*?-]+", "features")
+    return Permission(tags, None if features is None else tuple(dict.fromkeys((*ALWAYS, *features))))
+
+
+def _pattern(value: Any, form: str, what: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(form, value):
+        raise Expected(f"names of {what}, with * and ? for any characters")
+    return value
+
+
+def ports(value: Any) -> tuple[int, int]:
+    """A range of UDP ports, as (first, last)."""
+    first, dash, last = str(value).partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) <= 65535):
+        raise Expected("a range of UDP ports as in 21641-22640")
+    return int(first), int(last)
+
+
+def url(value: Any) -> str:
+    """An http or https URL without user, password and final slash."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(string(value))
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+        _ = parts.port
+    except ValueError:
+        valid = False
+    if not valid or any(c.isspace() for c in value):
+        raise Expected("an http or https URL without a user name, as in https://headscale.example.com")
+    return str(value).rstrip("/")
+
+
+UID_COUNT = 65536
+"""How many uids from ``uidBase`` on are ours."""
+
+
+def plain(value: Any) -> Any:
+    """A value as it could stand in the file: what JSON and YAML have, and durations as people write them."""
+    match value:
+        case Permission():
+            word = next((word for word, row in WORDS.items() if row == value), None)
+            return word or {key: plain(given) for key, given in value._asdict().items() if given is not None}
+        case Mapping():
+            return {key: plain(item) for key, item in value.items()}
+        case float():
+            return in_units(value)
+        case (int() as first, int() as last):
+            return f"{first}-{last}"
+        case tuple():
+            return [plain(item) for item in value]
+    return value if isinstance(value, bool | int | str) else str(value)

@@ -1,0 +1,48 @@
+"""Who a node is, by its own proof: noted while it runs, so that it can be deleted when nobody can ask it any more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..state import files, node_keys
+from ..state.identities import Identity
+
+if TYPE_CHECKING:
+    from ..state.attachments import Attachment
+    from ..worker.localapi import Node
+
+
+def note(attachment: Attachment, node: Node) -> None:
+    """Remember who the node is, to tell the control plane of it when nobody can ask it any more. Of another one it says so in vain."""
+    if not node.node_id or (attachment.minter == "static" and not attachment.identity):
+        return
+    words = f"{node.node_id} {node.node_key}\n"
+    if files.read(note_path(attachment)) != words and not is_its_own(attachment, node):
+        return
+    if attachment.minter != "static":
+        files.write_volatile(note_path(attachment), words.encode())
+    if attachment.identity:
+        known = Identity.load(attachment.state_dir, attachment.key)
+        now = known._replace(
+            node_id=node.node_id,
+            node_key=node.node_key,
+            name=node.name,
+            addresses=tuple(map(str, node.addresses)),
+        )
+        if now != known:
+            now.save(attachment.state_dir)
+
+
+def is_its_own(attachment: Attachment, node: Node) -> bool:
+    """Whether a worker has the key of the device that it says it is."""
+    return bool(node.node_key) and node.node_key == node_keys.of(attachment.identity_dir)
+
+
+def forgotten(attachment: Attachment) -> None:
+    """The control plane knows that the node is no more: nobody has to tell it."""
+    files.remove(note_path(attachment))
+
+
+def note_path(attachment: Attachment) -> str:
+    """The file, in ``runDir``, that says which device an attachment's node is: its node ID and node key."""
+    return f"{attachment.worker_dir}/node"

@@ -1,0 +1,1 @@
+"""Which pod is which node, on this host and on others."""

@@ -1,0 +1,215 @@
+"""A lease while its node runs: renewed, confirmed, and changed for a better one while the pod is young."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .. import errors, linux
+from ..state import identities
+from ..state.attachments import Attachments
+from ..state.claims import Claims
+from ..state.host import host_id
+from ..state.identities import Identity
+from ..state.names import Name
+from ..state.releases import Release, Releases
+from . import handover, release
+from .lease import adopt, announce, as_identity, own_holder
+
+if TYPE_CHECKING:
+    from ..kube import Api
+    from ..state.attachments import Attachment
+    from .secret_store import Entry, Vault
+
+
+AFTER_FAILURE = 60.0
+"""When it looks again if the API gave no answer: a host that was cut off has to learn soon what has become of its identities."""
+
+NOW_AND_THEN = 600.0
+"""How often a node that lasts looks whether it is still its host's, and has told the vault all that it should know."""
+
+
+# --- while it runs -----------------------------------------------------------------------------------------------
+
+
+def attend(attachment: Attachment) -> float | None:
+    """Look after a node whose identity the cluster keeps: seconds until the next time, 0 if there is none; None if it is to be another one.
+
+    The vault gets what it has not yet. An identity that is another host's by now is lost; one of a better number, that is free, is taken.
+    """
+    if not attachment.kubeconfig:
+        return 0
+    try:
+        api = release.api(attachment.kubeconfig)
+        if not _confirm(api, attachment):
+            _lose(attachment)
+            return None
+        if _may_improve(attachment) and _improve(api, attachment):
+            return None
+    except errors.Error as e:
+        sys.stderr.write(f"{attachment.who}: {e}. {e.advice}\n")
+        return AFTER_FAILURE
+    return _until_next_look(attachment) if _may_improve(attachment) else NOW_AND_THEN
+
+
+def _until_next_look(attachment: Attachment) -> float:
+    """The higher its number, the more others of its name look, too: together a few times a second, however many they are."""
+    return min(NOW_AND_THEN, max(handover.until_next_look(attachment), handover.SOONEST * attachment.number))
+
+
+def _may_improve(attachment: Attachment) -> bool:
+    better = attachment.number > 0 if attachment.wanted is None else attachment.number != attachment.wanted
+    return better and handover.may_move(attachment)
+
+
+def _vault(api: Api, attachment: Attachment) -> Vault:
+    from .secret_store import Vault
+
+    return Vault(api, attachment.namespace, attachment.name)
+
+
+def _confirm(api: Api, attachment: Attachment) -> bool:
+    """Whether the identity is still this host's; the vault then knows what its disk has."""
+    from ..kube import Conflict
+    from .secret_store import TRIES
+
+    vault = _vault(api, attachment)
+    for _ in range(TRIES):
+        known = vault.entry(attachment.number)
+        entry = known or _made_again(api, attachment)
+        if entry is None or entry.holder is None:
+            return entry is None  # without a pod, nothing can be said
+        if (entry.holder.host, entry.holder.key) != (host_id(attachment.state_dir), attachment.key):
+            return False
+        if release.is_copy(api, entry.holder):
+            return False
+        entry = _as_it_is(api, attachment, entry)
+        try:
+            if entry != known:
+                vault.save(entry)
+        except Conflict:
+            continue
+        return True
+    raise errors.KubernetesFailed(
+        reason=f"somebody else changes the Secret {vault.shown(attachment.number)} all the time"
+    )
+
+
+def _made_again(api: Api, attachment: Attachment) -> Entry | None:
+    """For a Secret that somebody has deleted under a pod that is still there."""
+    from .secret_store import Entry, Record
+
+    pod = (attachment.namespace, attachment.pod, attachment.pod_uid)
+    holder = own_holder(api, attachment.state_dir, *pod, attachment.key)
+    current = Attachments(attachment.state_dir).current(attachment)
+    is_it = current and current.identity == attachment.identity  # and has not moved to a better one meanwhile
+    return Entry(attachment.number, holder, None, Record(), {}, {}) if holder and is_it else None
+
+
+def _as_it_is(api: Api, attachment: Attachment, entry: Entry) -> Entry:
+    """With the host's Node and boot of now, and the keys and the record that its disk has."""
+    from ..state import vault_files
+
+    holder = entry.holder
+    assert holder is not None  # noqa: S101 - for types
+    node = api.node(holder.node)
+    entry = entry._replace(
+        holder=holder._replace(node_uid=node.uid if node else holder.node_uid, boot=linux.boot_id())
+    )
+    local = vault_files.read(attachment.identity_dir)
+    if not local:
+        return entry
+    return entry._replace(
+        files=local, record=release.record(Identity.load(attachment.state_dir, attachment.key))
+    )
+
+
+def _lose(attachment: Attachment) -> None:
+    """Write down that nothing may run as this identity here. Its supervisor ends the node, and begins anew (``give_up``)."""
+    sys.stderr.write(
+        f"{attachment.who}: another host has the identity {attachment.hostname} by now: this host's Node was deleted, or tainted "
+        "out-of-service. The node is ended\n"
+    )
+    store = Attachments(attachment.state_dir)
+    with store.locked(attachment.container_id):
+        current = store.current(attachment)
+        if current and current.identity == attachment.identity:
+            store.save(current._replace(lost=True))
+
+
+def give_up(attachment: Attachment) -> None:
+    """Leave nothing of an identity that is lost. No process has it any more."""
+    name = Name.of(attachment)
+    with name.locked():
+        if name.kept(attachment.number) == attachment.identity:
+            name.drop(attachment.number)
+    identities.forget(attachment.state_dir, Identity.load(attachment.state_dir, attachment.identity))
+
+
+def _improve(api: Api, attachment: Attachment) -> bool:
+    """Take the identity of a better number, if one has been given back: whether the attachment has it now."""
+    releases, key = Releases(attachment.state_dir), os.urandom(8).hex()
+    name, wanted = Name.of(attachment), attachment.wanted
+    holder = own_holder(
+        api, attachment.state_dir, attachment.namespace, attachment.pod, attachment.pod_uid, key
+    )
+    if holder is None:
+        return False
+    hold = announce(releases, Release(key, attachment.kubeconfig, attachment.namespace, attachment.name))
+    try:
+        with name.locked():
+            local = sorted(name.holders())
+        below = attachment.number if wanted is None else 0
+        has = partial(release.is_known, name)
+        taken = _vault(api, attachment).take(holder, wanted, local, below=below, has=has)
+        if taken is None:
+            releases.done(key)
+            return False
+        return _move_to(attachment, key, taken.entry)
+    finally:
+        os.close(hold)
+
+
+def _move_to(attachment: Attachment, key: str, entry: Entry) -> bool:
+    """Let the attachment have it. What comes between leaves a release that says that it is to be given back."""
+    state_dir, number = attachment.state_dir, entry.number
+    name = Name.of(attachment)
+    adopt(
+        state_dir,
+        name,
+        number,
+        as_identity(key, entry.record._asdict(), attachment.kubeconfig),
+        dict(entry.files),
+    )
+    store = Attachments(state_dir)
+    with store.locked(attachment.container_id):
+        current = store.current(attachment)
+        if current is None or current.identity != attachment.identity:
+            return False
+        known = Identity.load(state_dir, key)
+        uid = known.uid or Claims(state_dir, "uid").take(key, current.worker_uids, "uidBase", lambda _: True)
+        known = known._replace(uid=uid, port=known.port or _port(current, key, entry.record.port))
+        known.save(state_dir)
+        with name.locked():
+            if number in name.holders():
+                return False
+            name.keep(number, key)
+            name.give(number, current)
+        Releases(state_dir).done(key)
+    return True
+
+
+def _port(attachment: Attachment, key: str, preferred: int) -> int:
+    """The UDP port that the identity had, if it is free here; else the one that the attachment has."""
+    ports = Claims(attachment.state_dir, "port")
+    with contextlib.suppress(errors.NothingFree):
+        return ports.take(
+            key, (preferred, preferred), "ports", lambda port: port > 0 and linux.is_udp_port_free(port)
+        )
+    ports.hand_on(attachment.key, attachment.port, key)
+    known = Identity.load(attachment.state_dir, attachment.key)
+    known._replace(port=0).save(attachment.state_dir)
+    return attachment.port

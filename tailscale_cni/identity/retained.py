@@ -1,0 +1,121 @@
+"""Identities that are kept for pods to come: which there are, and forgetting one that nobody wants any more.
+
+What is kept is nobody's at the moment, or a pod's that runs: that one is not forgotten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import errors
+from ..control import select
+from ..policy import numbered
+from ..state import identities, names
+from ..state.attachments import Attachments
+from ..state.identities import Identity
+from ..state.outbox import Farewell, Outbox
+from ..state.releases import Release, Releases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ..config import Config
+    from ..state.attachments import Attachment
+
+
+PATIENCE = 10.0
+"""Seconds that one waits for whoever is just giving one back to the cluster."""
+
+
+class Kept(NamedTuple):
+    """The identity that is kept for a number of a name, and the pod that is that node now, if one is."""
+
+    name: names.Name
+    number: int
+    identity: Identity
+    holder: Attachment | None
+    last_used: float
+    """Seconds since the epoch: when its last pod ended, or its record was written."""
+
+    @property
+    def node(self) -> str:
+        """What people call it: ``media/plex-1``."""
+        return f"{self.name.namespace}/{numbered(self.name.name, self.number)}"
+
+
+def every(state_dir: str) -> Iterator[Kept]:
+    """All of a host. A record that cannot be read has nothing in it but its key."""
+    store = Attachments(state_dir)
+    attachments = list(store.all())
+    for name in names.every(store):
+        for number, key in sorted(name.all_kept().items()):
+            yield _kept(name, number, key, attachments)
+
+
+def _kept(name: names.Name, number: int, key: str, attachments: Iterable[Attachment]) -> Kept:
+    state_dir = name.store.state_dir
+    try:
+        identity = Identity.load(state_dir, key)
+    except errors.UnreadableState:
+        identity = Identity(key)
+    holder = next((one for one in attachments if key in (one.identity, *one.former)), None)
+    return Kept(name, number, identity, holder, identities.last_used(state_dir, key))
+
+
+def find(state_dir: str, wanted: str) -> Kept:
+    """By what people call it, or by its key. Raises NoSuchIdentity, also where two are called so."""
+    found = [kept for kept in every(state_dir) if wanted in (kept.node, kept.identity.key)]
+    if len(found) == 1:
+        return found[0]
+    keys_of = " or ".join(kept.identity.key for kept in found)
+    advice = f"Two are called so: say {keys_of}." if found else "'tailscale-cni identities' lists them."
+    raise errors.NoSuchIdentity(identity=errors.show(wanted), advice=advice)
+
+
+def forget(state_dir: str, kept: Kept, host: Config) -> bool:
+    """Remove its keys, and write down that its node is to be deleted; whether there is somebody to tell. Raises IdentityInUse.
+
+    A pod that is added at the same time has taken the number by then, or finds nothing kept.
+    """
+    with _not_given_back(state_dir, kept.identity) as ours, kept.name.locked():
+        holder = kept.name.holders().get(kept.number)
+        now = _kept(kept.name, kept.number, kept.name.kept(kept.number), Attachments(state_dir).all())
+        user = now.holder or (holder if holder and not holder.ephemeral else None)
+        if user:
+            raise errors.IdentityInUse(identity=kept.node, pod=user.who)
+        if not ours or now.identity.key != kept.identity.key:
+            raise errors.NoSuchIdentity(
+                identity=kept.node, advice="It has just been forgotten, or given back."
+            )
+        farewell = _farewell(kept, host)
+        if kept.identity.kubeconfig:  # the cluster is told first: it may be another host's by now
+            key, kubeconfig, name = kept.identity.key, kept.identity.kubeconfig, kept.name
+            Releases(state_dir).post(
+                Release(key, kubeconfig, name.namespace, name.name, delete=True, farewell=farewell)
+            )
+        elif farewell:
+            Outbox(state_dir).post(farewell)
+        identities.forget(state_dir, kept.identity)
+        kept.name.drop(kept.number)
+    return farewell is not None
+
+
+@contextlib.contextmanager
+def _not_given_back(state_dir: str, identity: Identity) -> Iterator[bool]:
+    """Keep what the cluster keeps, too, from being given back meanwhile; whether that is not just being done."""
+    hold = Releases(state_dir).hold(identity.key, PATIENCE) if identity.kubeconfig else None
+    try:
+        yield hold is not None or not identity.kubeconfig
+    finally:
+        if hold is not None:
+            os.close(hold)
+
+
+def _farewell(kept: Kept, host: Config) -> Farewell | None:
+    """Its node can be deleted where the host's control plane is the one that it is of, and has an API."""
+    identity = kept.identity
+    if select.is_static(host) or not identity.node_id or identity.control_url != host.control_url:
+        return None
+    return Farewell(identity.node_id, identity.node_key, f"identity {kept.node}", **select.chosen(host))

@@ -1,0 +1,1 @@
+"""Our place on the host: the runtime's lists, our entry in them, and what is installed."""

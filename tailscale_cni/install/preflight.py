@@ -1,0 +1,39 @@
+"""What a host needs before a pod of it can become a node: looked at by STATUS and by ``install``. Local and cheap."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from .. import errors
+from ..build import binaries
+
+if TYPE_CHECKING:
+    from ..config import Config
+
+TUN_DEVICE = "/dev/net/tun"
+NO_TUN = f"{TUN_DEVICE} is not there"
+LOAD_TUN = "Load the kernel's module: modprobe tun."
+
+
+def check(config: Config) -> None:
+    """Raise NotAvailable, which says what to do, if no pod can be enrolled on this host."""
+    try:
+        binaries.worker_binary()
+        binaries.supervisor_binary()
+    except errors.Error as e:
+        raise errors.NotAvailable(reason=e, advice=e.advice) from None
+    if not has_tun():
+        raise errors.NotAvailable(reason=NO_TUN, advice=LOAD_TUN)
+    nearest = config.state_dir
+    while not os.path.isdir(nearest):  # ADD makes what is missing
+        nearest = os.path.dirname(nearest)
+    if not os.access(nearest, os.W_OK):
+        raise errors.NotAvailable(
+            reason=f"{nearest} cannot be written to", advice="Look at its file system: 'findmnt -T' shows it."
+        )
+
+
+def has_tun() -> bool:
+    """Whether the kernel's TUN device is there."""
+    return os.path.exists(TUN_DEVICE)

@@ -1,0 +1,1 @@
+"""From a pod to a running node and back."""

@@ -1,0 +1,122 @@
+"""No longer being a node: shared by DEL, GC, ``uninstall``, and what the supervisor runs when a pod is gone.
+
+Nothing that is removed need be there, so every step can be done again after a crash in the middle of it. No lock is held while
+anything waits for the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from .. import errors, linux
+from ..devices import deletions, known
+from ..identity import handover, release
+from ..state import files, identities
+from ..state.attachments import LOCK_SECONDS, Attachments
+from ..state.identities import Identity
+from ..worker import cgroup, launch
+from . import host_rules
+from .netns import pod_network, recorded_netns
+
+if TYPE_CHECKING:
+    from ..state.attachments import Attachment
+
+
+LOGOUT_SECONDS = 1.5
+
+
+def end(attachment: Attachment, patience: float = LOCK_SECONDS) -> None:
+    """Log out, and remove everything that was made for an attachment.
+
+    Nothing of it need be there any more. Raises Busy where others have been at it for longer than ``patience``, in seconds.
+    """
+    if attachment.ephemeral:
+        log_out(attachment)
+    store = Attachments(attachment.state_dir)
+    with store.locked(attachment.container_id, seconds=patience):
+        current = store.current(attachment)
+        if current:
+            unmake(store, current)
+    _tidy(store, attachment)
+
+
+def _tidy(store: Attachments, last: Attachment) -> None:
+    """After the last node of a host, nothing is left of it either."""
+    with files.locked(store.root, LOCK_SECONDS, "the host's rules", create=False) as there:
+        if not there or any(store.all()):
+            return
+        files.remove(f"{last.state_dir}/run")
+        host_rules.restore(last)
+
+
+def log_out(attachment: Attachment) -> None:
+    """Let the control plane forget the node at once. One that cannot be told so now is told later (``devices``)."""
+    with contextlib.suppress(errors.LocalApiFailed):
+        if launch.running(attachment):
+            from ..worker.localapi import LocalApi
+
+            LocalApi.of(attachment, LOGOUT_SECONDS).logout()
+            known.forgotten(attachment)
+
+
+def stays_deleted(attachment: Attachment) -> bool:
+    """Whether a node that the control plane has forgotten is to be none from now on; then its keys, which are worth nothing, are gone.
+
+    One that was forgotten before its pod began is another matter: its pod is one that comes later, and registers a new node.
+    """
+    store = Attachments(attachment.state_dir)
+    with store.locked(attachment.container_id):
+        current = store.current(attachment)
+        if current is None or current.on_deleted != "stop":
+            return False
+        if not (launch.was_online(current) and launch.is_same_node(current)):
+            return False
+        launch.note_deleted(current)
+        known.forgotten(current)
+        files.remove_tree(current.identity_dir)
+    return True
+
+
+def unmake(store: Attachments, attachment: Attachment) -> None:
+    """In the reverse order of making, the record last. Its container's lock is held."""
+    launch.end(attachment)
+    with recorded_netns(attachment) as netns:
+        if netns is not None:
+            from ..net import pod
+
+            network = pod_network(attachment)
+            with linux.in_netns(netns):
+                pod.remove(network)
+    _discard(store, attachment)
+
+
+def _discard(store: Attachments, attachment: Attachment) -> None:
+    """Remove the files of an attachment whose processes and interface are gone."""
+    if attachment.ephemeral:
+        deletions.owe(attachment)
+    files.remove_tree(attachment.worker_dir)
+    if (
+        attachment.ephemeral
+        or attachment.lost  # another host's by now: it must not be found here
+        or not identities.is_registered(attachment.state_dir, attachment.key)
+    ):
+        identities.forget(attachment.state_dir, Identity.of(attachment))
+    else:
+        identities.note_use(attachment.state_dir, attachment.key)
+    handover.shed(store, attachment)
+    handover.leave(attachment)
+    store.forget(attachment)
+
+
+def reap(attachment: Attachment) -> None:
+    """What the supervisor becomes when the pod's namespace is gone: nobody is left to end but ourselves."""
+    cgroup.leave()
+    store = Attachments(attachment.state_dir)
+    with store.locked(attachment.container_id):
+        current = store.current(attachment)
+        if current:
+            cgroup.remove(attachment.id)
+            _discard(store, current)
+    _tidy(store, attachment)
+    release.deliver_soon(attachment.state_dir)

@@ -1,0 +1,21 @@
+"""The directories that all state is in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from . import files
+
+
+def make_roots(state_dir: str, run_dir: str) -> None:
+    """The directories that everything is in. Raises UnsafeDirectory."""
+    files.make_directory(state_dir, 0o711)
+    for name in ("attachments", "identities", "names"):
+        files.make_directory(f"{state_dir}/{name}")
+    files.make_directory(run_dir)
+    link = f"{state_dir}/run"  # a record that cannot be read does not say where its socket is
+    if files.read_link(link, "") != run_dir:
+        files.remove(link)
+        with contextlib.suppress(FileExistsError):  # another first ADD of this host
+            os.symlink(run_dir, link)

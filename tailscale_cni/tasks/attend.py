@@ -1,0 +1,28 @@
+"""``attend``: look after a node that the cluster or other hosts know of, and say when to look again."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from ..identity import handover, release, rename, renew
+from ..worker import launch
+from . import exits
+
+if TYPE_CHECKING:
+    from ..state.attachments import Attachment
+
+
+def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
+    """Print the seconds until the supervisor should ask again, 0 for never."""
+    current = handover.settle(attachment)
+    if current is None:
+        return exits.NOTHING_TO_RUN
+    if current.lost or not launch.is_as_recorded(current):
+        return exits.RESTART_AS_RECORDED
+    again = rename.seek(current) if current.seeks_name else renew.attend(current)
+    if again is None:
+        return exits.RESTART_AS_RECORDED
+    release.deliver_soon(attachment.state_dir)
+    sys.stdout.write(f"{again:.0f}\n")
+    return exits.DONE

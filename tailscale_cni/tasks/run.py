@@ -1,0 +1,52 @@
+"""``run``: become the supervisor of an attachment's node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from .. import errors
+from ..node import start, teardown
+from ..node.netns import recorded_netns
+from ..worker import launch
+from . import exits
+
+if TYPE_CHECKING:
+    from ..state.attachments import Attachment
+
+
+def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
+    """Replace this process by the supervisor; return only if there is nothing to run."""
+    # A SIGHUP for the supervisor must not end the process that is about to become it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if launch.is_deleted(attachment):
+        return exits.NOTHING_TO_RUN
+    with recorded_netns(attachment) as found:
+        netns = None if found is None else os.dup(found)
+    if netns is None:
+        teardown.reap(attachment)
+        return exits.NOTHING_TO_RUN
+    if attachment.lost:
+        from ..identity import renew
+
+        renew.give_up(attachment)
+        return exits.NOTHING_TO_RUN
+    current = start.begin_anew(attachment)
+    if current is None:
+        return exits.NOTHING_TO_RUN
+    tun = launch.open_tun(current, netns)
+    return launch.become_supervisor(current, netns, tun, start.programs(), _start_line(current))
+
+
+def _start_line(attachment: Attachment) -> bytes:
+    """The start line that an ADD offers, or one that needs no control plane.
+
+    A node that starts without the key that it needs makes the supervisor ask for one, ever less often.
+    """
+    try:
+        return launch.offered(attachment) or start.line_at_hand(attachment)
+    except errors.NoAuthKey as e:
+        sys.stderr.write(f"{e}. {e.advice}\n")
+        return start.NO_KEY

@@ -1,0 +1,30 @@
+"""``sync``: give the pod's interface what the node has by now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..devices import assign, deletions
+from ..identity import handover
+from ..node import configure
+from ..worker import launch
+from ..worker.localapi import LocalApi
+from . import exits
+
+if TYPE_CHECKING:
+    from ..state.attachments import Attachment
+
+
+def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
+    """Configure addresses and routes, unless the node is to be another one."""
+    current = handover.settle(attachment)
+    if current is None:
+        return exits.NOTHING_TO_RUN
+    if current.lost or not launch.is_as_recorded(current):
+        assign.prepare(current)  # the node still runs as what it was, so no pod waits for the control plane
+        return exits.RESTART_AS_RECORDED
+    node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
+    if node.addressed:
+        configure.synchronise(attachment, node)
+    deletions.deliver_soon(attachment.state_dir)
+    return exits.DONE

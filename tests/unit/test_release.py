@@ -1,0 +1,355 @@
+"""What a host owes the cluster is told it, whatever comes between: no crash and no lost answer lets two have one identity, or loses one."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailscale_cni import errors, linux
+from tailscale_cni.cni import request
+from tailscale_cni.cni.request import Pod
+from tailscale_cni.config import load_config
+from tailscale_cni.identity import handover, lease, release, renew, retained
+from tailscale_cni.identity.reservation import Reservation
+from tailscale_cni.identity.secret_store import Holder, Vault
+from tailscale_cni.node import teardown
+from tailscale_cni.policy import PodIntent
+from tailscale_cni.state import identities, vault_files
+from tailscale_cni.state.attachments import Attachment
+from tailscale_cni.state.host import host_id
+from tailscale_cni.state.identities import Identity
+from tailscale_cni.state.names import Name
+from tailscale_cni.state.outbox import Outbox
+from tailscale_cni.state.releases import Release, Releases
+
+from .cni_call import config, environ
+from .test_names import Host, kept_in_cluster
+from .test_node_keys import PRIVATE, PUBLIC, state
+from .test_secret_store import Cluster
+
+LASTING = PodIntent("web", None, ("tag:a",), ephemeral=False, required=False, stateful=False)
+STATE, NODE_KEY = state(f"privkey:{PRIVATE}"), f"nodekey:{PUBLIC}"
+ELSEWHERE = Holder("node2", "uid2", "host2", "boot2", "key2")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A host with no pod."""
+    return Host(tmp_path)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """A cluster that the host may ask; what is asked in a child changes nothing in it."""
+    cluster = Cluster()
+    monkeypatch.setattr(release, "api", lambda _: cluster)
+    return cluster
+
+
+def vault_of(cluster: Cluster) -> Vault:
+    """The identities of ``web``."""
+    return Vault(cluster, "default", "web")
+
+
+def registered(host: Host, cluster: Cluster, boot: str = "", **more: Any) -> Attachment:
+    """A pod whose node is known to the cluster, with its keys; held in this boot, if no other one is said."""
+    one = kept_in_cluster(host, **more)
+    Path(one.identity_dir, vault_files.STATE).write_bytes(STATE)
+    holder = Holder("node1", "uid1", host_id(str(host.root)), boot or one.boot_id, one.identity)
+    taken = vault_of(cluster).take(holder, one.number, ())
+    assert taken
+    vault_of(cluster).save(taken.entry._replace(files={vault_files.STATE: STATE}))
+    return one
+
+
+def reservation(host: Host, cluster: Cluster, node: str = "node1") -> Reservation | None:
+    """What the next pod of the name finds at hand, on a host of that Node."""
+    cluster.pods["web-x"] = node
+    settings = {"stateDir": str(host.root), "configFile": os.devnull, "kubeconfig": "/kubeconfig"}
+    name = Name(host.store, "default", "web")
+    found = lease._at_hand(
+        load_config(settings), Pod("default", "web-x", "u"), name, LASTING, time.monotonic() + 5
+    )
+    if found:
+        os.close(found.hold)
+    return found
+
+
+def only(releases: Releases) -> Release:
+    """The one that there is."""
+    (one,) = releases.all()
+    return one
+
+
+def test_a_lost_answer_gives_an_identity_away(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API has done it, and its answer did not come: from then on another host may have it, and no pod here has it unasked."""
+    one = registered(host, cluster)
+    host.delete(one)
+    assert reservation(host, cluster)
+    change = cluster.change
+
+    def lost(method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        change(method, path, body)
+        raise errors.KubernetesFailed(reason="its answer did not come")
+
+    monkeypatch.setattr(cluster, "change", lost)
+    assert not release.give_back(str(host.root), only(Releases(str(host.root))))
+    monkeypatch.setattr(cluster, "change", change)
+    monkeypatch.setattr(cluster, "get", _away)
+    assert reservation(host, cluster) is None
+
+
+def _away(_: str) -> dict[str, Any]:
+    raise errors.KubernetesFailed(reason="connection refused")
+
+
+def test_an_api_that_was_not_reached_leaves_it_at_hand(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can have come of it: the next pod is the same node, and asks nobody."""
+    one = registered(host, cluster)
+    host.delete(one)
+    monkeypatch.setattr(cluster, "get", _away)
+    assert not release.give_back(str(host.root), only(Releases(str(host.root))))
+    found = reservation(host, cluster)
+    assert found
+    assert found.key == one.identity
+
+
+def test_what_another_host_has_by_now_is_not_at_hand(host: Host, cluster: Cluster) -> None:
+    """The Node was deleted while the host was off: its disk has keys that another host runs."""
+    one = registered(host, cluster)
+    host.delete(one)
+    cluster.nodes["node1"] = "uid of a later one"
+    assert vault_of(cluster).take(ELSEWHERE, 0, ())
+    assert reservation(host, cluster) is None
+
+
+def with_a_node(host: Host, cluster: Cluster) -> Attachment:
+    """A pod that has another identity by now: of the one that it had, the cluster knows the node."""
+    one = registered(host, cluster)
+    known = Identity.load(str(host.root), one.identity)._replace(node_id="n7", node_key=NODE_KEY)
+    known.save(str(host.root))
+    vault = vault_of(cluster)
+    entry = vault.entry(0)
+    assert entry
+    vault.save(entry._replace(record=release.record(known)))
+    with Name.of(one).locked():
+        Name.of(one).drop(one.number)
+    return one._replace(identity="better", former=(one.identity,))
+
+
+def said(host: Host) -> list[str]:
+    """The nodes that the control plane is to forget."""
+    return [farewell.node_id for farewell in Outbox(str(host.root)).all()]
+
+
+def test_a_node_that_is_left_behind_ends_with_its_secret(host: Host, cluster: Cluster) -> None:
+    """In that order: as long as the cluster has not heard of it, nobody's device is deleted."""
+    one = with_a_node(host, cluster)
+    handover.shed(host.store, one)
+    assert said(host) == []
+    assert release.deliver(str(host.root), 0) == 0
+    assert said(host) == ["n7"]
+    assert cluster.secrets == {}
+
+
+def test_a_node_that_another_host_runs_by_now_is_not_deleted(host: Host, cluster: Cluster) -> None:
+    """The Node was deleted, and the identity taken, before this host heard of it."""
+    one = with_a_node(host, cluster)
+    cluster.nodes["node1"] = "uid of a later one"
+    assert vault_of(cluster).take(ELSEWHERE, 0, ())
+    handover.shed(host.store, one)
+    assert release.deliver(str(host.root), 0) == 0
+    assert said(host) == []
+    assert set(cluster.secrets) == {"default.web.0"}
+
+
+def test_an_answer_that_is_lost_keeps_no_node(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Secret is gone by then, and the node is nobody's."""
+    handover.shed(host.store, with_a_node(host, cluster))
+    cluster.secrets.clear()
+    assert release.deliver(str(host.root), 0) == 0
+    assert said(host) == ["n7"]
+
+
+def test_forgetting_leaves_alone_what_another_host_runs(host: Host, cluster: Cluster) -> None:
+    """What is kept here is a copy of before."""
+    one = with_a_node(host, cluster)
+    cluster.nodes["node1"] = "uid of a later one"
+    assert vault_of(cluster).take(ELSEWHERE, 0, ())
+    (key,) = one.former
+    name = Name.of(one)
+    with name.locked():
+        name.free(0)
+        name.keep(0, key)
+    host.store.forget(one)
+    Releases(str(host.root)).post(Release(key, "/kubeconfig", "default", "web"))
+    (stale,) = retained.every(str(host.root))
+    settings = {"stateDir": str(host.root), "configFile": os.devnull, "oauthClientSecretFile": "/secret"}
+    asked = load_config(settings)._replace(control_url=stale.identity.control_url)
+    assert retained.forget(str(host.root), stale, asked)
+    assert said(host) == []
+    assert release.deliver(str(host.root), 0) == 0
+    assert said(host) == []
+    assert not Path(identities.directory(str(host.root), key)).exists()
+
+
+def test_what_is_lost_is_gone_with_its_pod(host: Host, cluster: Cluster) -> None:
+    """Whether the supervisor came so far or not: the next pod of the number finds no keys, and buries no node of another host."""
+    one = registered(host, cluster)._replace(lost=True)
+    host.store.save(one)
+    with host.store.locked(one.container_id):
+        teardown._discard(host.store, one)
+    assert Name.of(one).all_kept() == {}
+    assert not Path(one.identity_dir).exists()
+    assert list(Releases(str(host.root)).all()) == []
+
+
+def test_a_host_knows_what_its_pods_have(host: Host, cluster: Cluster) -> None:
+    """And what one is about to have, and what is to be given back; of nothing else."""
+    one = registered(host, cluster)
+    name = Name.of(one)
+    assert release.is_known(name, one.identity)
+    assert not release.is_known(name, "other")
+    assert not release.is_known(name, "../attachments")
+    Releases(str(host.root)).post(Release("other", "/kubeconfig", "default", "web"))
+    assert release.is_known(name, "other")
+    host.delete(one)
+    assert release.is_known(name, one.identity)
+    assert release.deliver(str(host.root), 0) == 0
+    assert not release.is_known(name, one.identity)
+
+
+def test_keys_that_become_the_clusters_survive_a_crash(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was done by then, they are at the number still, or in the vault."""
+    for step in ("rename", "keep"):
+        one = host.add(ephemeral=False)
+        Path(one.identity_dir, vault_files.STATE).write_bytes(STATE)
+        host.delete(one)
+        _adopted_to(host, cluster, monkeypatch, step)
+        assert release.deliver(str(host.root), 0) == 0
+        name = Name.of(one)
+        with_keys = [key for key in name.all_kept().values() if identities.is_registered(str(host.root), key)]
+        entry = vault_of(cluster).entry(0)
+        assert with_keys or (entry and entry.files)
+        monkeypatch.undo()
+
+
+def _adopted_to(host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """An ADD takes what the host alone had, and is killed at a step."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(release, "api", lambda _: cluster)
+    holder = Holder("node1", "uid1", host_id(str(host.root)), "boot1", f"new-{step}")
+    assert vault_of(cluster).take(holder, 0, ())
+    Releases(str(host.root)).post(Release(holder.key, "/kubeconfig", "default", "web"))
+    place: object = identities if step == "rename" else Name
+    monkeypatch.setattr(place, step, killed)
+    identity = Identity(holder.key, kubeconfig="/kubeconfig")
+    with pytest.raises(KeyboardInterrupt):
+        lease.adopt(str(host.root), Name(host.store, "default", "web"), 0, identity, {})
+
+
+def test_a_secret_is_not_made_again_for_what_a_pod_was(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has moved to a better number meanwhile, and the other one was deleted for that: nobody would ever give that back."""
+    one = registered(host, cluster, number=0)
+    cluster.secrets.clear()
+    holder = Holder("node1", "uid1", host_id(str(host.root)), one.boot_id, one.identity)
+    monkeypatch.setattr(renew, "own_holder", lambda *_: holder)
+    assert renew._made_again(cluster, one)
+    host.store.save(one._replace(identity="better", former=(one.identity,)))
+    assert renew._made_again(cluster, one) is None
+
+
+def test_a_copy_of_a_disk_gives_nothing_away(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that was cloned has another Node: what it finds on its disk is another host's, which runs it."""
+    monkeypatch.setattr(release, "LATE_STATUS", 0.0)
+    one = registered(host, cluster, boot="of-the-original")
+    cluster.boots["node1"] = "of-the-original"
+    before = cluster.secrets["default.web.0"]
+    assert not renew._confirm(cluster, one)
+    host.delete(one)
+    assert reservation(host, cluster, "node2") is None
+    assert release.deliver(str(host.root), 0) == 0
+    assert cluster.secrets["default.web.0"] == before
+    assert not Path(one.identity_dir).exists()
+
+
+def test_after_a_reboot_what_was_had_before_is_given_back(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the Node's boot it is the same host; as long as that may not be known yet, it waits."""
+    monkeypatch.setattr(release, "LATE_STATUS", float("inf"))
+    one = registered(host, cluster, boot="of-before")
+    cluster.boots["node1"] = "of-before"
+    host.delete(one)
+    assert reservation(host, cluster)
+    assert release.deliver(str(host.root), 0) == 1
+    assert Path(one.identity_dir).exists()
+    cluster.boots["node1"] = one.boot_id
+    assert release.deliver(str(host.root), 0) == 0
+    entry = vault_of(cluster).entry(0)
+    assert entry
+    assert entry.holder is None
+
+
+def test_an_add_whose_time_is_over_waits_no_longer_for_the_api(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several that have to be asked share its time, and each has a moment to answer at all."""
+    waits: list[float] = []
+
+    def ask(_: object, wait: float, *__: object, **___: object) -> bytes:
+        waits.append(wait)
+        return b'{"host": "of the test"}'
+
+    monkeypatch.setattr(linux, "ask", ask)
+    settings = {"stateDir": str(host.root), "configFile": os.devnull, "kubeconfig": "/kubeconfig"}
+    asked = request.parse(
+        environ(ARGS="K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-x;K8S_POD_UID=u"),
+        json.dumps(config()).encode(),
+    )._replace(warn=lambda _: None)
+    for left in (3600.0, 3.0, -1.0):
+        with lease.reserved(asked, load_config(settings), LASTING, time.monotonic() + left):
+            pass
+    assert waits[0] == lease.PATIENCE
+    assert lease.SHORTEST < waits[1] <= 3.0
+    assert waits[2] == lease.SHORTEST
+
+
+def test_what_a_later_version_writes_down_is_read(host: Host) -> None:
+    """It knows more of a release than this one; what this one knows is done."""
+    releases, one = Releases(str(host.root)), Release("k", "/kubeconfig", "default", "web")
+    releases.post(one)
+    path = host.root / "releases" / "k.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "later": True}))
+    assert list(releases.all()) == [one]
+
+
+def test_what_is_to_end_is_not_given_back_by_who_has_read_of_it_before(host: Host, cluster: Cluster) -> None:
+    """Somebody forgets an identity while another call is about to give it back."""
+    one = registered(host, cluster)
+    host.delete(one)
+    before = only(Releases(str(host.root)))
+    Releases(str(host.root)).post(before._replace(delete=True))
+    assert release.give_back(str(host.root), before)
+    assert cluster.secrets == {}

@@ -1,0 +1,92 @@
+"""Where configuration meets policy: what a call wishes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tailscale_cni import errors
+from tailscale_cni.cni import request
+from tailscale_cni.node.resolve import Wish
+
+from .cni_call import config, environ
+
+
+def wish(tmp_path: Path, settings: object, pod: str = "plex-0", **annotations: str) -> Wish:
+    """Of an ADD of pod media/plex-0 on a host with this file."""
+    file = tmp_path / "config.yaml"
+    file.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings), encoding="utf-8")
+    given = {request.ANNOTATIONS: {key.replace("_", "/"): value for key, value in annotations.items()}}
+    args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=media;K8S_POD_NAME={pod}"
+    data = json.dumps(config(configFile=str(file), runtimeConfig=given)).encode()
+    return Wish.of(request.parse(environ(ARGS=args), data))
+
+
+ENABLED: dict[str, Any] = {"tailscale.com_enabled": "true"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "tags"),
+    [
+        ({}, "tag:ns-media"),
+        ({"autoNamespaceTag": True}, ""),
+        ({"tags": ["tag:a", "tag:b"]}, "tag:ns-media"),
+        ({"tags": ["tag:a", "tag:ns-media"]}, "tag:ns-media"),
+        ({"namespaces": {"media": {"tailscale.com/tags": "tag:a"}}}, ""),
+    ],
+)
+def test_a_static_key_has_its_tags(tmp_path: Path, settings: dict[str, Any], tags: str) -> None:
+    """Who asks for others is told, whoever asks: neither more nor fewer are what the key gives."""
+    asked = {"tailscale.com_tags": tags} if tags else {}
+    with pytest.raises(errors.KeyHasItsTags, match=r"^pod media/plex-0: the node should have the tags tag:"):
+        wish(tmp_path, settings, **ENABLED, **asked)
+
+
+def test_a_static_keys_tags_may_be_asked_for(tmp_path: Path) -> None:
+    """In any order."""
+    found = wish(tmp_path, {"tags": ["tag:a", "tag:b"]}, **ENABLED, **{"tailscale.com_tags": "tag:b,tag:a"})
+    assert found.intent
+    assert found.intent.tags == ("tag:b", "tag:a")
+
+
+@pytest.mark.parametrize("key", ["oauthClientSecretFile", "headscaleAPIKeyFile"])
+def test_a_key_per_pod_has_the_pods_tags(tmp_path: Path, key: str) -> None:
+    """Where a control plane makes the keys, what is permitted can be given."""
+    found = wish(tmp_path, {key: "/secret"}, **ENABLED, **{"tailscale.com_tags": "tag:ns-media"})
+    assert found.intent
+    assert found.intent.tags == ("tag:ns-media",)
+
+
+@pytest.mark.parametrize("source", ["file", "http"])
+def test_a_static_pods_name_has_its_hosts_cut_off(tmp_path: Path, source: str) -> None:
+    """Kubelet says where it has a pod from, and appends the Node's name to one that is not from the API."""
+    host = os.uname().nodename.lower()
+    annotations = ENABLED | {"kubernetes.io_config.source": source}
+    found = wish(tmp_path, {}, f"etcd-{host}", **annotations)
+    assert found.intent
+    assert found.intent.name == "etcd"
+    found = wish(tmp_path, {}, f"etcd-{host}", **annotations | {"kubernetes.io_config.source": "api"})
+    assert found.intent
+    assert found.intent.name != "etcd"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "nonsense: [",
+        "enroll: al\n",
+        "namespaces: {media: {tailscale.com/enabled: 'yes'}}",
+        "namespaces: {other: {tailscale.com/hostnam: x}}",
+        "permissions: {'*': {features: [unheard-of]}}",
+    ],
+)
+def test_a_broken_file_stops_only_pods_that_ask(tmp_path: Path, settings: str) -> None:
+    """A typing error anywhere in it is told to who annotates a pod, and must not keep a cluster's DNS from starting."""
+    assert wish(tmp_path, settings).intent is None
+    with pytest.raises((errors.InvalidConfiguration, errors.UnsupportedField)):
+        wish(tmp_path, settings, **ENABLED)

@@ -1,0 +1,393 @@
+"""Identities that the cluster keeps: who may take which, what a Secret may have in it, and what is owed to the cluster."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailscale_cni import errors, kube
+from tailscale_cni.cni import request
+from tailscale_cni.config import load_config
+from tailscale_cni.identity import lease
+from tailscale_cni.identity.secret_store import Entry, Holder, Record, Vault, held_as
+from tailscale_cni.policy import PodIntent
+from tailscale_cni.state import files, vault_files
+from tailscale_cni.state.host import host_id
+from tailscale_cni.state.releases import Release, Releases
+
+from .cni_call import config, environ
+
+STATE = b'{"_machinekey":"cHJpdmtleQ=="}'
+ONE = Holder("node1", "uid1", "host1", "boot1", "key1")
+TWO = Holder("node2", "uid2", "host2", "boot2", "key2")
+
+
+class Cluster(kube.Api):
+    """Secrets and Nodes in memory, with Kubernetes' rule for changes: the version that was read must be that of now."""
+
+    def __init__(self) -> None:
+        self.secrets: dict[str, dict[str, Any]] = {}
+        self.nodes = {"node1": "uid1", "node2": "uid2"}
+        self.tainted: set[str] = set()
+        self.unwell: set[str] = set()
+        self.boots: dict[str, str] = {}
+        self.pods: dict[str, str] = {}
+        self.versions = 0
+
+    def get(self, path: str) -> dict[str, Any] | None:
+        """A Node, the Secrets, or one of them."""
+        if "/nodes/" in path:
+            name = path.rpartition("/")[2]
+            taints = [{"key": kube.OUT_OF_SERVICE}] if name in self.tainted else []
+            uid = self.nodes.get(name)
+            status = {
+                "nodeInfo": {"bootID": self.boots.get(name)},
+                "conditions": [{"type": "Ready", "status": "False" if name in self.unwell else "True"}],
+            }
+            return {"metadata": {"uid": uid}, "spec": {"taints": taints}, "status": status} if uid else None
+        if "/pods/" in path:
+            node = self.pods.get(path.rpartition("/")[2])
+            return {"metadata": {"uid": "u"}, "spec": {"nodeName": node}} if node else None
+        if "?" in path:
+            return {"items": copy.deepcopy(list(self.secrets.values()))}
+        return copy.deepcopy(self.secrets.get(path.rpartition("/")[2]))
+
+    def change(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a Secret."""
+        name = body["metadata"]["name"] if method == "POST" else path.rpartition("/")[2]
+        there = self.secrets.get(name)
+        if (there is None) != (method == "POST"):
+            raise kube.Conflict
+        said = body.get("preconditions", body.get("metadata", {})).get("resourceVersion")
+        if there and there["metadata"]["resourceVersion"] != said:
+            raise kube.Conflict
+        if method == "DELETE":
+            return self.secrets.pop(name)
+        self.versions += 1
+        self.secrets[name] = copy.deepcopy(
+            {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.versions)}}
+        )
+        return copy.deepcopy(self.secrets[name])
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    """A cluster of two Nodes, and no identity."""
+    return Cluster()
+
+
+@pytest.fixture
+def vault(cluster: Cluster) -> Vault:
+    """The identities of ``web``."""
+    return Vault(cluster, "default", "web")
+
+
+def take(vault: Vault, holder: Holder, **more: Any) -> int | None:
+    """The number that one gets."""
+    taken = vault.take(holder, more.pop("number", None), more.pop("taken", ()), **more)
+    return taken.entry.number if taken else None
+
+
+def release(vault: Vault, holder: Holder) -> None:
+    """Give it back."""
+    entry = held_as(vault.entries(), holder)
+    assert entry
+    vault.save(entry._replace(holder=None, released_by=holder, files={vault_files.STATE: STATE}))
+
+
+def test_everybody_gets_the_lowest_number_that_nobody_has(vault: Vault) -> None:
+    """Whoever it is of; one that is given back is the next one's, with all that it has."""
+    assert take(vault, ONE) == 0
+    assert take(vault, TWO) == 1
+    assert take(vault, TWO._replace(key="more"), taken=(2,)) == 3
+    release(vault, ONE)
+    taken = vault.take(TWO._replace(key="heir"), None, ())
+    assert taken
+    assert (taken.entry.number, taken.entry.files) == (0, {vault_files.STATE: STATE})
+
+
+def test_an_identity_is_taken_from_a_host_that_is_gone_and_from_no_other(
+    cluster: Cluster, vault: Vault
+) -> None:
+    """Its Node's name is not enough: a Node that came later is another one; the taint out-of-service is."""
+    assert take(vault, ONE) == 0
+    assert take(vault, TWO, number=0) == 1
+    cluster.nodes["node1"] = "uid of a later one"
+    assert take(vault, TWO._replace(key="b")) == 0
+    cluster.tainted.add("node2")
+    assert take(vault, ONE._replace(key="c")) == 0
+    del cluster.nodes["node1"]
+    assert take(vault, TWO._replace(key="d")) == 0
+
+
+def test_a_host_takes_back_what_it_knows_nothing_of(vault: Vault) -> None:
+    """A call that was given up had it held all the same, later; not where the disk is a copy, and the host another Node."""
+    assert take(vault, ONE) == 0
+    assert take(vault, ONE._replace(key="twin"), has=lambda key: key == "key1") == 1
+    copy = ONE._replace(node="node2", node_uid="uid2", boot="later", key="copy")
+    assert take(vault, copy, has=lambda _: False) == 2
+    assert take(vault, ONE._replace(boot="later", key="before-a-reboot")) == 3
+    assert take(vault, ONE._replace(key="again"), has=lambda key: key != "key1") == 0
+
+
+def test_a_host_that_has_lost_its_disk_takes_back_what_it_had(vault: Vault) -> None:
+    """It is the same Node, and nothing outlives a boot; without one, something of it may still run, and a person is told."""
+    assert take(vault, ONE) == 0
+    anew = ONE._replace(host="another", key="anew")
+    taken = vault.take(anew, None, ())
+    assert taken
+    assert taken.entry.number == 1
+    assert "before its state directory was removed" in taken.refusals[0]
+    assert take(vault, anew._replace(node_uid="of a later one", boot="later", key="other")) == 2
+    assert take(vault, anew._replace(boot="later")) == 0
+
+
+@pytest.mark.parametrize("node", ["..", "a/b", "node1/../node9"])
+def test_whoever_cannot_be_asked_about_is_not_nobody(cluster: Cluster, vault: Vault, node: str) -> None:
+    """A holder whose Node no cluster can have: its Secret is not as we write it."""
+    assert take(vault, ONE._replace(node=node)) == 0
+    assert take(vault, TWO) == 1
+    del cluster.secrets["default.web.1"]
+    assert vault.entries() == {0: None}
+
+
+def test_a_secret_has_one_name(cluster: Cluster, vault: Vault) -> None:
+    """One that is called 00 is not number 0."""
+    assert take(vault, ONE) == 0
+    odd = copy.deepcopy(cluster.secrets["default.web.0"])
+    odd["metadata"]["name"] = "default.web.00"
+    cluster.secrets["default.web.00"] = odd
+    release(vault, ONE)
+    assert take(vault, TWO) == 0
+
+
+def test_of_two_that_want_one_the_quicker_has_it(
+    cluster: Cluster, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen that it is free; the other one gets the next."""
+    assert take(vault, ONE) == 0
+    release(vault, ONE)
+    seen = vault.entries()
+    assert take(vault, ONE._replace(key="quicker")) == 0
+    monkeypatch.setattr(vault, "entries", lambda: seen)
+    assert take(vault, TWO) == 1
+
+
+def test_a_better_number_is_one_that_is_there(vault: Vault) -> None:
+    """Who looks for one makes none, and takes none that is worse."""
+    assert take(vault, ONE) == 0
+    assert take(vault, TWO) == 1
+    assert take(vault, TWO._replace(key="b"), below=1) is None
+    release(vault, ONE)
+    assert take(vault, TWO._replace(key="b"), below=1) == 0
+    assert take(vault, TWO._replace(key="c"), number=7, below=0) is None
+
+
+def test_the_worst_off_has_the_better_number(cluster: Cluster, vault: Vault) -> None:
+    """A young one of the middle stays: the replacement of the one that ended is worse off, and moves. Unless its host is unwell."""
+    for n in range(2):
+        assert take(vault, ONE._replace(key=str(n))) == n
+    assert take(vault, TWO) == 2
+    release(vault, ONE._replace(key="0"))
+    assert take(vault, ONE._replace(key="middle"), below=1) is None
+    cluster.unwell.add("node2")
+    assert take(vault, ONE._replace(key="middle"), below=1) == 0
+    cluster.unwell.clear()
+    release(vault, ONE._replace(key="1"))
+    assert take(vault, TWO._replace(key="worst"), below=2) == 1
+
+
+def test_a_pod_with_a_number_of_its_own_is_nobody_else_meanwhile(vault: Vault) -> None:
+    """db-2, whose number is held, is not db because db-0 is between two hosts just then: it has a number that nobody had."""
+    assert [take(vault, ONE._replace(key=str(n)), number=n) for n in range(3)] == [0, 1, 2]
+    release(vault, ONE._replace(key="0"))
+    assert take(vault, TWO, number=2) == 3
+    assert take(vault, TWO._replace(key="db-0"), number=0) == 0
+
+
+def test_what_is_not_ours_in_a_secret_stays(cluster: Cluster, vault: Vault) -> None:
+    """A person's label, for one; files that have no place with us do not."""
+    take(vault, ONE)
+    secret = cluster.secrets["default.web.0"]
+    secret["metadata"]["labels"]["mine"] = "yes"
+    secret["data"]["../../etc/passwd"] = "eA=="
+    release(vault, ONE)
+    assert cluster.secrets["default.web.0"]["metadata"]["labels"]["mine"] == "yes"
+    assert set(cluster.secrets["default.web.0"]["data"]) == {"record.json", vault_files.STATE}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"record.json": "!"},
+        {"record.json": ["e30="]},
+        {"record.json": "e30="},
+        {"record.json": "A" * 2**20},
+        {"record.json": {"holder": {}}},
+        {"record.json": {"holder": {**ONE._asdict(), "key": ""}}},
+        {"record.json": {"holder": "node1"}},
+        {"record.json": {"version": 2}},
+        {vault_files.STATE: b"[]"},
+        {vault_files.STATE: b'{"a":1}'},
+        {vault_files.STATE: b"{" * 10_000},
+        {vault_files.STATE: b'{"a":"' + b"x" * vault_files.LARGEST + b'"}'},
+        {"settings.json": b"null"},
+    ],
+)
+def test_a_secret_that_is_not_as_we_write_it_is_nobodys(
+    cluster: Cluster, vault: Vault, data: dict[str, Any]
+) -> None:
+    """It is not taken, not read from, not changed; the pod has the next number, and a person is told."""
+    record = {"version": 1, **Record()._asdict(), "holder": None, "releasedBy": None}
+    content = {
+        name: base64.b64encode(json.dumps({**record, **value}).encode()).decode()
+        if isinstance(value, dict)
+        else base64.b64encode(value).decode()
+        if isinstance(value, bytes)
+        else value
+        for name, value in data.items()
+    }
+    whole = {"record.json": base64.b64encode(json.dumps(record).encode()).decode()} if data else {}
+    secret = {"metadata": {"name": "default.web.0", "resourceVersion": "1"}, "type": "tailscale.com/identity"}
+    cluster.secrets["default.web.0"] = {**secret, "data": {**whole, **content}}
+    before = copy.deepcopy(cluster.secrets["default.web.0"])
+    taken = vault.take(ONE, None, ())
+    assert taken
+    assert taken.entry.number == 1
+    assert "is not as we write it" in taken.refusals[0]
+    assert cluster.secrets["default.web.0"] == before
+    with pytest.raises(errors.UnreadableState):
+        vault.entry(0)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    max_leaves=10,
+)
+
+
+@given(JSON, JSON)
+def test_whatever_a_secret_is_reading_it_raises_nothing(record: Any, secret: Any) -> None:
+    """Of any JSON, inside and out."""
+    cluster = Cluster()
+    packed = base64.b64encode(json.dumps(record).encode()).decode()
+    cluster.secrets = {
+        "a": {"metadata": {"name": "default.web.0"}, "data": {"record.json": packed}},
+        "b": secret,
+        "c": {"metadata": {"name": "default.web.1"}, "data": secret},
+    }
+    entries = Vault(cluster, "default", "web").entries()
+    assert all(entry is None or isinstance(entry, Entry) for entry in entries.values())
+
+
+def test_an_identity_does_not_show_its_keys(vault: Vault) -> None:
+    """Not in a traceback, not in a log."""
+    assert take(vault, ONE) == 0
+    release(vault, ONE)
+    assert "cHJpdmtleQ" not in repr(vault.entries()) + repr(vault.take(ONE, None, ()))
+
+
+def test_files_are_read_without_following_anybody(tmp_path: Path) -> None:
+    """The directory is the worker's: a link, a pipe, or something large in it is no file of a node."""
+    secret, place = tmp_path / "secret", tmp_path / "node"
+    secret.write_bytes(STATE)
+    place.mkdir()
+    (place / vault_files.STATE).symlink_to(secret)
+    assert vault_files.read(str(place)) == {}
+    (place / vault_files.STATE).unlink()
+    os.mkfifo(place / vault_files.STATE)
+    assert vault_files.read(str(place)) == {}
+    (place / vault_files.STATE).unlink()
+    (place / vault_files.STATE).write_bytes(b" " * vault_files.LARGEST + STATE)
+    assert vault_files.read(str(place)) == {}
+    (place / vault_files.STATE).write_bytes(STATE)
+    (place / "settings.json").symlink_to(secret)
+    assert vault_files.read(str(place)) == {vault_files.STATE: STATE}
+    (tmp_path / "link").symlink_to(place)
+    assert vault_files.read(str(tmp_path / "link")) == {}
+
+
+def test_files_are_written_where_nothing_was(tmp_path: Path) -> None:
+    """In a directory of root's alone, under the names that we know; what somebody left there is gone."""
+    place = tmp_path / "node"
+    place.mkdir()
+    (place / vault_files.STATE).symlink_to(tmp_path / "target")
+    vault_files.write(str(place), {vault_files.STATE: STATE, "../escaped": b"x"})
+    assert [path.name for path in place.iterdir()] == [vault_files.STATE]
+    assert (place / vault_files.STATE).stat().st_mode & 0o777 == 0o600
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["node"]
+
+
+def test_a_host_has_one_id(tmp_path: Path) -> None:
+    """Made once, for root's eyes."""
+    known = host_id(str(tmp_path))
+    assert len(known) == 32
+    assert host_id(str(tmp_path)) == known
+    assert (tmp_path / "host").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["host"]
+
+
+def test_what_is_owed_is_one_callers_at_a_time(tmp_path: Path) -> None:
+    """Who holds a release keeps others away until it closes it; what is done is nobody's to hold."""
+    releases, one = Releases(str(tmp_path)), Release("k", "/kubeconfig", "default", "web")
+    releases.post(one)
+    (tmp_path / "releases" / "broken.json").write_text("{")
+    (tmp_path / "releases" / "odd.json").write_text(
+        '{"key":"odd","kubeconfig":"","namespace":"..","name":"/"}'
+    )
+    assert list(releases.all()) == [one]
+    hold = releases.hold("k")
+    assert hold is not None
+    assert releases.hold("k") is None
+    os.close(hold)
+    hold = releases.hold("k")
+    assert hold is not None
+    releases.done("k")
+    os.close(hold)
+    assert releases.hold("k") is None
+
+
+def test_a_release_that_was_tried_waits(tmp_path: Path) -> None:
+    """Those who come by often leave it alone for a while."""
+    releases = Releases(str(tmp_path))
+    assert not releases.waiting(60)
+    releases.post(Release("k", "/kubeconfig", "default", "web"))
+    assert not releases.waiting(60)
+    os.utime(tmp_path / "releases" / "k.json", (0, 0))
+    assert releases.waiting(60)
+    releases.postpone("k")
+    assert not releases.waiting(60)
+
+
+def test_a_kubeconfig_that_cannot_be_used_leaves_the_disk(tmp_path: Path) -> None:
+    """The pod lasts on its host, the log says why, and nothing is owed."""
+    files.make_directory(str(tmp_path / "names"))
+    host = load_config(
+        {"stateDir": str(tmp_path), "configFile": os.devnull, "kubeconfig": str(tmp_path / "none")}
+    )
+    warnings: list[str] = []
+    asked = request.parse(
+        environ(ARGS="K8S_POD_NAMESPACE=default;K8S_POD_NAME=db-0;K8S_POD_UID=u"),
+        json.dumps(config()).encode(),
+    )
+    intent = PodIntent("db", None, ("tag:a",), ephemeral=False, required=False, stateful=True)
+    with lease.reserved(asked._replace(warn=warnings.append), host, intent, time.monotonic() + 5) as (
+        granted,
+        reservation,
+    ):
+        assert (granted, reservation) == (intent, None)
+    assert "kept on this host alone" in warnings[0]
+    assert list((tmp_path / "releases").iterdir()) == []
