@@ -24,7 +24,7 @@ LAST_WORD_SECONDS = 0.5
 """For a worker that has no address, to say why."""
 
 
-def connect(attachment: Attachment, seconds: float, deadline: float) -> None:
+def when_addressed(attachment: Attachment, seconds: float, deadline: float) -> None:
     """Wait for the node's tailnet address, and configure it.
 
     At ``deadline`` (CLOCK_MONOTONIC), which is ``seconds`` after the call began, the pod starts without: the supervisor configures the

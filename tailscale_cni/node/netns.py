@@ -13,6 +13,7 @@ from ..tailnet import overlapping
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..cni.request import Request
     from ..net.model import PodNetwork, Tailnet
     from ..state.attachments import Attachment
     from ..worker.localapi import Node
@@ -60,6 +61,16 @@ def is_recorded(attachment: Attachment, netns: int) -> bool:
         if cookie is not None:
             return cookie == attachment.netns_cookie
         return os.fstat(netns).st_ino == attachment.netns_inode and bool(linux.link(attachment.interface))
+
+
+def is_same_pod(attachment: Attachment, request: Request, netns: int) -> bool:
+    """Whether an attachment is of the pod that a call is for. A container ID can come back with another pod."""
+    return attachment.pod_uid == pod_uid(request) and is_recorded(attachment, netns)
+
+
+def pod_uid(request: Request) -> str:
+    """The UID of the call's pod; empty if the runtime has not passed one."""
+    return (request.pod and request.pod.uid) or ""
 
 
 def pod_network(attachment: Attachment) -> PodNetwork:

@@ -18,7 +18,7 @@ from .netns import recorded_netns
 NO_PATIENCE = 0.0
 
 
-def revive(state_dir: str, *, but: str = "") -> None:
+def others(state_dir: str, *, but: str = "") -> None:
     """Start what should run and does not, and clean up after pods that ended without a DEL.
 
     A pod that is still there and whose unit is not running is systemd's: it repairs what failed, and what an
@@ -39,6 +39,7 @@ def revive(state_dir: str, *, but: str = "") -> None:
             if netns is None:
                 teardown.end(attachment, NO_PATIENCE)
             elif attachment.launcher == "session" and launch.was_started(attachment):
-                start.restart(attachment, netns, patience=NO_PATIENCE)
+                with contextlib.ExitStack() as held:
+                    start.restart(attachment, netns, held, patience=NO_PATIENCE)
     deletions.deliver_soon(state_dir)
     release.deliver_soon(state_dir)

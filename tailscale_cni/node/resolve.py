@@ -1,4 +1,4 @@
-"""What the host, the namespace and the pod ask for, taken together: the one place where configuration meets policy."""
+"""From a call to what its pod should be: the one place where configuration meets policy."""
 
 from __future__ import annotations
 
@@ -19,53 +19,54 @@ if TYPE_CHECKING:
 
 
 SOURCE = "kubernetes.io/config.source"
-"""The annotation that says where kubelet has a pod from: kubelet writes it over whatever an author wrote."""
+"""The annotation that says where kubelet has the pod from. Kubelet overwrites whatever the pod's author wrote."""
 
 
-class Wish(NamedTuple):
-    """The host's configuration, and what the pod should be by it: None if it is left alone."""
+class Resolution(NamedTuple):
+    """The host's configuration, and the node that the pod should be; None if it should not be a node."""
 
     config: Config
     intent: PodIntent | None
 
-    @classmethod
-    def of(cls, request: Request) -> Wish:
-        """Of a call. Raises InvalidConfiguration, InvalidAnnotation, UnsupportedAnnotation, NotPermitted, KeyHasItsTags.
 
-        A broken configuration file fails the pods that ask to be nodes, and no other: a typing error must not stop a cluster.
-        """
-        annotations = request.annotations or {}
-        try:
-            config = load(request.config)
-        except errors.Error:
-            if annotations.get(ENABLED, "false") != "false":
-                raise
-            return cls(load_config({**request.config, "configFile": os.devnull}), None)
-        namespace, pod = (request.pod.namespace, request.pod.name) if request.pod else ("", "")
-        intent = policy.decide(
-            config,
-            namespace=namespace,
-            pod=pod,
-            annotations=annotations,
-            namespace_annotations=cluster.namespace_annotations(config, request),
-            owner=lambda: _node(annotations) or cluster.owner(config, request),
+def resolve(request: Request) -> Resolution:
+    """Take together what the host, the namespace and the pod of a call ask for.
+
+    A mistake in the configuration file fails only pods that ask to be nodes, so that it cannot stop a cluster.
+    Raises InvalidConfiguration, InvalidAnnotation, UnsupportedAnnotation, NotPermitted, KeyHasItsTags.
+    """
+    annotations = request.annotations or {}
+    try:
+        config = load(request.config)
+    except errors.Error:
+        if annotations.get(ENABLED, "false") != "false":
+            raise
+        return Resolution(load_config({**request.config, "configFile": os.devnull}), None)
+    namespace, pod = (request.pod.namespace, request.pod.name) if request.pod else ("", "")
+    intent = policy.decide(
+        config,
+        namespace=namespace,
+        pod=pod,
+        annotations=annotations,
+        namespace_annotations=cluster.namespace_annotations(config, request),
+        owner=lambda: _static_pod_owner(annotations) or cluster.owner(config, request),
+    )
+    if intent and select.is_static(config) and set(intent.tags) != set(config.tags):
+        raise errors.KeyHasItsTags(
+            pod=f"pod {namespace}/{pod}", tags=", ".join(intent.tags), given=", ".join(config.tags)
         )
-        if intent and select.is_static(config) and set(intent.tags) != set(config.tags):
-            raise errors.KeyHasItsTags(
-                pod=f"pod {namespace}/{pod}", tags=", ".join(intent.tags), given=", ".join(config.tags)
-            )
-        return cls(config, intent)
+    return Resolution(config, intent)
 
 
 def load(entry: Mapping[str, Any]) -> Config:
-    """A host's configuration, all of it looked at. Raises InvalidConfiguration."""
+    """The host's configuration, with its annotations and permissions checked. Raises InvalidConfiguration."""
     config = load_config(entry)
     policy.check(config)
     return config
 
 
-def _node(annotations: Mapping[str, str]) -> policy.Owner | None:
-    """The owner of a static pod, whose name ends with its Node's: by default that is the host's."""
+def _static_pod_owner(annotations: Mapping[str, str]) -> policy.Owner | None:
+    """The Node as the owner of a static pod, whose name ends with the Node's name: by default the host's name."""
     if annotations.get(SOURCE, "api") == "api":
         return None
     return policy.Owner("Node", os.uname().nodename)

@@ -1,12 +1,16 @@
-"""Starting a node's processes, again and again if need be: the steps that ADD, repair and the supervisor's tasks share.
+"""Starting a node's processes: for ADD, for repair, and for the supervisor that starts anew.
 
 No lock is held while anything waits for the network.
 """
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
 from .. import errors, linux
 from ..build import artefact, binaries
+from ..devices import assign
 from ..identity import handover
 from ..state import identities
 from ..state.attachments import LOCK_SECONDS, Attachment, Attachments
@@ -14,25 +18,56 @@ from ..worker import launch
 from . import authkeys, host_rules
 from .netns import pod_network
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 NO_KEY = b"start\n"
-"""The start line of a node that has been registered, or is to try."""
+"""The start line of a node that is registered, or that will ask for its key."""
+
+MIN_MINT_TIMEOUT = 2.0
+"""Seconds that a control plane always has to make a key, however short ``readyTimeout`` is: an answer that comes later is wasted."""
 
 
-def restart(attachment: Attachment, netns: int, line: bytes = NO_KEY, patience: float = LOCK_SECONDS) -> None:
-    """Start the processes of an attachment, if they do not run. A node that needs a key and is given none asks for it.
+@contextlib.contextmanager
+def started(attachment: Attachment, netns: int, deadline: float) -> Iterator[None]:
+    """Start the node's processes unless they run. A unit reads its start line while the body runs.
 
-    Raises Busy where others have been at it for longer than ``patience``, in seconds.
+    ``netns`` is a descriptor of the pod's namespace, ``deadline`` in seconds of CLOCK_MONOTONIC. Raises what a person has to mend before
+    the node can get an auth key (``start_line``).
+    """
+    if launch.supervised(attachment):
+        yield
+        return
+    assign.prepare(attachment, linux.left(deadline, MIN_MINT_TIMEOUT))
+    handover.fit(attachment)
+    line = start_line(attachment, min(linux.left(deadline, MIN_MINT_TIMEOUT), authkeys.SECONDS))
+    with contextlib.ExitStack() as held:
+        restart(attachment, netns, held, line)
+        yield
+
+
+def restart(
+    attachment: Attachment,
+    netns: int,
+    held: contextlib.ExitStack,
+    line: bytes = NO_KEY,
+    patience: float = LOCK_SECONDS,
+) -> None:
+    """Start the processes of an attachment if they do not run. A node that needs a key and is given none asks for it.
+
+    ``held`` keeps the start line until the processes have read it. Raises Busy if another call holds the container's lock for longer
+    than ``patience``, in seconds.
     """
     store = Attachments(attachment.state_dir)
     handover.settle(attachment, patience)
     with store.locked(attachment.container_id, seconds=patience):
         current = store.current(attachment)
         if current and not (current.lost or launch.is_deleted(current) or launch.supervised(current)):
-            _start(store, handover.shed(store, current), netns, line)
+            _start(store, handover.shed(store, current), netns, line, held)
 
 
 def begin_anew(attachment: Attachment) -> Attachment | None:
-    """What the attachment should be by now, with none of its processes running; None if it is gone."""
+    """The attachment as its processes, which have ended, should start again; None if it is gone."""
     handover.settle(attachment)
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
@@ -45,13 +80,15 @@ def begin_anew(attachment: Attachment) -> Attachment | None:
     return current
 
 
-def _start(store: Attachments, attachment: Attachment, netns: int, line: bytes) -> None:
-    """Everything that a node needs before it has an address. The processes register while Python configures."""
+def _start(
+    store: Attachments, attachment: Attachment, netns: int, line: bytes, held: contextlib.ExitStack
+) -> None:
+    """Do everything that a node needs before it has an address. The processes register while Python configures the pod."""
     attachment = _of_this_build(store, attachment)
     handover.fit(attachment)
     identities.make(attachment)
     host_rules.prepare(store, attachment)
-    _launch(attachment, netns, line)
+    _launch(attachment, netns, line, held)
     from ..net import host, pod  # while the node registers
 
     host_rules.confirm(store, attachment)
@@ -65,34 +102,34 @@ def _start(store: Attachments, attachment: Attachment, netns: int, line: bytes) 
 
 
 def _of_this_build(store: Attachments, attachment: Attachment) -> Attachment:
-    """With the build of the processes that it is about to have."""
+    """The attachment, recorded with this build, whose programs it is about to run."""
     if attachment.build != artefact.build_id():
         attachment = attachment._replace(build=artefact.build_id())
         store.save(attachment)
     return attachment
 
 
-def _launch(attachment: Attachment, netns: int, line: bytes) -> None:
-    """Make the interface and start the processes, unless an ADD that was killed did: then they hold the interface."""
+def _launch(attachment: Attachment, netns: int, line: bytes, held: contextlib.ExitStack) -> None:
+    """Make the interface and start the processes. If an ADD that was killed has started them, they hold the interface already."""
     try:
         tun = launch.open_tun(attachment, netns)
     except errors.NoTun:
         if launch.supervised(attachment):
             return
         raise
-    launch.start(attachment, netns, tun, programs(), line)
+    launch.start(attachment, netns, tun, programs(), line, held)
 
 
 def programs() -> launch.Programs:
-    """What this build has unpacked. Raises InputOutput if it cannot be."""
+    """The programs of this build. Raises InputOutput if they cannot be unpacked."""
     return launch.Programs(artefact.executable(), binaries.supervisor_binary(), binaries.worker_binary())
 
 
 def start_line(attachment: Attachment, seconds: float) -> bytes:
-    """What a node's worker is told first: its key, if it needs one, which takes at most ``seconds``.
+    """The first line that the worker reads: with an auth key if it needs one, which takes at most ``seconds``.
 
-    With a control plane that makes none now, the node starts without: it asks again, and again. Raises NoAuthKey, ControlRefused, and
-    ControlUnavailable for a pod that must not start off the tailnet.
+    If the control plane makes no key now, the node starts without one and asks again. Raises NoAuthKey, ControlRefused, and for a pod that
+    is ``required`` ControlUnavailable.
     """
     if _is_registered(attachment):
         return NO_KEY
@@ -105,12 +142,12 @@ def start_line(attachment: Attachment, seconds: float) -> bytes:
 
 
 def line_at_hand(attachment: Attachment) -> bytes:
-    """The same, of what can be had without asking anybody. Raises NoAuthKey."""
+    """The start line that needs no control plane. Raises NoAuthKey."""
     if attachment.minter != "static" or _is_registered(attachment):
         return NO_KEY
     return start_line(attachment, 0)
 
 
 def _is_registered(attachment: Attachment) -> bool:
-    """Whether the node has keys: then it needs no auth key to be the same node again."""
+    """Whether the node has keys. It then needs no auth key to be the same node again."""
     return identities.is_registered(attachment.state_dir, attachment.key)

@@ -15,15 +15,41 @@ from ..identity import handover, release
 from ..state import files, identities
 from ..state.attachments import LOCK_SECONDS, Attachments
 from ..state.identities import Identity
+from ..state.names import Name
+from ..state.roots import make_roots
 from ..worker import cgroup, launch
 from . import host_rules
-from .netns import pod_network, recorded_netns
+from .netns import is_same_pod, pod_network, recorded_netns
 
 if TYPE_CHECKING:
+    from ..cni.request import Request
+    from ..config import Config
+    from ..policy import PodIntent
     from ..state.attachments import Attachment
 
 
 LOGOUT_SECONDS = 1.5
+
+
+def end_stale(request: Request, config: Config, intent: PodIntent, netns: int) -> None:
+    """End what an ADD finds in its place, so that the hostname is free before the new node registers.
+
+    A container ID that comes back with another pod or another network namespace is another pod. Pods of the same hostname whose
+    namespace is gone ended without a DEL, as in a reboot. Makes the directories of the state, too.
+    """
+    store = Attachments(config.state_dir)
+    former = store.get(request.network, request.container_id, request.ifname)
+    if former and not is_same_pod(former, request, netns):
+        end(former)
+    make_roots(config.state_dir, config.run_dir)
+    name = Name(store, request.pod.namespace if request.pod else "", intent.name)
+    with name.locked():
+        holders = name.holders().values()
+    for holder in holders:
+        with recorded_netns(holder) as found:
+            gone = found is None
+        if gone:
+            end(holder)
 
 
 def end(attachment: Attachment, patience: float = LOCK_SECONDS) -> None:

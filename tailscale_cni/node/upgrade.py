@@ -39,7 +39,7 @@ def begin(state_dir: str) -> list[Attachment]:
     What should run and does not is started. Raises NotUpgraded if this build's nodes do not run, and InputOutput if it cannot be unpacked.
     """
     start.programs()
-    repair.revive(state_dir)
+    repair.others(state_dir)
     ours = [one for one in _nodes(state_dir) if _has_this_build(one) and launch.was_running(one)]
     if ours:
         _await(ours[0], lambda: any(map(_is_running, ours)))

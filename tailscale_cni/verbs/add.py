@@ -7,30 +7,32 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..identity import handover
-from ..install import keep_in_step
-from ..node import configure, enroll, repair
+from ..install.keep_in_step import keep_in_step
+from ..node import configure, enroll, repair, start, teardown
 from ..node.netns import pod_netns
-from ..node.resolve import Wish
+from ..node.resolve import resolve
 
 if TYPE_CHECKING:
     from ..cni.request import Request
 
 
 def run(request: Request) -> None:
-    """Make the pod a node if it should be one; the answer is prevResult in any case.
+    """Make the pod a node if it should be one. The answer is prevResult in any case.
 
-    Raises what a person has to mend before the pod can start; a control plane that is down is not among it,
-    unless the pod says ``tailscale.com/required``. A pod that the primary has just put into a network that is
-    no longer the cluster's is sent back, once: the runtime tries again with the list of now.
+    An error is something that a person has to mend before the pod can start, or a reason for the runtime to try again. A control plane
+    that is down is neither, unless the pod is annotated ``tailscale.com/required``.
     """
-    wish = Wish.of(request)
-    if keep_in_step.keep_in_step(wish.config):
+    config, intent = resolve(request)
+    if keep_in_step(config):
         raise errors.NetworkChanged(pod=f"pod {request.pod or request.container_id}")
-    if wish.intent is None:
+    if intent is None:
         return
-    deadline = time.monotonic() + wish.config.ready_timeout
+    deadline = time.monotonic() + config.ready_timeout
     with pod_netns(request.netns) as netns:
-        attachment = enroll.begin(request, wish.config, wish.intent, netns, deadline)
-    repair.revive(wish.config.state_dir, but=attachment.id)  # while the node registers
-    configure.connect(attachment, wish.config.ready_timeout, deadline)
+        teardown.end_stale(request, config, intent, netns)
+        with enroll.reserved_identity(request, config, intent, netns, deadline) as (granted, reservation):
+            attachment = enroll.record(request, config, granted, netns, reservation)
+        with start.started(attachment, netns, deadline):
+            repair.others(config.state_dir, but=attachment.id)  # while the node registers
+            configure.when_addressed(attachment, config.ready_timeout, deadline)
     handover.nudge(attachment)

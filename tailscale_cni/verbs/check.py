@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .. import errors, linux
 from ..config import load_for_cleanup
 from ..node.netns import as_tailnet, pod_network, recorded_netns
-from ..node.resolve import Wish
+from ..node.resolve import resolve
 from ..state.attachments import Attachments
 from ..worker import launch
 from ..worker.localapi import LocalApi
@@ -29,7 +29,7 @@ def run(request: Request) -> None:
     store = Attachments(load_for_cleanup(request.config).state_dir)
     attachment = store.get(request.network, request.container_id, request.ifname)
     if attachment is None:
-        if Wish.of(request).intent is not None:
+        if resolve(request).intent is not None:
             raise errors.UnknownContainer(container_id=request.container_id)
         return
     findings = _findings(attachment)

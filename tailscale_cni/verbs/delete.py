@@ -26,4 +26,4 @@ def run(request: Request) -> None:
     keep_in_step.keep_in_step(config)
     if attachments:
         release.deliver_now(config.state_dir, attachments)
-        repair.revive(config.state_dir)
+        repair.others(config.state_dir)

@@ -44,10 +44,17 @@ class Programs(NamedTuple):
     worker: str
 
 
-def start(attachment: Attachment, netns: int, tun: int, programs: Programs, first: bytes) -> None:
-    """Start the node's processes, and return at once. They take over ``tun``; the others are as for ``become_supervisor``.
+def start(
+    attachment: Attachment,
+    netns: int,
+    tun: int,
+    programs: Programs,
+    first: bytes,
+    held: contextlib.ExitStack,
+) -> None:
+    """Start the node's processes, and return at once. They take over ``tun``; ``netns`` and ``first`` are as for ``become_supervisor``.
 
-    Raises WorkerFailed.
+    A unit reads its start line from a named pipe, which ``held`` keeps open. Raises WorkerFailed.
     """
     try:
         files.make_directory(attachment.run_dir)
@@ -60,7 +67,7 @@ def start(attachment: Attachment, netns: int, tun: int, programs: Programs, firs
             )
             _record(attachment, child)
         else:
-            _offer(attachment, first)
+            held.callback(os.close, _offer(attachment, first))
     except OSError as e:
         raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
     finally:
@@ -304,17 +311,18 @@ def _line(first: bytes) -> int:
     return reading
 
 
-def _offer(attachment: Attachment, first: bytes) -> None:
-    """Hold the start line in a named pipe for the unit's process: systemd-run passes no descriptors on.
+def _offer(attachment: Attachment, first: bytes) -> int:
+    """Write the start line into a named pipe for the unit's process, because systemd-run passes no descriptors on.
 
-    What is in a pipe is on no disk, and is gone with us: ADD is there until the node has an address, or has waited long enough. A
-    unit that comes too late, or is started again, finds nothing.
+    Returns the descriptor that keeps it there: a pipe is on no disk, and its content is gone when the last descriptor is closed. A unit
+    that comes later, or is started again, finds nothing.
     """
     path = f"{attachment.worker_dir}/{OFFER}"
     files.remove(path)
     os.mkfifo(path, 0o600)
     pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     os.write(pipe, first)
+    return pipe
 
 
 def offered(attachment: Attachment) -> bytes:

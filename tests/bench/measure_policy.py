@@ -44,7 +44,7 @@ started = time.perf_counter(), time.process_time()
 {work}
 print(time.perf_counter() - started[0], time.process_time() - started[1])
 """
-POLICY = "from tailscale_cni.verbs.wish import Wish; assert Wish.of(asked).intent.name == 'jellyfin'"
+POLICY = "from tailscale_cni.node.resolve import resolve; assert resolve(asked).intent.name == 'jellyfin'"
 READING = "from tailscale_cni.config import load_config; assert load_config(asked.config).namespaces"
 
 

@@ -45,7 +45,7 @@ def test_what_somebody_else_is_at_is_left_to_him(tmp_path: Path, monkeypatch: py
     store = Attachments(str(tmp_path))
     monkeypatch.setattr("tailscale_cni.state.files.time.sleep", wait)
     with store.locked("busy"):
-        repair.revive(str(tmp_path))
+        repair.others(str(tmp_path))
         assert [one.container_id for one in store.all()] == ["busy"]
     assert store.current(busy)
     assert not store.current(idle)
@@ -61,8 +61,8 @@ def test_of_what_runs_no_record_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     (notes / "supervisor").write_text(f"{os.getpid()} {linux.start_time(os.getpid())}")
     read: list[str] = []
     monkeypatch.setattr("tailscale_cni.state.attachments.files.read_json", read.append)
-    repair.revive(str(tmp_path))
+    repair.others(str(tmp_path))
     assert read == []
     (notes / "supervisor").write_text(f"{os.getpid()} 0")  # a later process of that number
-    repair.revive(str(tmp_path))
+    repair.others(str(tmp_path))
     assert read == [runs.record]

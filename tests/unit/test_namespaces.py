@@ -17,7 +17,7 @@ import yaml
 
 from tailscale_cni import errors, linux
 from tailscale_cni.cni import request
-from tailscale_cni.node.resolve import Wish
+from tailscale_cni.node.resolve import Resolution, resolve
 from tailscale_cni.state import namespaces
 from tailscale_cni.state.namespaces import Known, Namespaces
 from tests.kit.wait import wait_until
@@ -44,7 +44,7 @@ class Cluster:
 
     def wish(
         self, annotations: Mapping[str, str] = {}, namespace: str = "media", pod: str = "plex-0"
-    ) -> Wish:
+    ) -> Resolution:
         """What an ADD finds out; what it warns of is in ``warnings``."""
         file = self.root / "config.yaml"
         file.write_text(yaml.safe_dump(self.settings), encoding="utf-8")
@@ -56,7 +56,7 @@ class Cluster:
         args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};K8S_POD_UID={UID}"
         asked = request.parse(environ(ARGS=args), json.dumps(entry).encode())
         self.warnings = []
-        return Wish.of(asked._replace(warn=self.warnings.append))
+        return resolve(asked._replace(warn=self.warnings.append))
 
     def enrolls(self, annotations: Mapping[str, str] = {}, **pod: str) -> bool:
         """Whether such a pod becomes a node."""

@@ -12,19 +12,19 @@ import yaml
 
 from tailscale_cni import errors
 from tailscale_cni.cni import request
-from tailscale_cni.node.resolve import Wish
+from tailscale_cni.node.resolve import Resolution, resolve
 
 from .cni_call import config, environ
 
 
-def wish(tmp_path: Path, settings: object, pod: str = "plex-0", **annotations: str) -> Wish:
+def wish(tmp_path: Path, settings: object, pod: str = "plex-0", **annotations: str) -> Resolution:
     """Of an ADD of pod media/plex-0 on a host with this file."""
     file = tmp_path / "config.yaml"
     file.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings), encoding="utf-8")
     given = {request.ANNOTATIONS: {key.replace("_", "/"): value for key, value in annotations.items()}}
     args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=media;K8S_POD_NAME={pod}"
     data = json.dumps(config(configFile=str(file), runtimeConfig=given)).encode()
-    return Wish.of(request.parse(environ(ARGS=args), data))
+    return resolve(request.parse(environ(ARGS=args), data))
 
 
 ENABLED: dict[str, Any] = {"tailscale.com_enabled": "true"}
