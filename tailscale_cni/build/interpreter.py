@@ -21,7 +21,7 @@ if magic and p[3].startswith(magic):
 exec(p[2])
 """
 """How an artefact that is fitted to a host begins, and goes on (to Python, a first line is a comment). It is in four parts with a
-zero byte between them: this; onward.py; door.py; and the door's bytecode with Python's own mark of which bytecode it is."""
+zero byte between them: this; bootstrap.py; fastpath.py; and the fast path's bytecode with Python's own mark of which bytecode it is."""
 
 BEGINNING = 32768
 """Bytes, of which those in front of the archive are the first ones."""
@@ -37,7 +37,7 @@ def is_of(path: str, build: str) -> bool:
 def fitted(file: Path, python: str | None) -> bytes:
     """An artefact for a host whose Python is known: the kernel starts that one, and no shell looks for one first.
 
-    The same bytes, behind what `stub.sh` hands to an interpreter; of the door also what this interpreter compiled it to, for those
+    The same bytes, behind what `launcher.sh` hands to an interpreter; of the fast path also what this interpreter compiled it to, for those
     that run the same bytecode. The artefact as it was built where ``python`` is None, or too long for a first line. A name that
     outlives an upgrade of Python is for the caller to choose.
     """
@@ -51,6 +51,8 @@ def fitted(file: Path, python: str | None) -> bytes:
     if not python or len(first) > LONGEST_FIRST_LINE:
         return built
     with zipfile.ZipFile(file) as archive:
-        door, onward = archive.read("door.py"), archive.read("onward.py")
-    compiled = importlib.util.MAGIC_NUMBER + marshal.dumps(compile(door, "door.py", "exec", optimize=0))
-    return b"\0".join((first + ENTER, onward, door, compiled + built))
+        fastpath, bootstrap = archive.read("fastpath.py"), archive.read("bootstrap.py")
+    compiled = importlib.util.MAGIC_NUMBER + marshal.dumps(
+        compile(fastpath, "fastpath.py", "exec", optimize=0)
+    )
+    return b"\0".join((first + ENTER, bootstrap, fastpath, compiled + built))

@@ -1,6 +1,6 @@
 """What the cluster's API last said of each namespace: a small file, so that no pod waits for it twice.
 
-It is used however old it is, and renewed meanwhile. The door reads the same file (packaging/front/door.py): ``enroll`` is its word for
+It is used however old it is, and renewed meanwhile. The fast path (packaging/front/) reads the same file: ``enroll`` is its word for
 "a pod that says nothing is no node", from ``asked`` until ``until``, in seconds of CLOCK_MONOTONIC; after a reboot it is older or newer
 than now, and asked for anew.
 """

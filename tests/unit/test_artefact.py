@@ -58,7 +58,7 @@ def run(
 
 
 def ask_version(file: Path, state_dir: Path) -> str:
-    """A CNI call that the door does not answer: it goes through the archive, and has a stateDir."""
+    """A CNI call that the fast path does not answer: it goes through the archive, and has a stateDir."""
     entry = {"cniVersion": "1.0.0", "name": "n", "type": "tailscale-cni", "stateDir": str(state_dir)}
     return run(file, environ={"CNI_COMMAND": "VERSION"}, stdin=json.dumps(entry).encode())
 
@@ -153,9 +153,9 @@ def test_is_fitted_to_every_python(built: Path, interpreter: Path, state_dir: Pa
 def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_path: Path) -> None:
     """An old Python hands over to a newer one that the host has, and `python3 FILE` says what is needed."""
     text = built.read_bytes().split(b"-c '", 1)[1]
-    door, onward = (part.decode() for part in text.split(b'\' "$0"', 1)[0].split(b"' '"))
+    fastpath, bootstrap = (part.decode() for part in text.split(b'\' "$0"', 1)[0].split(b"' '"))
     assert (
-        run(old_interpreter, "-IS", "-c", door, onward, built, "--version")
+        run(old_interpreter, "-IS", "-c", fastpath, bootstrap, built, "--version")
         .strip()
         .endswith(artefact.version())
     )
@@ -170,16 +170,16 @@ def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_p
 
 def test_says_that_there_is_no_python(tmp_path: Path) -> None:
     """On a host without Python, a runtime gets an error in CNI's words."""
-    stub = tmp_path / "tailscale-cni"
+    launcher = tmp_path / "tailscale-cni"
     values = {
         "PYTHONS": "/nonexistent/python3 /nonexistent/python4",
-        "DOOR": "",
-        "ONWARD": "",
+        "FASTPATH": "",
+        "BOOTSTRAP": "",
         "VERSION": "0",
     }
-    stub.write_text(filled((FRONT / "stub.sh").read_text(encoding="utf-8"), values), encoding="utf-8")
+    launcher.write_text(filled((FRONT / "launcher.sh").read_text(encoding="utf-8"), values), encoding="utf-8")
     done = subprocess.run(
-        ["/bin/sh", stub], env={"CNI_COMMAND": "ADD"}, capture_output=True, text=True, check=False
+        ["/bin/sh", launcher], env={"CNI_COMMAND": "ADD"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert json.loads(done.stdout)["code"] == 50
