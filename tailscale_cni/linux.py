@@ -271,7 +271,9 @@ def _close_all_but(keep: tuple[int, ...]) -> None:
                 os.close(int(name))
 
 
-def ask(question: Callable[[], bytes], wait: float, longest: int, keep: tuple[int, ...] = ()) -> bytes | None:
+def run_bounded(
+    question: Callable[[], bytes], wait: float, longest: int, keep: tuple[int, ...] = ()
+) -> bytes | None:
     """What ``question`` gives; None if it takes longer than ``wait`` seconds, or fails.
 
     It is asked in a detached child that goes on without us, and is ended after ``longest`` seconds: so nothing waits

@@ -90,7 +90,10 @@ def _at_hand(host: Config, pod: Pod, name: Name, intent: PodIntent, deadline: fl
         hold = releases.hold(key, min(seconds, linux.left(deadline)))
         if hold is None:
             continue
-        if linux.ask(partial(_whose, host, pod, name, number, key), CONFIRMATION, LONGEST) != ANOTHERS:
+        if (
+            linux.run_bounded(partial(_whose, host, pod, name, number, key), CONFIRMATION, LONGEST)
+            != ANOTHERS
+        ):
             return Reservation(number, key, host.kubeconfig, 0, hold)
         os.close(hold)
     return None
@@ -118,7 +121,7 @@ def _ask_for_one(
     hold = announce(releases, Release(key, host.kubeconfig, pod.namespace, intent.name))
     with name.locked():
         taken = sorted(name.holders())
-    answer = linux.ask(
+    answer = linux.run_bounded(
         lambda: _take(host, pod, intent, key, taken),
         min(PATIENCE, linux.left(deadline, SHORTEST)),
         LONGEST,

@@ -80,7 +80,7 @@ def deliver_now(state_dir: str, ended: list[Attachment]) -> None:
         return b"%d" % left
 
     if any(Releases(state_dir).all()):
-        linux.ask(tell, AT_ONCE, int(2 * DELIVERY))
+        linux.run_bounded(tell, AT_ONCE, int(2 * DELIVERY))
 
 
 def deliver_soon(state_dir: str) -> None:

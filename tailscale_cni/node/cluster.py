@@ -57,7 +57,7 @@ def owner(host: Config, request: Request) -> Owner | None:
     pod = request.pod
     if not _is_asked(host, pod) or pod is None:
         return None
-    answer = linux.ask(lambda: _owner(host.kubeconfig, pod), PATIENCE, LONGEST)
+    answer = linux.run_bounded(lambda: _owner(host.kubeconfig, pod), PATIENCE, LONGEST)
     found = json.loads(answer or b"{}")
     if isinstance(found, list):
         return Owner(*found)
@@ -75,7 +75,7 @@ def _renew(store: Namespaces, kubeconfig: str, namespace: str, *, first: bool) -
         store.renew(namespace, lambda: _ours(kubeconfig, namespace), wait=first)
         return b""
 
-    linux.ask(renew, PATIENCE if first else 0, LONGEST)
+    linux.run_bounded(renew, PATIENCE if first else 0, LONGEST)
 
 
 def _ours(kubeconfig: str, namespace: str) -> dict[str, str]:
