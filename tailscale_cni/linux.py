@@ -313,7 +313,7 @@ def _answer(reading: int, wait: float) -> bytes | None:
     return None
 
 
-def left(deadline: float, least: float = 0.0) -> float:
+def seconds_left(deadline: float, least: float = 0.0) -> float:
     """Seconds until then (CLOCK_MONOTONIC), and never fewer than ``least``."""
     import time
 

@@ -87,7 +87,7 @@ def _at_hand(host: Config, pod: Pod, name: Name, intent: PodIntent, deadline: fl
     ours = [(number, key) for number, key in idle if key and Identity.load(host.state_dir, key).kubeconfig]
     tries = [(0.0, *one) for one in ours] + [(PATIENCE, *one) for one in ours[:1]]
     for seconds, number, key in tries:
-        hold = releases.hold(key, min(seconds, linux.left(deadline)))
+        hold = releases.hold(key, min(seconds, linux.seconds_left(deadline)))
         if hold is None:
             continue
         if (
@@ -123,7 +123,7 @@ def _ask_for_one(
         taken = sorted(name.holders())
     answer = linux.run_bounded(
         lambda: _take(host, pod, intent, key, taken),
-        min(PATIENCE, linux.left(deadline, SHORTEST)),
+        min(PATIENCE, linux.seconds_left(deadline, SHORTEST)),
         LONGEST,
         keep=(hold,),
     )
