@@ -223,7 +223,7 @@ class Process:
                 os.close(handle)
 
 
-def anybody_is(uid: int) -> bool:
+def is_uid_in_use(uid: int) -> bool:
     """Whether a process has that real user ID; one of a container is somebody else's."""
     here = os.readlink("/proc/self/ns/pid")
     for entry in os.listdir("/proc"):
@@ -335,7 +335,7 @@ def booted_with_systemd() -> bool:
     return os.path.isdir("/run/systemd/system")
 
 
-def leave_no_core() -> None:
+def disable_core_dumps() -> None:
     """From now on neither this process nor what it starts leaves a core dump: there may be a secret in it."""
     import resource
 

@@ -132,7 +132,7 @@ def give_back(state_dir: str, release: Release) -> bool:
         if _is_had(name, release.key):
             releases.done(release.key)
             return True
-        if identity.uid and linux.anybody_is(identity.uid):
+        if identity.uid and linux.is_uid_in_use(identity.uid):
             raise errors.Busy(what=f"user ID {identity.uid}", seconds=0)
         is_nobodys = _tell(name, release, identity)
         if release.farewell and is_nobodys:
@@ -236,5 +236,5 @@ def api(kubeconfig: str) -> Api:
     """The cluster's, with little patience; what it is asked for is secret. Raises BadKubeconfig."""
     from .. import kube
 
-    linux.leave_no_core()
+    linux.disable_core_dumps()
     return kube.Api(kube.load(kubeconfig), CALL_SECONDS)
