@@ -27,14 +27,14 @@ BEGINNING = 32768
 """Bytes, of which those in front of the archive are the first ones."""
 
 
-def is_of(path: str, build: str) -> bool:
+def has_build_id(path: str, build: str) -> bool:
     """Whether there is an artefact of that build at ``path``, by what its beginning says."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return f'BUILD_ID = "{build}"'.encode() in file.read(BEGINNING)
     return False
 
 
-def fitted(file: Path, python: str | None) -> bytes:
+def fit_to_python(file: Path, python: str | None) -> bytes:
     """An artefact for a host whose Python is known: the kernel starts that one, and no shell looks for one first.
 
     The same bytes, behind what `launcher.sh` hands to an interpreter; of the fast path also what this interpreter compiled it to, for those

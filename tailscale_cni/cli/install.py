@@ -221,7 +221,9 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
 def _install_binary(root: str, bin_dir: str) -> None:
     """By rename: the old file may be running, and nobody may see half of the new one."""
     python = detect.find_python(root)
-    if files.put(f"{root}{bin_dir}/{BINARY}", interpreter.fitted(Path(artefact.executable()), python), 0o755):
+    if files.put(
+        f"{root}{bin_dir}/{BINARY}", interpreter.fit_to_python(Path(artefact.executable()), python), 0o755
+    ):
         _say(f"plugin: {bin_dir}/{BINARY}, started by {python or 'the first Python that it finds'}")
 
 

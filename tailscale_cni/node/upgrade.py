@@ -88,7 +88,7 @@ def _has_this_build(attachment: Attachment) -> bool:
 def _look_at_the_file(attachment: Attachment) -> None:
     """The programs come with the file that the supervisor asks: one of another build would give it those, and end the node for that."""
     path = launch.executable(attachment)
-    if path and not interpreter.is_of(path, artefact.build_id()):
+    if path and not interpreter.has_build_id(path, artefact.build_id()):
         raise errors.AnotherVersion(pod=attachment.who, path=path)
 
 

@@ -75,8 +75,9 @@ def measure(lab: Lab) -> list[Row]:
 
 def install(python: Path, plugin: Path) -> Path:
     """The artefact as this Python's ``install`` writes it."""
-    script = "import sys, pathlib; sys.path.insert(0, sys.argv[1] + '/site-packages'); from tailscale_cni.archive import fitted\n"
-    script += "pathlib.Path(sys.argv[2]).write_bytes(fitted(pathlib.Path(sys.argv[1]), sys.argv[3]))"
+    script = "import sys, pathlib; sys.path.insert(0, sys.argv[1] + '/site-packages')\n"
+    script += "from tailscale_cni.build.interpreter import fit_to_python\n"
+    script += "pathlib.Path(sys.argv[2]).write_bytes(fit_to_python(pathlib.Path(sys.argv[1]), sys.argv[3]))"
     run([python, "-IS", "-c", script, tools.artefact(), plugin, python])
     plugin.chmod(0o755)
     return plugin

@@ -23,7 +23,7 @@ from builds.go import machine_goarch
 
 from tailscale_cni import errors
 from tailscale_cni.build import artefact, binaries, cache
-from tailscale_cni.build.interpreter import fitted
+from tailscale_cni.build.interpreter import fit_to_python
 from tests.kit.wait import wait_until
 
 NOBODY = 65534
@@ -139,15 +139,15 @@ def test_runs_on_every_python(built: Path, interpreter: Path, state_dir: Path) -
 def test_is_fitted_to_every_python(built: Path, interpreter: Path, state_dir: Path, tmp_path: Path) -> None:
     """As install writes it, the artefact runs on the Python that it was fitted to, and says the same; again fitted, it is the same."""
     installed = tmp_path / "tailscale-cni"
-    installed.write_bytes(fitted(built, str(interpreter)))
+    installed.write_bytes(fit_to_python(built, str(interpreter)))
     installed.chmod(0o755)
     assert installed.read_bytes().startswith(b"#!%s " % os.fsencode(interpreter))
     assert run(installed, "--version") == run(built, "--version")
     assert ask_version(installed, state_dir) == ask_version(built, state_dir)
     assert run(interpreter, installed, "--version") == run(built, "--version")
-    assert fitted(installed, str(interpreter)) == installed.read_bytes()
-    assert fitted(installed, None) == built.read_bytes()
-    assert fitted(installed, "/" + "x" * 120) == built.read_bytes()
+    assert fit_to_python(installed, str(interpreter)) == installed.read_bytes()
+    assert fit_to_python(installed, None) == built.read_bytes()
+    assert fit_to_python(installed, "/" + "x" * 120) == built.read_bytes()
 
 
 def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_p
         .endswith(artefact.version())
     )
     installed = tmp_path / "tailscale-cni"
-    installed.write_bytes(fitted(built, str(old_interpreter)))
+    installed.write_bytes(fit_to_python(built, str(old_interpreter)))
     installed.chmod(0o755)
     assert run(installed, "--version").strip().endswith(artefact.version())
     asked = subprocess.run([old_interpreter, built], env={}, capture_output=True, text=True, check=False)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from builds import zipapp
 
-from tailscale_cni.build.interpreter import fitted
+from tailscale_cni.build.interpreter import fit_to_python
 from tests.unit.test_fastpath import ENVIRON, PREV_RESULT, Host
 
 MODULES = {"_json"}
@@ -41,7 +41,7 @@ def host(scratch: Path, request: pytest.FixtureRequest) -> Host:
 def plugin(interpreter: Path, tmp_path: Path) -> Path:
     """The artefact as this Python's ``install`` writes it."""
     path = tmp_path / "tailscale-cni"
-    path.write_bytes(fitted(zipapp(), str(interpreter)))
+    path.write_bytes(fit_to_python(zipapp(), str(interpreter)))
     path.chmod(0o755)
     return path
 

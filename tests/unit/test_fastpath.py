@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailscale_cni import config, errors, verbs
-from tailscale_cni.build.interpreter import fitted
+from tailscale_cni.build.interpreter import fit_to_python
 from tailscale_cni.cni import dispatch, document
 from tailscale_cni.state.namespaces import FRESH, Namespaces
 
@@ -116,7 +116,7 @@ def launcher(
 ) -> Path:
     """The artefact with its archive cut off: what this answers, it answers without it. As built, and as installed."""
     python = os.path.realpath(sys.executable) if request.param == "fitted" else None
-    data = fitted(artefact, python)
+    data = fit_to_python(artefact, python)
     assert data.startswith(b"#!/bin/sh\n") == (python is None)
     path = tmp_path_factory.mktemp("launcher") / "tailscale-cni"
     path.write_bytes(data[: data.index(b"PK\x03\x04")])
