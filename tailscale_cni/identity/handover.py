@@ -179,7 +179,7 @@ def now() -> int:
 
 def wake(attachment: Attachment) -> None:
     """Have the supervisor ask what its node should be by now."""
-    supervisor = launch.running(attachment)
+    supervisor = launch.supervisor_of(attachment)
     if supervisor:
         supervisor.signal(signal.SIGHUP)
 

@@ -79,7 +79,7 @@ def _tidy(store: Attachments, last: Attachment) -> None:
 def log_out(attachment: Attachment) -> None:
     """Let the control plane forget the node at once. One that cannot be told so now is told later (``devices``)."""
     with contextlib.suppress(errors.LocalApiFailed):
-        if launch.running(attachment):
+        if launch.supervisor_of(attachment):
             from ..worker.localapi import LocalApi
 
             LocalApi.of(attachment, LOGOUT_SECONDS).logout()

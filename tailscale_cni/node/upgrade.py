@@ -43,7 +43,7 @@ def begin(state_dir: str) -> list[Attachment]:
     ours = [one for one in _nodes(state_dir) if _has_this_build(one) and launch.was_running(one)]
     if ours:
         _await(ours[0], lambda: any(map(_is_running, ours)))
-    return [one for one in _nodes(state_dir) if launch.running(one) and not _has_this_build(one)]
+    return [one for one in _nodes(state_dir) if launch.supervisor_of(one) and not _has_this_build(one)]
 
 
 def upgrade(attachment: Attachment) -> bool:
@@ -54,7 +54,7 @@ def upgrade(attachment: Attachment) -> bool:
     store, was_running = Attachments(attachment.state_dir), _is_running(attachment)
     with store.locked(attachment.container_id):
         current = store.current(attachment)
-        if current is None or not _is_wanted(current) or not launch.running(current):
+        if current is None or not _is_wanted(current) or not launch.supervisor_of(current):
             return False
         _look_at_the_file(current)
         current = current._replace(build=artefact.build_id())
