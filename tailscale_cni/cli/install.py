@@ -104,7 +104,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Put everything in place, and say what was put where."""
-    root, found = arguments.root.rstrip("/"), detect.find(arguments.root.rstrip("/"))
+    root, found = arguments.root.rstrip("/"), detect.detect_layout(arguments.root.rstrip("/"))
     conf_dir, bin_dir = arguments.cni_conf_dir or found.conf_dir, arguments.cni_bin_dir or found.bin_dir
     _say(
         f"network lists: {conf_dir}, plugins: {bin_dir} ({'given' if arguments.cni_conf_dir else found.why})"
