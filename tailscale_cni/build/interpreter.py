@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-LONGEST_FIRST_LINE = 127
-"""Bytes: what Linux before 5.1 reads of a `#!` line, execve(2)."""
+MAX_FIRST_LINE = 127
+"""Bytes of a `#!` line that Linux before 5.1 reads: execve(2)."""
 
 FIRST_LINE = r"""-IScimport sys;p=open(sys.argv[1],"rb").read(32768).split(b"\0",3);exec(p[0])"""
 ENTER = b"""
@@ -48,7 +48,7 @@ def fit_to_python(file: Path, python: str | None) -> bytes:
     data = file.read_bytes()
     built = data[data.index(b"#!/bin/sh\n") :]
     first = f"#!{python} {FIRST_LINE}".encode()
-    if not python or len(first) > LONGEST_FIRST_LINE:
+    if not python or len(first) > MAX_FIRST_LINE:
         return built
     with zipfile.ZipFile(file) as archive:
         fastpath, bootstrap = archive.read("fastpath.py"), archive.read("bootstrap.py")

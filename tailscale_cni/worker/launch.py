@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from ..state.attachments import Attachment
 
-PATIENCE = 5.0
-"""Seconds between asking the supervisor to end and ending it."""
+STOP_TIMEOUT = 5.0
+"""Seconds between SIGTERM and SIGKILL to the supervisor."""
 
-ATTACH_SECONDS = 5.0
-"""How long the TUN's last holder may take to die."""
+ATTACH_TIMEOUT = 5.0
+"""Seconds that the last process that holds the TUN interface may take to exit."""
 
 START_LINE_PIPE = "start"
 """The named pipe, in ``runDir/<id>``, that a unit's start line waits in."""
@@ -154,7 +154,7 @@ def end(attachment: Attachment) -> None:
             raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
     supervisor = supervisor_of(attachment)
     if supervisor:
-        supervisor.end(PATIENCE)
+        supervisor.end(STOP_TIMEOUT)
     cgroup.remove(attachment.id)
 
 
@@ -283,7 +283,7 @@ def open_tun(attachment: Attachment, netns: int) -> int:
     """Make or attach to the node's TUN, in the pod's namespace. Raises NoTun."""
     try:
         with linux.in_netns(netns):
-            return linux.open_tun(attachment.interface, attachment.uid, attachment.mtu, ATTACH_SECONDS)
+            return linux.open_tun(attachment.interface, attachment.uid, attachment.mtu, ATTACH_TIMEOUT)
     except OSError as e:
         raise errors.NoTun(pod=attachment.who, reason=e.strerror) from None
 
