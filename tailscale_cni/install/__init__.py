@@ -1,1 +1,1 @@
-"""Our place on the host: the runtime's lists, our entry in them, and what is installed."""
+"""The installation on the host: the runtime's network lists, our entry in them, and the record of what is installed."""

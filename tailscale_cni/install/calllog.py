@@ -1,4 +1,4 @@
-"""The host's ``logFile``: the line of each call, for people who cannot see the runtime's standard error."""
+"""The host's ``logFile``: one line per CNI call, for admins who cannot see the plugin's standard error."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def append(entry: Mapping[str, Any], line: str) -> None:
-    """Append a line, if the host has a log file. Raises OSError."""
+    """Append a line to the log file of the configuration that ``entry`` loads, if one is set. Raises OSError."""
     path = load_for_cleanup(entry).log_file
     if not path:
         return
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(path, flags | os.O_NONBLOCK, 0o600)  # a FIFO must not hold a call
+    fd = os.open(path, flags | os.O_NONBLOCK, 0o600)  # opening a FIFO must not block a call
     try:
         os.write(fd, f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n".encode())
     finally:

@@ -1,9 +1,8 @@
-"""The runtime's network lists: find the primary's, derive ours from it, keep it in step.
+"""The runtime's network lists: find the primary network's list, and derive ours from it.
 
-The primary's file stays untouched: k3s, Calico and Cilium write theirs anew at every start. Ours sorts
-first, is the primary's list plus our entry under the same network name, and is rendered again when the
-primary's changes. libcni's rules of what a list is, and which one is first, are in
-github.com/containernetworking/cni/libcni/conf.go and go-cni.
+The primary's file is never changed, because k3s, Calico and Cilium write theirs again at every start. Our list sorts first. It has
+the primary's network name and plugins, and our entry at the end. The rules for lists and their order are libcni's and go-cni's:
+github.com/containernetworking/cni/libcni/conf.go.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ NAME = "00-tailscale-cni.conflist"
 TYPE = "tailscale-cni"
 SUFFIXES = (".conf", ".conflist", ".json")
 DERIVERS = frozenset((TYPE, "multus", "multus-shim", "istio-cni"))
-"""Plugins whose lists are made from another list: following one of those would chase its own tail."""
+"""Plugins whose lists are derived from another list. Deriving ours from one of those would make a circle."""
 OLDEST = (0, 3, 0)
 """The first version of the CNI specification that has chained plugins."""
 MAX_SIZE = 4 * 2**20
@@ -26,21 +25,21 @@ MAX_SIZE = 4 * 2**20
 
 
 class _Unusable(Exception):
-    """Why a file is no list that ours could follow."""
+    """A file is not a usable network list, and why."""
 
 
 class Primary(NamedTuple):
-    """The list that ours follows."""
+    """The primary network's list: the path of its file, and the parsed document."""
 
     path: str
     document: dict[str, Any]
 
 
 def find_primary(directory: str) -> Primary:
-    """The first list in the runtime's order that is nobody's copy of another.
+    """The first list in the runtime's order that is not derived from another list.
 
-    Raises NoPrimary if there is none, and for a list that cannot be read: whatever sorts behind it was
-    never the cluster's network.
+    Raises NoPrimary if there is none, or if a list before it is not usable: a list that sorts behind an unusable one was never the
+    cluster's network.
     """
     for name in _lists(directory):
         path = f"{directory}/{name}"
@@ -54,14 +53,14 @@ def find_primary(directory: str) -> Primary:
 
 
 def derive(primary: Primary, entry: dict[str, Any]) -> bytes:
-    """Our list: the primary's, and our entry at its end."""
+    """The content of our list: the primary's, with our ``entry`` at the end."""
     document = dict(primary.document)
     document["plugins"] = [*document["plugins"], entry]
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
 def entry(**keys: Any) -> dict[str, Any]:
-    """Our entry of a list, with the configuration keys that are given."""
+    """Our entry of a list, with these configuration keys."""
     return {
         "type": TYPE,
         "capabilities": {"io.kubernetes.cri.pod-annotations": True},
@@ -70,7 +69,7 @@ def entry(**keys: Any) -> dict[str, Any]:
 
 
 def remove(directory: str) -> bool:
-    """Take our list away: the runtime falls back to the primary's. Whether there was one."""
+    """Remove our list, so that the runtime uses the primary's. Returns whether there was one."""
     try:
         os.unlink(f"{directory}/{NAME}")
     except FileNotFoundError:
@@ -87,10 +86,7 @@ def _lists(directory: str) -> list[str]:
 
 
 def _read(path: str) -> dict[str, Any]:
-    """A list from a file, or from a single plugin's file.
-
-    Raises _Unusable.
-    """
+    """The list in a file. A ``.conf`` or ``.json`` file of a single plugin becomes a list of one. Raises _Unusable."""
     try:
         with open(path, "rb") as f:
             document: Any = json.loads(f.read(MAX_SIZE))

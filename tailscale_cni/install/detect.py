@@ -1,4 +1,4 @@
-"""Where this host's runtime looks for network lists and plugins, and where its Python is: found, not asked for."""
+"""Detect where this host's container runtime reads network lists and plugins, and where its Python is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BINARY = "tailscale-cni"
 
 
 class Layout(NamedTuple):
-    """A runtime's directories, as the host sees them, and what says so."""
+    """A runtime's directories, as paths of the host. ``why`` names the configuration file or distribution that they are from."""
 
     conf_dir: str
     bin_dir: str
@@ -35,14 +35,17 @@ KNOWN = (
 )
 
 PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
-"""Names that stay when the host's Python is upgraded."""
+"""Paths that stay valid when the host's Python is upgraded."""
 
 CONF_DIR = re.compile(r'^\s*(?:conf_dir|network_dir)\s*=\s*["\']([^"\']+)["\']', re.MULTILINE)
 BIN_DIR = re.compile(r'^\s*(?:bin_dirs?|plugin_dirs?)\s*=\s*\[?\s*["\']([^"\']+)["\']', re.MULTILINE)
 
 
 def detect_layout(root: str) -> Layout:
-    """The layout of the host whose root directory is ``root`` (``""`` for this one)."""
+    """The layout of the host whose root directory is ``root`` (``""`` for this host).
+
+    A setting in a runtime's configuration file wins over the known distributions' directories.
+    """
     known = next((layout for layout in KNOWN if os.path.isdir(root + layout.conf_dir)), KNOWN[-1])
     for path in RUNTIME_CONFIGURATIONS:
         try:
@@ -57,7 +60,7 @@ def detect_layout(root: str) -> Layout:
 
 
 def find_python(root: str) -> str | None:
-    """The host's Python by a name that stays, if the program that it leads to is called 3.10 or newer."""
+    """A path of the host's Python that stays valid over upgrades; None unless it links to a program named Python 3.10 or newer."""
     for python in PYTHONS:
         try:
             program = os.readlink(root + python) if root else os.path.realpath(python)

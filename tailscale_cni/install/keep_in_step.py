@@ -1,37 +1,40 @@
-"""Render our list anew when the primary's changed, and the note that the fast path reads."""
+"""Keep our network list in step with the primary's, and write the note that the fast path reads (``stateDir/enroll.json``)."""
 
 from __future__ import annotations
 
 import contextlib
 
-from .. import config, errors
+from .. import errors
+from ..config import Config, fastpath_note
 from ..state import files
 from . import conflist
 from .record import Installation
 
 
-def keep_in_step(host: config.Config) -> bool:
-    """Render our list anew if the primary's changed, and note what the fast path must know; whether ours was another one.
+def keep_in_step(config: Config) -> bool:
+    """Render our list again if the primary's list changed, and update the fast path's note. Returns whether our list changed.
 
-    What is watched is looked at before it is read: a change in between is seen the next time.
+    The fingerprints of the watched files are taken before the files are read, so that the next call notices a change in between.
+    Errors are ignored: the next call tries again.
     """
     renewed = False
     with contextlib.suppress(errors.Error, OSError):
-        path = f"{host.state_dir}/enroll.json"
-        for _ in range(3):  # our own rename changes the directory
-            installed = Installation.load(host.state_dir)
+        path = f"{config.state_dir}/enroll.json"
+        for _ in range(3):  # our own rename changes the watched directory
+            installed = Installation.load(config.state_dir)
             watched = _watched(installed)
-            view = config.fastpath_note(host, *watched)
-            if files.read_json(path) == view:
+            note = fastpath_note(config, *watched)
+            if files.read_json(path) == note:
                 break
             if not (installed and _refresh(installed)):
-                files.write_json(path, view)
+                files.write_json(path, note)
                 break
             renewed = True
     return renewed
 
 
 def _watched(installed: Installation | None) -> list[str]:
+    """The paths that a change of the primary's list changes: the directory of the lists, and the list."""
     if installed is None:
         return []
     try:
@@ -41,7 +44,7 @@ def _watched(installed: Installation | None) -> list[str]:
 
 
 def _refresh(installed: Installation) -> bool:
-    """Whether our list was another one. A primary that cannot be read keeps the list that is there."""
+    """Render our list from the primary's. Returns whether it changed. If there is no usable primary, our list stays as it is."""
     try:
         primary = conflist.find_primary(installed.conf_dir)
     except errors.NoPrimary:

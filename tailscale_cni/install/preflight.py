@@ -1,4 +1,4 @@
-"""What a host needs before a pod of it can become a node: looked at by STATUS and by ``install``. Local and cheap."""
+"""Check what a host needs before its pods can become nodes. STATUS and ``install`` use it, so it is local and fast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOAD_TUN = "Load the kernel's module: modprobe tun."
 
 
 def check(config: Config) -> None:
-    """Raise NotAvailable, which says what to do, if no pod can be enrolled on this host."""
+    """Check that pods can be enrolled on this host. Raises NotAvailable, whose advice says what to do."""
     try:
         binaries.worker_binary()
         binaries.supervisor_binary()
@@ -26,7 +26,7 @@ def check(config: Config) -> None:
     if not has_tun():
         raise errors.NotAvailable(reason=NO_TUN, advice=LOAD_TUN)
     nearest = config.state_dir
-    while not os.path.isdir(nearest):  # ADD makes what is missing
+    while not os.path.isdir(nearest):  # ADD makes missing directories
         nearest = os.path.dirname(nearest)
     if not os.access(nearest, os.W_OK):
         raise errors.NotAvailable(
@@ -35,5 +35,5 @@ def check(config: Config) -> None:
 
 
 def has_tun() -> bool:
-    """Whether the kernel's TUN device is there."""
+    """Whether the kernel's TUN device exists."""
     return os.path.exists(TUN_DEVICE)

@@ -1,4 +1,4 @@
-"""What ``install`` did on this host: all that keeping the lists in step, and ``uninstall``, need."""
+"""The record of an installation (``stateDir/install.json``), which ``keep_in_step`` and ``uninstall`` read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..state import files
 
 
 class Installation(NamedTuple):
-    """Where the runtime reads lists and plugins from, and our entry as it goes into a list."""
+    """Where ``install`` put our list and the plugin, and our entry of the list."""
 
     conf_dir: str
     bin_dir: str
@@ -17,12 +17,12 @@ class Installation(NamedTuple):
 
     @classmethod
     def load(cls, state_dir: str) -> Installation | None:
-        """What was installed; None if nothing was. Raises UnreadableState."""
+        """The record; None if nothing is installed. Raises UnreadableState."""
         document = files.read_json(f"{state_dir}/install.json")
         if document is None:
             return None
         return cls(**{key: value for key, value in document.items() if key in cls._fields})
 
     def save(self, state_dir: str) -> None:
-        """Write it down."""
+        """Write the record."""
         files.write_json(f"{state_dir}/install.json", self._asdict())

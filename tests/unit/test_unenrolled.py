@@ -16,7 +16,7 @@ ENABLED = {"tailscale.com/enabled": "true"}
 
 def note(root: Path, pod: str, annotations: Any, *, namespace: str = "default", **changes: Any) -> None:
     """As libcni writes one (cachedInfo)."""
-    directory = root / unenrolled.NOTES.lstrip("/")
+    directory = root / unenrolled.CACHE_DIR.lstrip("/")
     directory.mkdir(parents=True, exist_ok=True)
     (root / "run/netns").mkdir(parents=True, exist_ok=True)
     (root / "run/netns/there").touch()
@@ -69,8 +69,8 @@ def test_a_note_that_is_none_is_passed_over(tmp_path: Path, changes: dict[str, A
     """Whatever is in the files, the others are read."""
     note(tmp_path, "odd", ENABLED, **changes)
     note(tmp_path, "asks", ENABLED)
-    (tmp_path / unenrolled.NOTES.lstrip("/") / "broken").write_text("{")
-    (tmp_path / unenrolled.NOTES.lstrip("/") / "directory").mkdir()
+    (tmp_path / unenrolled.CACHE_DIR.lstrip("/") / "broken").write_text("{")
+    (tmp_path / unenrolled.CACHE_DIR.lstrip("/") / "directory").mkdir()
     assert waiting(tmp_path) == ["default/asks"]
 
 
