@@ -1,7 +1,7 @@
-"""Raw kernel calls: namespaces, TUN, processes. Standard library only, and nothing of ours but the errors.
+"""Linux system calls: network namespaces, TUN interfaces, processes. Imports only the standard library and ``errors``.
 
-``worker run`` is in the path of every start of a node, and imports this instead of pyroute2 (100 ms).
-Numbers are the kernel's, from the header named beside each.
+Every start of a node runs ``worker run``, which imports this module instead of pyroute2 (100 ms).
+The constants are the kernel's; a comment names the header that each is from.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ OWN_NETNS = "/proc/self/ns/net"
 
 
 def open_netns(path: str) -> int:
-    """A descriptor of the network namespace at ``path``.
+    """Open the network namespace at ``path`` and return its descriptor.
 
-    Raises InvalidNetns if there is none, or something else is there.
+    Raises InvalidNetns if it cannot be opened, or is not a network namespace.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -56,7 +56,10 @@ def open_netns(path: str) -> int:
 
 @contextlib.contextmanager
 def in_netns(netns: str | int) -> Iterator[None]:
-    """Run the body with the calling thread in that network namespace (path or descriptor); then come back."""
+    """Run the body with the calling thread in a network namespace (path or descriptor), then return to the former one.
+
+    Raises InvalidNetns, OSError.
+    """
     home = os.open(OWN_NETNS, os.O_RDONLY | os.O_CLOEXEC)
     there = open_netns(netns) if isinstance(netns, str) else netns
     try:
@@ -72,7 +75,7 @@ def in_netns(netns: str | int) -> Iterator[None]:
 
 
 def enter_netns(fd: int) -> None:
-    """Move the calling thread into the network namespace behind a descriptor."""
+    """Move the calling thread into the network namespace of a descriptor. Raises OSError."""
     if hasattr(os, "setns"):
         os.setns(fd, CLONE_NEWNET)
         return
@@ -85,10 +88,7 @@ def enter_netns(fd: int) -> None:
 
 
 def netns_cookie() -> int | None:
-    """The cookie of the calling thread's network namespace, which no other one gets until a reboot.
-
-    None before Linux 5.14.
-    """
+    """The cookie of the calling thread's network namespace. It is unique until a reboot. None before Linux 5.14."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             return int(struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))[0])
@@ -97,17 +97,17 @@ def netns_cookie() -> int | None:
 
 
 def is_own_netns(fd: int) -> bool:
-    """Whether a descriptor is of the namespace that this process is in."""
+    """Whether a descriptor belongs to the network namespace of this process."""
     there, here = os.fstat(fd), os.stat(OWN_NETNS)
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
 def open_tun(name: str, owner: int, mtu: int, wait: float = 0) -> int:
-    """Make, or attach to, the persistent TUN interface ``name`` in the calling thread's network namespace.
+    """Create, or attach to, the persistent TUN interface ``name`` in the calling thread's network namespace. Returns its descriptor.
 
-    It keeps its addresses and routes when nobody holds the descriptor. It belongs to ``owner`` (a uid):
-    an unowned one can be attached by anybody. Raises OSError; EBUSY while another process holds it, after
-    ``wait`` seconds of trying.
+    A persistent interface keeps its addresses and routes after the descriptor is closed. ``owner`` (a uid) owns it, because every
+    process could attach to an interface without an owner. ``mtu`` is in bytes. Raises OSError: EBUSY if another process still holds
+    the interface after ``wait`` seconds.
     """
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -123,6 +123,7 @@ def open_tun(name: str, owner: int, mtu: int, wait: float = 0) -> int:
 
 
 def _attach(fd: int, request: bytes, wait: float) -> None:
+    """TUNSETIFF, repeated for ``wait`` seconds while the interface is busy."""
     import time
 
     deadline = time.monotonic() + wait
@@ -138,7 +139,7 @@ def _attach(fd: int, request: bytes, wait: float) -> None:
 
 
 class Link(NamedTuple):
-    """An interface."""
+    """A network interface."""
 
     ifindex: int
     mtu: int
@@ -146,7 +147,7 @@ class Link(NamedTuple):
 
 
 def link(name: str) -> Link | None:
-    """The interface of that name in the calling thread's network namespace, if there is one."""
+    """The interface ``name`` of the calling thread's network namespace; None if there is none."""
     try:
         index = socket.if_nametoindex(name)
         return Link(index, _ifreq(name, SIOCGIFMTU, "=i"), bool(_ifreq(name, SIOCGIFFLAGS, "=H") & IFF_UP))
@@ -155,20 +156,20 @@ def link(name: str) -> Link | None:
 
 
 def _ifreq(name: str, request: int, kind: str, value: int = 0) -> int:
-    """Ask or tell an interface one value: netdevice(7)."""
+    """Get or set one value of an interface: netdevice(7)."""
     packed = struct.pack("16s24s", name.encode(), struct.pack(kind, value))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         return int(struct.unpack_from(kind, fcntl.ioctl(control, request, packed), 16)[0])
 
 
 def boot_id() -> str:
-    """This boot's identity: what was recorded under another one is about what is gone."""
+    """The ID of this boot. Processes and namespaces that were recorded under another boot ID no longer exist."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as f:
         return f.read().strip()
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None if it is gone or a zombie.
+    """When a process started, in clock ticks since boot; None if it has ended or is a zombie.
 
     proc(5), /proc/pid/stat, field 22.
     """
@@ -181,19 +182,19 @@ def start_time(pid: int) -> int | None:
 
 
 class Process:
-    """A process that cannot be mistaken for a later one of the same number."""
+    """A process, identified by its PID and start time, so that a later process with the same PID is not mistaken for it."""
 
     def __init__(self, pid: int, started: int) -> None:
-        """``started`` is what ``start_time`` said when the process was known to be the right one."""
+        """``started`` is the process's ``start_time``."""
         self.pid = pid
         self.started = started
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the process still runs."""
         return start_time(self.pid) == self.started
 
     def signal(self, number: int) -> None:
-        """Send a signal; nothing if it is gone."""
+        """Send a signal, unless the process has ended."""
         with contextlib.suppress(ProcessLookupError):
             handle = os.pidfd_open(self.pid)
             try:
@@ -202,18 +203,15 @@ class Process:
             finally:
                 os.close(handle)
 
-    def end(self, patience: float) -> None:
-        """SIGTERM, and SIGKILL after ``patience`` seconds; returns when it is gone.
-
-        Nothing if it is gone already.
-        """
+    def end(self, grace: float) -> None:
+        """Send SIGTERM, and after ``grace`` seconds SIGKILL; wait for the end of the process. Does nothing if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             handle = os.pidfd_open(self.pid)
             try:
                 if not self.alive():
                     return
                 for number, seconds in (
-                    (signal.SIGTERM, patience),
+                    (signal.SIGTERM, grace),
                     (signal.SIGKILL, 5.0),
                 ):
                     signal.pidfd_send_signal(handle, number)
@@ -224,7 +222,7 @@ class Process:
 
 
 def is_uid_in_use(uid: int) -> bool:
-    """Whether a process has that real user ID; one of a container is somebody else's."""
+    """Whether a process of this PID namespace has the real user ID ``uid``. Containers may use the same IDs for their own processes."""
     here = os.readlink("/proc/self/ns/pid")
     for entry in os.listdir("/proc"):
         if entry.isdecimal():
@@ -239,18 +237,18 @@ def is_uid_in_use(uid: int) -> bool:
 
 
 def detach(become: Callable[[], object], log: str = os.devnull, keep: tuple[int, ...] = ()) -> int:
-    """A detached session leader with no descriptor but those to ``keep``. Its ID.
+    """Fork a child that leads a session of its own and runs ``become``, then exits. Returns its PID.
 
-    Who waits for an end of ours, as the runtime does for that of our output, or for a lock, must not wait for its.
-    It does ``become``, and ends; what goes wrong is in ``log``. A child that goes on where we are is there at once;
-    another Python would take as long as all the rest.
+    The child keeps only the descriptors in ``keep``: the runtime waits for the end of our output, and others wait for our locks, so
+    the child must hold neither. Its output and its exception go to the file ``log``. A fork needs no time; starting another Python
+    would take as long as the rest of an ADD.
     """
     pid = os.fork()
     if pid:
         return pid
     try:
         os.setsid()
-        # Who wakes a supervisor must not end one that has just begun.
+        # SIGHUP wakes a supervisor. It must not end a child that is not a supervisor yet.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
@@ -258,70 +256,70 @@ def detach(become: Callable[[], object], log: str = os.devnull, keep: tuple[int,
             os.dup2(os.open(log, append, 0o600), standard)
         _close_all_but(keep)
         become()
-    except BaseException as e:  # noqa: BLE001 - it must not go on as a second one of what we are
+    except BaseException as e:  # noqa: BLE001 - the child must not continue as a copy of its parent
         os.write(2, f"{type(e).__name__}: {e}\n".encode())
     finally:
-        os._exit(1)  # nor unwind what is its parent's
+        os._exit(1)  # without unwinding the parent's context managers
 
 
 def _close_all_but(keep: tuple[int, ...]) -> None:
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in keep:
-            with contextlib.suppress(OSError):  # the listing's own is gone by now
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed by now
                 os.close(int(name))
 
 
 def run_bounded(
-    question: Callable[[], bytes], wait: float, longest: int, keep: tuple[int, ...] = ()
+    function: Callable[[], bytes], wait: float, lifetime: int, keep: tuple[int, ...] = ()
 ) -> bytes | None:
-    """What ``question`` gives; None if it takes longer than ``wait`` seconds, or fails.
+    """Run ``function`` in a detached child and return its result; None if it fails, or takes longer than ``wait`` seconds.
 
-    It is asked in a detached child that goes on without us, and is ended after ``longest`` seconds: so nothing waits
-    for what no time-out reaches, as a resolver that hangs. The descriptors to ``keep`` are open in it for as long as it lives.
+    This bounds calls that have no time-out of their own, such as a hanging resolver. After ``wait`` the child continues on its own,
+    until SIGALRM ends it ``lifetime`` seconds after its start. The child holds the descriptors in ``keep`` until it exits.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
 
     def answer() -> None:
-        if os.fork():  # its child is nobody's, and no zombie of ours
+        if os.fork():  # the grandchild is reparented, so it becomes no zombie of ours
             return
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(longest)
+        signal.alarm(lifetime)
         os.close(reading)
-        said = b"=" + question()
-        while said:
-            said = said[os.write(writing, said) :]
+        rest = b"=" + function()  # the mark tells an empty result from a failure
+        while rest:
+            rest = rest[os.write(writing, rest) :]
 
     try:
         child = detach(answer, keep=(reading, writing, *keep))
         os.close(writing)
         os.waitpid(child, 0)
-        return _answer(reading, wait)
+        return _read_result(reading, wait)
     finally:
         os.close(reading)
 
 
-def _answer(reading: int, wait: float) -> bytes | None:
-    """All that is written until the end, behind the mark that there is an answer."""
+def _read_result(reading: int, wait: float) -> bytes | None:
+    """All that is written until the end, without the mark; None if that takes longer than ``wait`` seconds, or no mark came."""
     import time
 
-    deadline, heard = time.monotonic() + wait, b""
+    deadline, result = time.monotonic() + wait, b""
     while select.select([reading], [], [], max(0.0, deadline - time.monotonic()))[0]:
         part = os.read(reading, 1 << 16)
         if not part:
-            return heard[1:] if heard else None
-        heard += part
+            return result[1:] if result else None
+        result += part
     return None
 
 
 def seconds_left(deadline: float, least: float = 0.0) -> float:
-    """Seconds until then (CLOCK_MONOTONIC), and never fewer than ``least``."""
+    """Seconds until ``deadline`` (CLOCK_MONOTONIC), but at least ``least``."""
     import time
 
     return max(least, deadline - time.monotonic())
 
 
 def is_udp_port_free(port: int) -> bool:
-    """Whether no other socket of the host has the UDP port. Tailscale silently takes another port if this one is busy."""
+    """Whether no socket uses the UDP port. Tailscale silently takes another port if its own is busy."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind(("", port))
@@ -336,7 +334,7 @@ def booted_with_systemd() -> bool:
 
 
 def disable_core_dumps() -> None:
-    """From now on neither this process nor what it starts leaves a core dump: there may be a secret in it."""
+    """Disable core dumps of this process and its children, because a core dump may contain secrets."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
