@@ -1,1 +1,1 @@
-"""A node's processes: starting and ending them, and asking the node through its LocalAPI."""
+"""A node's processes: start and end them, and query the node through its LocalAPI."""

@@ -1,6 +1,6 @@
-"""A control group for a node that no systemd looks after: it is neither counted nor ended with the runtime.
+"""Control groups for nodes on hosts without systemd. They keep a node out of the runtime's group, which may be limited or killed.
 
-Best effort: where no group can be made, the node stays in the runtime's.
+Best effort: where no group can be made, the node stays in the runtime's group.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIMITS = {"memory.max": "512M", "memory.limit_in_bytes": "512M", "pids.max": "25
 
 
 def make(name: str) -> list[str]:
-    """Make a group of that name, in every hierarchy that lets us. The supervisor moves itself to them, and its worker."""
+    """Make a group ``name`` in every hierarchy that allows it, and return their paths. The supervisor moves itself and its worker there."""
     groups = []
     for root in _hierarchies():
         with contextlib.suppress(OSError):
@@ -37,9 +37,10 @@ def make(name: str) -> list[str]:
 
 
 def leave() -> None:
-    """Move this process out of its group, so that it can be removed.
+    """Move this process out of its group, so that the group can be removed.
 
-    To the root, or where PID 1 is: a container's root takes no process once its groups have controllers.
+    It moves to the root group, or else to the group of PID 1: in a container, the root group takes no process once its children have
+    controllers.
     """
     for root in _hierarchies():
         for home in ("", _unified_group_of(1)):
@@ -49,10 +50,10 @@ def leave() -> None:
 
 
 def remove(name: str) -> None:
-    """Remove the group of processes that have ended; and the parent after the last one.
+    """Kill what is left in the groups ``name`` and remove them. Also remove the parent group if it is empty.
 
-    What a worker has forked to outlive it ends here: its user ID will be another node's. A process leaves its
-    group a moment after it can be waited for, so this takes some tries.
+    A process that the worker left behind must end here, because another node will get its user ID. A process leaves its group shortly
+    after it can be waited for, so removal is tried for up to ``REMOVE_TIMEOUT`` seconds.
     """
     deadline = time.monotonic() + REMOVE_TIMEOUT
     for root in _hierarchies():
@@ -81,9 +82,9 @@ def _kill_all(group: str) -> None:
 
 
 def _hierarchies() -> Iterator[str]:
-    """Where cgroup file systems are mounted: proc_pid_mounts(5).
+    """The mount points of cgroup file systems: proc_pid_mounts(5).
 
-    cpuset wants to be told its CPUs, and is of no use here.
+    The cpuset hierarchy of cgroup v1 is left out: its groups take no process before they are given CPUs.
     """
     with open("/proc/self/mounts", encoding="utf-8", errors="replace") as f:
         for line in f:
@@ -93,14 +94,14 @@ def _hierarchies() -> Iterator[str]:
 
 
 def _unified_group_of(pid: int) -> str:
-    """A process's group below the root of cgroup v2: cgroups(7)."""
+    """The cgroup v2 path of a process, below the root; empty if there is none: cgroups(7)."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as f:
         return next((line[len("0::") :].strip() for line in f if line.startswith("0::")), "")
     return ""
 
 
 def _hand_down(group: str) -> None:
-    """Let the groups below have limits; cgroup v1 has no such file, and needs none."""
+    """Enable the controllers for child groups. cgroup v1 has no such file and needs none."""
     for controller in CONTROLLERS:
         with contextlib.suppress(OSError):
             _write(f"{group}/cgroup.subtree_control", f"+{controller}")

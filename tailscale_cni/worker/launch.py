@@ -1,7 +1,7 @@
-"""Starting and ending the detached processes of one attachment.
+"""Start and end the processes of one attachment's node: the supervisor, and the worker that it starts.
 
-Two ways: the main process of a transient unit where PID 1 is systemd, which runs ``tailscale-cni worker run``; a child of
-ADD elsewhere, a session leader. Both become the supervisor.
+Where PID 1 is systemd, a transient unit runs ``tailscale-cni worker run``, which becomes the supervisor. Elsewhere a child of ADD leads a
+session of its own and becomes the supervisor.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ ATTACH_TIMEOUT = 5.0
 """Seconds that the last process that holds the TUN interface may take to exit."""
 
 START_LINE_PIPE = "start"
-"""The named pipe, in ``runDir/<id>``, that a unit's start line waits in."""
+"""The named pipe, in ``runDir/<id>``, from which a unit's process reads its start line."""
 
 DELETED = "deleted"
-"""The note, beside it, of a node that is not to come back."""
+"""The note, in the same directory, that the node was deleted from the tailnet and must not register again."""
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 class Programs(NamedTuple):
-    """The files that a node is made of."""
+    """The paths of the programs that a node consists of."""
 
     artefact: str
     supervisor: str
@@ -49,25 +49,25 @@ def start(
     netns: int,
     tun: int,
     programs: Programs,
-    first: bytes,
+    start_line: bytes,
     held: contextlib.ExitStack,
 ) -> None:
-    """Start the node's processes, and return at once. They take over ``tun``; ``netns`` and ``first`` are as for ``become_supervisor``.
+    """Start the node's processes, without waiting for them. ``netns``, ``tun`` and ``start_line`` are as for ``become_supervisor``.
 
-    A unit reads its start line from a named pipe, which ``held`` keeps open. Raises WorkerFailed.
+    Closes ``tun``. A unit reads its start line from a named pipe, which stays open until ``held`` is closed. Raises WorkerFailed.
     """
     try:
         files.make_directory(attachment.run_dir)
         files.make_directory(attachment.worker_dir)
         if attachment.launcher == "session":
             child = linux.detach(
-                lambda: become_supervisor(attachment, netns, tun, programs, first),
+                lambda: become_supervisor(attachment, netns, tun, programs, start_line),
                 f"{attachment.worker_dir}/log",
                 keep=(netns, tun),
             )
             _record(attachment, child)
         else:
-            held.callback(os.close, _offer_start_line(attachment, first))
+            held.callback(os.close, _offer_start_line(attachment, start_line))
     except OSError as e:
         raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
     finally:
@@ -80,7 +80,7 @@ def _start_unit(attachment: Attachment, executable: str) -> None:
     from . import systemd
 
     argv = [executable, "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
-    loopback = tuple(_loopback(attachment.control_url, attachment.api_url))
+    loopback = tuple(_loopback_addresses(attachment.control_url, attachment.api_url))
     try:
         systemd.start(attachment.unit, f"Tailscale node of {attachment.who}", argv, loopback=loopback)
     except OSError as e:
@@ -88,63 +88,66 @@ def _start_unit(attachment: Attachment, executable: str) -> None:
 
 
 def _record(attachment: Attachment, pid: int) -> None:
-    """Say which process it is, before it is far enough to say so itself: a DEL that comes now ends it."""
+    """Record the supervisor's process before it can do so itself, so that a DEL at this moment finds and ends it."""
     words = (pid, linux.start_time(pid), *_recorded_identity(attachment))
     files.write_volatile(f"{attachment.worker_dir}/supervisor", f"{' '.join(map(str, words))}\n".encode())
 
 
 def _recorded_identity(attachment: Attachment) -> tuple[str, str, str]:
-    """What a node's processes cannot change while they run."""
+    """The node's key, hostname and build as the attachment has them. Running processes cannot change them."""
     return attachment.key, attachment.hostname, attachment.build
 
 
 def build(attachment: Attachment) -> str:
-    """The build that its processes are of, or were; empty if that is not known."""
+    """The build of the node's processes, also after they have ended; empty if it is not known."""
     return "".join(_running_identity(attachment)[2:])
 
 
 def note_configured(attachment: Attachment, asked: int, addresses: Iterable[str]) -> None:
-    """Note what was configured, and when the node was asked for it (``Node.asked``): what it said before that has been done."""
+    """Record which addresses were configured, and when the node's status was requested (``Node.asked``, nanoseconds).
+
+    Every notification of the node from before ``asked`` is thereby handled.
+    """
     files.write_volatile(f"{attachment.worker_dir}/configured", " ".join((str(asked), *addresses)).encode())
 
 
 def configured(attachment: Attachment) -> tuple[str, ...]:
-    """The addresses that were configured last; none if there were none yet."""
+    """The addresses that were configured last; empty before the first."""
     return tuple(files.read(f"{attachment.worker_dir}/configured").split()[1:])
 
 
 def was_running(attachment: Attachment) -> bool:
-    """Whether the node has been on the tailnet, by its supervisor's word."""
+    """Whether the node has been connected to the tailnet, as its supervisor noted."""
     return os.path.exists(f"{attachment.worker_dir}/was-running")
 
 
 def was_online(attachment: Attachment) -> bool:
-    """Whether the control plane has known the node since this attachment is that one, by its supervisor's word."""
+    """Whether the node has been online with its current keys, as its supervisor noted."""
     return os.path.exists(f"{attachment.worker_dir}/was-online")
 
 
 def has_active_peers(attachment: Attachment) -> bool:
-    """Whether the node has a session with a peer, or had one when its worker ended: it is in a file of the worker's, after a first line."""
+    """Whether the node has a session with a peer, or had one when its worker ended. The worker writes them to a file with a header line."""
     return files.read(f"{attachment.worker_dir}/peers").count("\n") > 1
 
 
 def note_deleted(attachment: Attachment) -> None:
-    """The node was deleted from the tailnet, and is not to come back as long as its pod is there."""
+    """Note that the node was deleted from the tailnet and must not register again while its pod exists."""
     files.write_volatile(f"{attachment.worker_dir}/{DELETED}", b"")
 
 
 def is_deleted(attachment: Attachment) -> bool:
-    """Whether that was noted."""
+    """Whether ``note_deleted`` was called for the attachment."""
     return os.path.exists(f"{attachment.worker_dir}/{DELETED}")
 
 
 def was_started(attachment: Attachment) -> bool:
-    """Whether an ADD has come so far, in this boot: until then it may be waiting for a key, and nobody else is to start the node."""
+    """Whether an ADD has started the node in this boot. Until then ADD may be waiting for an auth key, and only ADD may start the node."""
     return os.path.isdir(attachment.worker_dir)
 
 
 def end(attachment: Attachment) -> None:
-    """End the node's processes; nothing if there are none."""
+    """End the node's processes, if there are any. Raises WorkerFailed."""
     if attachment.launcher == "systemd":
         from . import systemd
 
@@ -159,12 +162,12 @@ def end(attachment: Attachment) -> None:
 
 
 def supervisor_of(attachment: Attachment) -> linux.Process | None:
-    """The supervisor, if it runs."""
+    """The attachment's supervisor; None if it does not run."""
     return supervisor_at(attachment.worker_dir)
 
 
 def supervisor_at(worker_dir: str) -> linux.Process | None:
-    """The supervisor whose node has its socket there, if it runs."""
+    """The supervisor that is recorded in ``worker_dir``; None if it does not run."""
     try:
         pid, started = map(int, files.read(f"{worker_dir}/supervisor").split()[:2])
     except ValueError:
@@ -174,34 +177,35 @@ def supervisor_at(worker_dir: str) -> linux.Process | None:
 
 
 def executable(attachment: Attachment) -> str:
-    """The file that its supervisor asks, and begins anew with; empty where there is no supervisor at this moment."""
+    """The artefact that the supervisor calls and re-executes itself with; empty if no supervisor runs."""
     supervisor = supervisor_of(attachment)
     words = files.read(f"/proc/{supervisor.pid}/cmdline").split("\0") if supervisor else []
     return words[words.index("--self") + 1] if "--self" in words else ""
 
 
 def matches_record(attachment: Attachment) -> bool:
-    """Whether the processes have the keys and the name that the attachment has, and are of the build that it should be of."""
+    """Whether the node's processes have the key, hostname and build that the attachment records."""
     return _running_identity(attachment) == _recorded_identity(attachment)
 
 
 def is_same_node(attachment: Attachment) -> bool:
-    """Whether they have the keys and the name."""
+    """Whether the node's processes have the key and hostname that the attachment records."""
     return _running_identity(attachment)[:2] == _recorded_identity(attachment)[:2]
 
 
 def _running_identity(attachment: Attachment) -> tuple[str, ...]:
+    """The key, hostname and build that the node's processes were started with; empty if that is not known."""
     return tuple(files.read(f"{attachment.worker_dir}/supervisor").split()[2:])
 
 
 def forget_notes(attachment: Attachment) -> None:
-    """The node is about to be another one: nothing is configured for that, and it has not been Running."""
+    """Remove the notes about the node, because the attachment is about to get another node."""
     for note in ("was-running", "was-online", "configured"):
         files.remove(f"{attachment.worker_dir}/{note}")
 
 
 def supervised(attachment: Attachment) -> bool:
-    """Whether somebody looks after the node, or is about to."""
+    """Whether a supervisor runs, or systemd is about to start one."""
     if supervisor_of(attachment):
         return True
     if attachment.launcher != "systemd":
@@ -212,18 +216,17 @@ def supervised(attachment: Attachment) -> bool:
 
 
 def become_supervisor(
-    attachment: Attachment, netns: int, tun: int, programs: Programs, first: bytes
+    attachment: Attachment, netns: int, tun: int, programs: Programs, start_line: bytes
 ) -> NoReturn:
-    """Turn this process into the node's supervisor, with the descriptors that docs/architecture.md lists.
+    """Replace this process with the node's supervisor, which gets the descriptors that docs/architecture.md lists.
 
-    ``netns`` is a descriptor of the pod's namespace, ``tun`` of the node's interface in it; ``first`` is the start line.
-    Raises WorkerFailed.
+    ``netns`` is a descriptor of the pod's network namespace, ``tun`` one of the node's interface in it. Raises WorkerFailed.
     """
     try:
         if attachment.launcher == "session":
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
                 f.write("0")
-        descriptors = [tun, _listener(attachment), _peers(attachment), _line(first)]
+        descriptors = [tun, _open_listener(attachment), _open_peers(attachment), _start_line_pipe(start_line)]
         inode = os.fstat(netns).st_ino
         os.close(netns)
         os.chdir(attachment.identity_dir)
@@ -235,8 +238,8 @@ def become_supervisor(
             programs.worker,
             *_worker_flags(attachment),
         ]
-        _place(descriptors)
-        os.execve(programs.supervisor, argv, ENVIRONMENT)  # noqa: S606 - no shell: that is the point
+        _renumber(descriptors)
+        os.execve(programs.supervisor, argv, ENVIRONMENT)  # noqa: S606 - without a shell on purpose
     except OSError as e:
         raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
 
@@ -249,13 +252,15 @@ def _supervisor_flags(attachment: Attachment, executable: str, inode: int) -> li
     if attachment.launcher == "session":
         flags += [f"--group={group}" for group in cgroup.make(attachment.id)]
     flags += ["--ephemeral"] if attachment.ephemeral else []
-    flags += ["--attend", *_outside(attachment)] if attachment.kubeconfig or attachment.seeks_name else []
+    flags += (
+        ["--attend", *_outside_flags(attachment)] if attachment.kubeconfig or attachment.seeks_name else []
+    )
     flags += ["--log", f"{attachment.worker_dir}/log"] if attachment.launcher == "session" else []
     return flags
 
 
-def _outside(attachment: Attachment) -> list[str]:
-    """The cluster's API may be at a loopback address, as on a host of k3s: we ask it there, and the worker cannot."""
+def _outside_flags(attachment: Attachment) -> list[str]:
+    """The command prefix for tasks that ask the cluster's API. It may listen on loopback, as with k3s, which the unit cannot reach."""
     if attachment.launcher != "systemd":
         return []
     from . import systemd
@@ -280,7 +285,7 @@ def _worker_flags(attachment: Attachment) -> list[str]:
 
 
 def open_tun(attachment: Attachment, netns: int) -> int:
-    """Make or attach to the node's TUN, in the pod's namespace. Raises NoTun."""
+    """Create or attach to the node's TUN interface in the pod's network namespace. Raises NoTun."""
     try:
         with linux.in_netns(netns):
             return linux.open_tun(attachment.interface, attachment.uid, attachment.mtu, ATTACH_TIMEOUT)
@@ -288,7 +293,8 @@ def open_tun(attachment: Attachment, netns: int) -> int:
         raise errors.NoTun(pod=attachment.who, reason=e.strerror) from None
 
 
-def _listener(attachment: Attachment) -> int:
+def _open_listener(attachment: Attachment) -> int:
+    """The listening socket of the node's LocalAPI."""
     files.remove(attachment.socket)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     listener.bind(attachment.socket)
@@ -297,36 +303,37 @@ def _listener(attachment: Attachment) -> int:
     return listener.detach()
 
 
-def _peers(attachment: Attachment) -> int:
+def _open_peers(attachment: Attachment) -> int:
+    """The file that the worker writes its sessions with peers to."""
     return os.open(
         f"{attachment.worker_dir}/peers", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
     )
 
 
-def _line(first: bytes) -> int:
-    """A pipe that has the line in it already: a key is far smaller than a pipe."""
+def _start_line_pipe(start_line: bytes) -> int:
+    """The reading end of a pipe that contains the start line. A pipe's buffer is far larger than the line."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    os.write(writing, first)
+    os.write(writing, start_line)
     os.close(writing)
     return reading
 
 
-def _offer_start_line(attachment: Attachment, first: bytes) -> int:
+def _offer_start_line(attachment: Attachment, start_line: bytes) -> int:
     """Write the start line into a named pipe for the unit's process, because systemd-run passes no descriptors on.
 
-    Returns the descriptor that keeps it there: a pipe is on no disk, and its content is gone when the last descriptor is closed. A unit
-    that comes later, or is started again, finds nothing.
+    Returns the descriptor that keeps the line readable. A pipe's content is never on a disk, and is gone when the last descriptor is
+    closed. A unit that starts later, or again, therefore finds no start line.
     """
     path = f"{attachment.worker_dir}/{START_LINE_PIPE}"
     files.remove(path)
     os.mkfifo(path, 0o600)
     pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    os.write(pipe, first)
+    os.write(pipe, start_line)
     return pipe
 
 
 def take_start_line(attachment: Attachment) -> bytes:
-    """The start line that ADD holds for us; empty if there is none."""
+    """Read the start line that ADD offers to this unit, and remove the named pipe. Empty if there is none."""
     path = f"{attachment.worker_dir}/{START_LINE_PIPE}"
     try:
         pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -341,8 +348,8 @@ def take_start_line(attachment: Attachment) -> bytes:
         os.close(pipe)
 
 
-def _place(descriptors: list[int]) -> None:
-    """Put descriptors at 3, 4, 5, …: first out of one another's way, then where they belong."""
+def _renumber(descriptors: list[int]) -> None:
+    """Move descriptors to 3, 4, 5, …, by way of high numbers, so that none overwrites another."""
     import fcntl
 
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in descriptors]
@@ -350,8 +357,8 @@ def _place(descriptors: list[int]) -> None:
         os.dup2(fd, number, inheritable=True)
 
 
-def _loopback(*urls: str) -> Iterator[str]:
-    """The loopback addresses that a node in the host's namespace needs: the resolver's, a local control plane's."""
+def _loopback_addresses(*urls: str) -> Iterator[str]:
+    """The loopback addresses that a node with its socket in the host's namespace needs: of resolvers, and of ``urls``."""
     import ipaddress
     from urllib.parse import urlsplit
 

@@ -1,8 +1,8 @@
 """The LocalAPI of one node, over its unix socket: status, preferences, logout.
 
-The worker is hostile input: answers are bounded in time and size, and addresses are taken only from the tailnet's
-ranges (tailscale.com/net/tsaddr), one of each. The few lines of HTTP are ours: importing http.client takes 40 ms, as
-long as a node takes to register.
+What the worker says is hostile input. Answers are bounded in time and size, and the node gets at most one IPv4 and one IPv6 address,
+both in the tailnet's ranges (tailscale.com/net/tsaddr). The few lines of HTTP are our own, because importing http.client takes 40 ms,
+as long as a node takes to register.
 """
 
 from __future__ import annotations
@@ -32,18 +32,15 @@ MAX_LINE = 2**20
 HOST = "local-tailscaled.sock"
 
 INITIAL_STATE = 2
-"""``NotifyInitialState``: the bus begins with the state that the node is in (tailscale.com/ipn)."""
+"""``NotifyInitialState``: the first message of the IPN bus has the current state (tailscale.com/ipn)."""
 
 ADDRESSED = (5, 6)
-"""The numbers of Starting and Running: the control plane has given the node its address. It has not looked for its relay yet, which nobody
-need wait for."""
+"""The numbers of the states Starting and Running, in which the control plane has given the node its address. In Starting, the node has
+not yet chosen its DERP relay, which it does not need in order to be configured."""
 
 
 class Node(NamedTuple):
-    """What the LocalAPI says of the node itself.
-
-    ``state`` is the backend's: NeedsLogin, Starting, Running, …
-    """
+    """The node's status, from its LocalAPI. ``state`` is the backend's, such as NeedsLogin, Starting or Running."""
 
     state: str
     name: str
@@ -52,67 +49,67 @@ class Node(NamedTuple):
     tags: tuple[str, ...]
     node_id: str
     node_key: str = ""
-    """``nodekey:…``, the public one."""
+    """The public node key, ``nodekey:…``."""
     asked: int = 0
-    """When it was asked: it says all that had happened by then. CLOCK_MONOTONIC, in nanoseconds."""
+    """When the request was sent: CLOCK_MONOTONIC, in nanoseconds. The status includes every change before that."""
     peer_documents: tuple[dict[str, Any], ...] = ()
-    """What it says of its peers, if that was asked: hundreds, of which nobody needs all that could be read in them."""
+    """The status of each peer, as JSON, if peers were requested. There may be hundreds, so only the fields in use are parsed."""
 
     @property
     def peers(self) -> tuple[Address, ...]:
-        """The addresses of its peers."""
+        """The addresses of all peers."""
         return tuple(
             address for peer in self.peer_documents for address in tailnet_addresses(peer.get("TailscaleIPs"))
         )
 
     @property
     def peer_names(self) -> tuple[str, ...]:
-        """Their full names."""
+        """The fully qualified names of all peers."""
         return tuple(as_text(peer.get("DNSName")).rstrip(".") for peer in self.peer_documents)
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Per peer that is active: ``direct`` or ``relay``."""
+        """For each active peer: ``direct`` or ``relay``."""
         active = (peer for peer in self.peer_documents if peer.get("Active") is True)
         return tuple("direct" if peer.get("CurAddr") else "relay" for peer in active)
 
     @property
     def last_handshake(self) -> str:
-        """Of any peer; RFC 3339, empty if there was none."""
+        """The time of the latest handshake with any peer, in RFC 3339; empty if there was none."""
         return max((as_text(peer.get("LastHandshake")) for peer in self.peer_documents), default="")
 
     @property
     def addressed(self) -> bool:
-        """Whether the control plane has given it its address."""
+        """Whether the control plane has given the node its address."""
         return self.state in ("Starting", "Running") and bool(self.addresses)
 
     @property
     def running(self) -> bool:
-        """Whether it is on the tailnet, with an address."""
+        """Whether the node is connected to the tailnet and has an address."""
         return self.state == "Running" and bool(self.addresses)
 
 
 class LocalApi:
-    """One node's LocalAPI. Every call is bounded by ``seconds`` and raises LocalApiFailed."""
+    """The LocalAPI of one node. Every call takes at most ``seconds`` and raises LocalApiFailed."""
 
     def __init__(self, path: str, log: str, seconds: float) -> None:
-        """``log`` is where a person finds the node's log."""
+        """``path`` is the unix socket. ``log`` tells an admin where the node's log is; it is part of error messages."""
         self.path = path
         self.log = log
         self.seconds = seconds
 
     @classmethod
     def of(cls, attachment: Attachment, seconds: float = 5.0) -> LocalApi:
-        """An attachment's."""
+        """The LocalAPI of an attachment's node."""
         return cls(attachment.socket, attachment.log, seconds)
 
     def node(self, *, peers: bool = False) -> Node:
-        """The node as it sees itself; with its peers' addresses and paths if asked."""
+        """The node's status, including its peers' if ``peers``."""
         asked = time.monotonic_ns()
         return _node(self._json("GET", f"/localapi/v0/status?peers={str(peers).lower()}"), asked)
 
     def logout(self) -> None:
-        """Log out: the control plane forgets an ephemeral node at once."""
+        """Log the node out. The control plane deletes an ephemeral node at once."""
         self._call("POST", "/localapi/v0/logout")
 
     def _json(self, method: str, target: str) -> dict[str, Any]:
@@ -125,11 +122,11 @@ class LocalApi:
         return answer
 
     def await_address(self) -> None:
-        """Return once the node has its address, by its own word; it may begin to listen meanwhile.
+        """Wait until the node reports that it has its address. The worker need not listen yet.
 
-        Asking again and again would cost both of us more than all the rest, where many pods start at once.
+        This watches the IPN bus, because polling would cost too much CPU time when many pods start at once.
         """
-        with self._asked("GET", f"/localapi/v0/watch-ipn-bus?mask={INITIAL_STATE}") as connection:
+        with self._request("GET", f"/localapi/v0/watch-ipn-bus?mask={INITIAL_STATE}") as connection:
             for line in _lines(connection, time.monotonic() + self.seconds):
                 try:
                     if line.startswith(b"{") and as_dict(json.loads(line)).get("State") in ADDRESSED:
@@ -139,7 +136,7 @@ class LocalApi:
         raise self._failed("it does not say what becomes of it")
 
     def _call(self, method: str, target: str) -> bytes:
-        with self._asked(method, target) as connection:
+        with self._request(method, target) as connection:
             answer = b"".join(_parts(connection, time.monotonic() + self.seconds))
         head, end, body = answer.partition(b"\r\n\r\n")
         status = head[len("HTTP/1.1 ") :][:3]
@@ -150,8 +147,8 @@ class LocalApi:
         return body
 
     @contextlib.contextmanager
-    def _asked(self, method: str, target: str) -> Iterator[socket.socket]:
-        """Ask in HTTP/1.0: the answer is neither in chunks nor followed by another, and ends with the connection."""
+    def _request(self, method: str, target: str) -> Iterator[socket.socket]:
+        """Send a request in HTTP/1.0, so that the answer is not chunked and ends with the connection."""
         request = f"{method} {target} HTTP/1.0\r\nHost: {HOST}\r\nContent-Length: 0\r\n\r\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
@@ -167,7 +164,10 @@ class LocalApi:
 
 
 def _parts(connection: socket.socket, deadline: float) -> Iterator[bytes]:
-    """One answer, however slowly it comes, but no later, and no larger than it may be. Raises OSError."""
+    """The parts of one answer, until the end of the connection.
+
+    Raises OSError: TimeoutError at ``deadline`` (CLOCK_MONOTONIC), or if the answer is larger than ``MAX_ANSWER``.
+    """
     size = 0
     while (left := deadline - time.monotonic()) > 0:
         connection.settimeout(left)
@@ -182,7 +182,7 @@ def _parts(connection: socket.socket, deadline: float) -> Iterator[bytes]:
 
 
 def _lines(connection: socket.socket, deadline: float) -> Iterator[bytes]:
-    """The whole lines of one answer, as they come. Raises OSError."""
+    """The complete lines of one answer, as they arrive. Raises OSError, also for a line longer than ``MAX_LINE``."""
     rest = b""
     for part in _parts(connection, deadline):
         *lines, rest = (rest + part).split(b"\n")
@@ -207,10 +207,7 @@ def _node(status: dict[str, Any], asked: int) -> Node:
 
 
 def tailnet_addresses(value: object) -> tuple[Address, ...]:
-    """The addresses of a JSON list that are within the tailnet's ranges.
-
-    Whatever else is in it is left out.
-    """
+    """The addresses in a JSON list that are in the tailnet's ranges. All other items are ignored."""
     found = []
     for text in as_list(value):
         try:
@@ -223,7 +220,7 @@ def tailnet_addresses(value: object) -> tuple[Address, ...]:
 
 
 def _one_of_each(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
-    """The first IPv4 and the first IPv6 address: no node has more of its own, and each costs the host."""
+    """The first IPv4 and the first IPv6 address. A node has no more, and each further one would cost the host routes and rules."""
     first: dict[int, Address] = {}
     for address in addresses:
         first.setdefault(address.version, address)

@@ -1,4 +1,4 @@
-"""Transient units, where PID 1 is systemd. The one place that starts a foreign program and waits for it."""
+"""Transient systemd units. This is the only module that starts a program and waits for it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import subprocess
 from .. import errors
 
 SLICE = "tailscale_cni.slice"
-"""Not ``tailscale-cni.slice``: a dash would nest it in ``tailscale.slice``."""
+"""The slice of all nodes. With a dash instead of the underscore, systemd would nest it in ``tailscale.slice``."""
 
 FINAL = "0 3"
-"""Ends of a supervisor that are no failure: told to end, or nothing left to run."""
+"""Exit statuses of a supervisor after which systemd does not restart it: it was told to end, or has nothing left to run."""
 
 COMMAND_TIMEOUT = 10.0
 """Seconds that ``systemctl`` and ``systemd-run`` may take."""
@@ -26,16 +26,14 @@ OUTSIDE = (
     *(f"--property={key}={value}" for key, value in LIMITS.items()),
     "--",
 )
-"""The beginning of a command line whose rest runs beside the unit, and so reaches the loopback range; its parent, its descriptors
-and its exit status stay what they are."""
+"""A command prefix that runs the rest of the command line in a scope outside the unit, where the loopback range is reachable.
+The command keeps its parent, descriptors and exit status."""
 
 
 def start(unit: str, description: str, argv: list[str], *, loopback: tuple[str, ...]) -> None:
-    """Start a transient service and return when it was started.
+    """Start a transient service that runs ``argv``, and return once it is started.
 
-    ``loopback`` are the loopback addresses that it may reach.
-
-    Raises OSError with systemd-run's own words.
+    ``loopback`` has the loopback addresses that the service may reach. Raises OSError with the message of systemd-run.
     """
     properties = {
         "Type": "exec",
@@ -72,7 +70,7 @@ def start(unit: str, description: str, argv: list[str], *, loopback: tuple[str, 
 
 
 def stop(unit: str) -> None:
-    """Stop a unit and forget it; nothing if there is none."""
+    """Stop a unit, if it exists. Raises OSError if it still runs."""
     try:
         _run(["systemctl", "stop", unit], unit)
     except OSError:
@@ -81,7 +79,7 @@ def stop(unit: str) -> None:
 
 
 def is_active(unit: str) -> bool:
-    """Whether a unit runs, or is about to again."""
+    """Whether a unit is active, or about to be: a failed unit is ``activating`` until it is restarted."""
     return _quietly(["systemctl", "is-active", "--quiet", unit]) == 0 or _state(unit) in (
         "activating",
         "deactivating",
