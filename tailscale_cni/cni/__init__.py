@@ -1,5 +1,5 @@
-"""The CNI protocol and nothing else: what a runtime asks, and how it is answered.
+"""The CNI protocol: parse a runtime's request, run its verb, and write the answer.
 
-This package knows no pod, no tailnet and no other part of ours but ``errors``; what a verb does is passed in.
+This package imports only ``errors`` and knows nothing of tailnets. The verbs are passed in.
 The specification: https://github.com/containernetworking/cni/blob/v1.3.0/SPEC.md (spec version 1.1.0).
 """

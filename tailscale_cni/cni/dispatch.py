@@ -1,7 +1,7 @@
-"""From a runtime's call to an exit status: find the verb, run it, answer on standard output, once.
+"""Answer a runtime's call: find the verb, run it, write its answer to standard output, and return the exit status.
 
-Whatever happens inside a verb, the runtime gets one JSON document and one log line, and never a traceback.
-What that needs (environment, streams, the verbs themselves) comes as arguments.
+Whatever happens in a verb, the runtime gets one JSON document and one log line, and never a traceback. Environment, streams and verbs
+are arguments.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from types import FrameType
 
 Verb = Callable[[request.Request], Mapping[str, Any] | None]
-"""What does the work. Its result is printed; for ADD, None stands for the echoed prevResult."""
+"""A verb's function. Its result is printed; ADD may return None to print the prevResult."""
 
-SENTENCE_LIMIT = 1000
-ADVICE_LIMIT = 4000
-"""How many characters of ``msg`` and ``details`` are printed."""
+MAX_SENTENCE = 1000
+MAX_ADVICE = 4000
+"""Characters of ``msg`` and ``details`` that are printed."""
 
 _LIKE_A_KEY = r"(?:tskey|hskey)-[\w-]*"
 _PACKAGE = __name__.partition(".")[0]
 
 
 class Outcome(NamedTuple):
-    """How a call ended: what goes to standard output, the error if any, the request if it was understood, and warnings."""
+    """How a call ended: the text for standard output, the error or None, the request or None if it could not be parsed, and warnings."""
 
     text: bytes
     error: errors.Error | None
@@ -51,10 +51,10 @@ def main(
     load: Callable[[str], Verb],
     log: Callable[[Mapping[str, Any], str], None] | None = None,
 ) -> int:
-    """Answer one CNI call; returns the exit status, 0 or 1. Raises nothing.
+    """Answer one CNI call and return the exit status, 0 or 1. Raises nothing.
 
-    ``load`` gives the verb of a name (ADD, DEL, CHECK, GC, STATUS), so that only that one need be imported.
-    ``log`` gets the conflist entry ({} if it was not understood) and the line that goes to ``stderr``.
+    A stream is None if it is closed. ``load`` returns the function of a verb (ADD, DEL, CHECK, GC, STATUS), so that only that verb is
+    imported. ``log`` is called with the conflist entry ({} if it could not be parsed) and the log line, which also goes to ``stderr``.
     """
     started = time.monotonic()
     with _interruptible() as disarm:
@@ -75,7 +75,7 @@ def _run(
     load: Callable[[str], Verb],
     disarm: Callable[[], None],
 ) -> Outcome:
-    """All that can fail. When it has ended, signals no longer interrupt."""
+    """Perform the call and turn every failure into an Outcome. Signals no longer interrupt once it has returned."""
     data, asked = b"", None
     warnings: list[str] = []
     try:
@@ -90,7 +90,7 @@ def _run(
         text = b"" if answer is None else document.encode(answer)
         disarm()
         return Outcome(text, None, asked, warnings)
-    except BaseException as e:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are a verb's failures too
+    except BaseException as e:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are failures of a verb too
         disarm()
         error = _as_error(e)
         return Outcome(_error_text(error, _callers_version(stdin, data)), error, asked, warnings)
@@ -99,7 +99,7 @@ def _run(
 def _perform(
     asked: request.Request, stdout: BinaryIO | None, load: Callable[[str], Verb]
 ) -> Mapping[str, Any] | None:
-    """Run the verb; gives what it answers. An ADD that nobody would hear of is not begun."""
+    """Run the verb and return its answer. Raises InputOutput for an ADD without standard output, because its answer would be lost."""
     if asked.command == "ADD" and stdout is None:
         reason = "standard output is closed"
         raise errors.InputOutput(what="an ADD must be answered", reason=reason, path="standard output")
@@ -109,7 +109,7 @@ def _perform(
 
 
 def _report(stdin: BinaryIO | None) -> dict[str, object]:
-    """VERSION. It may be asked by hand, with no document at all."""
+    """The answer to VERSION. Standard input may be empty, so that people can call it by hand."""
     try:
         data = document.read(stdin)
     except errors.Error:
@@ -119,7 +119,7 @@ def _report(stdin: BinaryIO | None) -> dict[str, object]:
 
 
 def _as_error(e: BaseException) -> errors.Error:
-    """The unknown made known. Its own text is not shown: nobody has checked what is in it."""
+    """Turn any exception into an Error. The text of an unknown exception is not shown, because it may contain a secret."""
     if isinstance(e, errors.Error):
         return e
     if isinstance(e, KeyboardInterrupt):
@@ -147,28 +147,28 @@ def _error_text(error: errors.Error, version: str) -> bytes:
     """The CNI error object: SPEC section 5, "Error"."""
     try:
         advice = error.advice
-    except (KeyError, IndexError, ValueError):  # a value that the hint wants was not given
+    except (KeyError, IndexError, ValueError):  # the hint has a placeholder without a value
         advice = ""
     return document.encode(
         {
             "cniVersion": version,
             "code": error.code,
-            "msg": printable(error.sentence, SENTENCE_LIMIT),
-            "details": printable(advice, ADVICE_LIMIT),
+            "msg": printable(error.sentence, MAX_SENTENCE),
+            "details": printable(advice, MAX_ADVICE),
         }
     )
 
 
 def _callers_version(stdin: BinaryIO | None, data: bytes) -> str:
-    """The version that an error is told in: the caller's, as far as it can be known."""
+    """The ``cniVersion`` for an error: the caller's, or the newest if the caller's is not known or not supported."""
     try:
         return versions.negotiate(document.decode(data or document.read(stdin)).get("cniVersion"))
-    except Exception:  # noqa: BLE001 - there is an error to be told already, and it matters more
+    except Exception:  # noqa: BLE001 - the first error matters more
         return versions.NEWEST
 
 
 def printable(text: str, limit: int) -> str:
-    """Text for a log or a terminal: one line, no control characters, nothing like a key, cut to ``limit``."""
+    """Text for a log or a terminal: one line of at most ``limit`` characters, without control characters and auth keys."""
     text = text[: limit + 100]
     if "skey-" in text:
         text = re.sub(_LIKE_A_KEY, "<key>", text)
@@ -194,18 +194,21 @@ def _line(environ: Mapping[str, str], outcome: Outcome, seconds: float, *, deliv
 
 
 def _quoted(sentence: str) -> str:
-    text = printable(sentence, SENTENCE_LIMIT).replace("\\", "\\\\").replace('"', '\\"')
+    text = printable(sentence, MAX_SENTENCE).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
 
 
 def _field(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "") or "-"
-    plain = value.isprintable() and " " not in value and len(value) <= request.NAME_LIMIT
+    plain = value.isprintable() and " " not in value and len(value) <= request.MAX_NAME
     return value if plain else errors.show(value)
 
 
 def _write(stream: IO[Any] | None, text: bytes | str) -> bool:
-    """Write all of it; False if that cannot be, and then nobody tries what is left in the buffer again."""
+    """Write and flush ``text``; returns whether that worked.
+
+    If not, the stream is redirected to /dev/null, so that Python does not fail on its buffer at exit.
+    """
     if stream is None or not text:
         return not text
     try:
@@ -220,7 +223,7 @@ def _write(stream: IO[Any] | None, text: bytes | str) -> bool:
 
 @contextlib.contextmanager
 def _silence(stdout: BinaryIO | None) -> Iterator[None]:
-    """What anything else prints on standard output meanwhile goes nowhere: the answer is JSON only."""
+    """Redirect standard output to /dev/null during the body, because nothing but the answer may be printed there."""
     try:
         fd = stdout.fileno() if stdout else None
     except (OSError, ValueError):  # a buffer in memory
@@ -240,14 +243,14 @@ def _silence(stdout: BinaryIO | None) -> Iterator[None]:
 
 
 def _redirect(fd: int) -> None:
-    """Let ``fd`` be /dev/null."""
+    """Make ``fd`` refer to /dev/null."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, fd)
     os.close(null)
 
 
 def _open_standard_descriptors() -> None:
-    """Open those of 0, 1, 2 that are closed, or the next file that is opened becomes one of them."""
+    """Open /dev/null at descriptors 0, 1 and 2 if they are closed. Otherwise the next file that is opened would become one of them."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -257,9 +260,9 @@ def _open_standard_descriptors() -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], None]]:
-    """Make the first SIGTERM, SIGHUP or SIGINT a KeyboardInterrupt, for a verb to clean up; gives what ends that.
+    """Turn the first SIGTERM, SIGHUP or SIGINT into a KeyboardInterrupt, so that a verb can clean up.
 
-    The next ones, and those that come while the answer is written, do nothing: the impatient have SIGKILL.
+    Yields a function that disarms this. Later signals, and signals while the answer is written, are ignored; SIGKILL still works.
     """
     armed = True
 
@@ -274,7 +277,7 @@ def _interruptible() -> Iterator[Callable[[], None]]:
 
     previous: dict[int, Any] = {}
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        with contextlib.suppress(ValueError):  # not the main thread: signals are not ours
+        with contextlib.suppress(ValueError):  # only the main thread can set signal handlers
             previous[number] = signal.signal(number, handle)
     try:
         yield disarm

@@ -1,8 +1,7 @@
-"""Strict JSON: bytes from a stranger → an object, or a sentence that says what is wrong and where.
+"""Strict JSON: decode untrusted bytes to an object, or raise an error that says what is wrong and where.
 
-Python's decoder takes more than JSON (NaN, Infinity, lone surrogates, numbers beyond a double's range) and
-lets a duplicate key pass in silence, so that two readers of one document may see two different ones. Here
-each is an error.
+Python's decoder accepts more than JSON (NaN, Infinity, lone surrogates, numbers beyond the range of a double) and silently drops
+duplicate keys, so that two readers may see different documents. Here, each of these is an error.
 """
 
 from __future__ import annotations
@@ -16,30 +15,30 @@ from tailscale_cni import errors
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-LIMIT = 16 << 20
-"""How many bytes a document may have. One with all annotations of a pod (256 KiB at most) is far below."""
+MAX_SIZE = 16 << 20
+"""Bytes of a document. A document with all annotations of a pod (256 KiB at most) is far smaller."""
 
 _ESCAPE = r"""\\(?: [^u]                                                 # a short escape
-          | u(?![dD][89a-fA-F])[0-9a-fA-F]{4}                      # a character of its own
+          | u(?![dD][89a-fA-F])[0-9a-fA-F]{4}                      # not a surrogate
           | u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}  # a pair of surrogates
-          | (u) )                                                  # what is left: half of a pair"""
+          | (u) )                                                  # a lone surrogate"""
 
 
-class _Refused(Exception):  # a reason on its way to becoming an Undecodable
-    """Why a part of the document is refused."""
+class _Refused(Exception):
+    """Why a part of the document is refused. ``decode`` turns it into Undecodable."""
 
 
 def read(stream: BinaryIO | None) -> bytes:
-    """All of standard input, but no more than one byte above ``LIMIT``.
+    """Read standard input to its end, or one byte more than ``MAX_SIZE``.
 
-    Raises Undecodable if there is none, InputOutput if it cannot be read.
+    Raises Undecodable if it is closed or a terminal, InputOutput if it cannot be read.
     """
     if stream is None or stream.closed:
         _refuse("it is closed")
     try:
         if stream.isatty():
             _refuse("it is a terminal")
-        return stream.read(LIMIT + 1) or b""
+        return stream.read(MAX_SIZE + 1) or b""
     except OSError as e:
         raise errors.InputOutput(
             what="standard input cannot be read", reason=e.strerror, path="standard input"
@@ -47,9 +46,9 @@ def read(stream: BinaryIO | None) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, Any]:
-    """The JSON object in ``data``: strictly JSON, UTF-8, no key twice. Raises Undecodable."""
-    if len(data) > LIMIT:
-        _refuse(f"it is longer than {LIMIT >> 20} MiB")
+    """The JSON object in ``data``: strict JSON in UTF-8, without duplicate keys. Raises Undecodable."""
+    if len(data) > MAX_SIZE:
+        _refuse(f"it is longer than {MAX_SIZE >> 20} MiB")
     if data.startswith(b"\xef\xbb\xbf"):
         _refuse("it begins with a byte order mark")
     try:
@@ -63,7 +62,7 @@ def decode(data: bytes) -> dict[str, Any]:
         _refuse("it is nested too deeply")
     except _Refused as e:
         _refuse(str(e))
-    except ValueError:  # from 3.10.7 on: int() of more than 4300 digits
+    except ValueError:  # since Python 3.10.7, int() rejects more than 4300 digits
         _refuse("it has a number of thousands of digits")
     if not isinstance(value, dict):
         _refuse(f"it is {kind(value)}, not an object")
@@ -72,12 +71,12 @@ def decode(data: bytes) -> dict[str, Any]:
 
 
 def encode(value: object) -> bytes:
-    """One line of JSON, ASCII only. Raises ValueError, TypeError or RecursionError for what has no JSON."""
+    """One line of JSON, in ASCII. Raises ValueError, TypeError or RecursionError for a value that JSON cannot represent."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def kind(value: object) -> str:
-    """What JSON calls a value of this type, with an article."""
+    """The name of a value's JSON type, with its article."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
@@ -120,6 +119,7 @@ def _constant(name: str) -> NoReturn:
 
 
 def _refuse_half_surrogates(text: str) -> None:
+    """Raise Undecodable if an escape sequence is half of a surrogate pair."""
     if "\\ud" not in text and "\\uD" not in text:
         return
     half = next((match for match in re.finditer(_ESCAPE, text, re.VERBOSE) if match[1]), None)

@@ -1,8 +1,7 @@
-"""What the runtime asks: environment and standard input → one frozen Request, or an error that says why not.
+"""Parse a runtime's request: environment and standard input become one frozen Request.
 
-Everything here comes from outside. What leaves this module has the shape that it says, so that a name from it
-may be part of a path. SPEC section 2, "Parameters"; runtimeConfig's keys and CNI_ARGS are CONVENTIONS.md's
-and containerd's.
+All input is untrusted. Every name in a Request is checked, so that it may be part of a path. Sources: SPEC section 2, "Parameters";
+for CNI_ARGS and the keys of runtimeConfig, CONVENTIONS.md and containerd.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 """The capability through which containerd and CRI-O pass a pod's annotations."""
 
 VALID_ATTACHMENTS = ("cni.dev/valid-attachments", "cni.dev/attachments")
-"""The specification's key, and the one that libcni sends beside it."""
+"""The specification's key, and the key that libcni sends besides."""
 
-NAME_LIMIT = 200
-"""How long a container ID or a network name may be: each becomes part of a file name (255 bytes)."""
+MAX_NAME = 200
+"""Characters of a container ID or a network name. Each becomes part of a file name, which has at most 255 bytes."""
 
-IFNAME_LIMIT = 15
-"""IFNAMSIZ, without its NUL."""
+MAX_IFNAME = 15
+"""Bytes of an interface's name: IFNAMSIZ without its NUL."""
 
 _KNOWN_ARGS = frozenset(
     ("IgnoreUnknown", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_UID", "K8S_POD_INFRA_CONTAINER_ID")
@@ -37,7 +36,7 @@ _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 
 class Pod(NamedTuple):
-    """The pod that a container is the sandbox of. Namespace and name are DNS names, never a path."""
+    """The pod that the container is a sandbox of. Namespace and name are DNS names, so they are safe in paths."""
 
     namespace: str
     name: str
@@ -48,22 +47,21 @@ class Pod(NamedTuple):
 
 
 class AttachmentKey(NamedTuple):
-    """What an attachment is known by, within its network."""
+    """The identity of an attachment within its network."""
 
     container_id: str
     ifname: str
 
 
-def _unheard(_: str) -> None:
-    """Nobody listens."""
+def _ignore(_: str) -> None:
+    """Drop a warning."""
 
 
 class Request(NamedTuple):
-    """One call of a runtime, checked.
+    """One validated call of a runtime.
 
-    ``container_id`` and ``ifname`` are empty for the verbs that concern no container (GC, STATUS).
-    ``annotations`` is None if the runtime did not pass any map, ``valid_attachments`` if the key is absent.
-    ``config`` is the whole conflist entry as it was sent. Do not change what hangs on it.
+    ``container_id`` and ``ifname`` are empty for verbs without a container (GC, STATUS). ``annotations`` is None if the runtime passed
+    no map, ``valid_attachments`` if the key is absent. ``config`` is the conflist entry as it was sent; treat it as immutable.
     """
 
     command: str
@@ -79,16 +77,16 @@ class Request(NamedTuple):
     args: Mapping[str, str] = MappingProxyType({})
     pod: Pod | None = None
     path: tuple[str, ...] = ()
-    warn: Callable[[str], None] = _unheard
-    """Takes a sentence for the call's log line: what went wrong, and fails nothing."""
+    warn: Callable[[str], None] = _ignore
+    """Adds a warning to the call's log line, for a problem that does not fail the call."""
 
 
-class _Invalid(Exception):  # a reason on its way to becoming a BadEnvironment
-    """What is wrong with a value."""
+class _Invalid(Exception):
+    """What is wrong with a value. The callers turn it into BadEnvironment or InvalidConfiguration."""
 
 
 def parse(environ: Mapping[str, str], data: bytes) -> Request:
-    """The request in ``environ`` (CNI_*) and ``data`` (a JSON object), for any verb but VERSION.
+    """Parse ``environ`` (CNI_*) and ``data`` (a JSON object) for any verb except VERSION.
 
     Raises, in this order: BadEnvironment, Undecodable, IncompatibleVersion or VerbTooNew,
     InvalidConfiguration, MissingPrevResult.
@@ -126,38 +124,38 @@ def find_verb(environ: Mapping[str, str]) -> versions.Verb:
 
 
 def check_name(name: str) -> str:
-    """A container ID or a network name: SPEC section 2, and short enough to be part of a file name."""
+    """Check a container ID or network name: SPEC section 2, and at most ``MAX_NAME`` characters. Raises _Invalid."""
     if not _is_name(name):
         raise _Invalid(
             f"{errors.show(name)} must begin with a letter or a digit and go on with those, '_', '.' and '-'"
         )
-    if len(name) > NAME_LIMIT:
-        raise _Invalid(f"it is longer than {NAME_LIMIT} characters")
+    if len(name) > MAX_NAME:
+        raise _Invalid(f"it is longer than {MAX_NAME} characters")
     return name
 
 
 def _is_name(text: str) -> bool:
-    """Letters, digits, '_', '.' and '-', the first a letter or a digit. Not by re, which takes longer to compile than all the rest."""
+    """Whether ``text`` has only letters, digits, '_', '.' and '-', the first a letter or digit. Compiling a regex would take too long."""
     return text[:1].isalnum() and text.isascii() and text.translate(_NAME_MARKS).isalnum()
 
 
 def _is_label(text: str) -> bool:
-    """A DNS label, of any length: RFC 1123, in lower case."""
+    """Whether ``text`` is a lower-case DNS label (RFC 1123) of any length."""
     ends_well = not (text.startswith("-") or text.endswith("-"))
     return text.isascii() and text == text.lower() and text.replace("-", "0").isalnum() and ends_well
 
 
 def check_ifname(name: str) -> str:
-    """An interface's name: what the kernel takes (dev_valid_name), and nothing that cannot be shown."""
+    """Check an interface's name: the kernel's rules (dev_valid_name), and printable. Raises _Invalid."""
     if name in ("", ".", "..") or not name.isprintable() or any(c in "/:" or c.isspace() for c in name):
         raise _Invalid(f"{errors.show(name)} is no name that an interface can have")
-    if len(name.encode()) > IFNAME_LIMIT:
-        raise _Invalid(f"{errors.show(name)} is longer than {IFNAME_LIMIT} bytes")
+    if len(name.encode()) > MAX_IFNAME:
+        raise _Invalid(f"{errors.show(name)} is longer than {MAX_IFNAME} bytes")
     return name
 
 
 def _environment(environ: Mapping[str, str], verb: versions.Verb) -> dict[str, Any]:
-    """The fields of a Request that the environment gives. Raises one BadEnvironment for all that are bad."""
+    """The fields of a Request that are from the environment. Raises one BadEnvironment that names all invalid variables."""
     values: dict[str, Any] = {}
     bad: dict[str, str] = {}
     for name in verb.required + verb.optional:
@@ -189,7 +187,7 @@ def _path(text: str) -> tuple[str, ...]:
 
 
 def _args(text: str) -> dict[str, Any]:
-    """``K=V;K=V``, as libcni's LoadArgs takes it, but a key may not be there twice: one call has one pod."""
+    """Parse ``K=V;K=V`` like libcni's LoadArgs, but reject duplicate keys, because a call has one pod."""
     args: dict[str, str] = {}
     for pair in text.split(";"):
         key, equals, value = pair.partition("=")
@@ -215,7 +213,7 @@ def _pod(args: Mapping[str, str]) -> Pod | None:
         raise _Invalid(f"K8S_POD_NAMESPACE {errors.show(namespace)} is not a namespace")
     if not all(_is_label(label) for label in name.split(".")) or len(name) > 253:
         raise _Invalid(f"K8S_POD_NAME {errors.show(name)} is not a pod's name")
-    if uid and (not _is_name(uid) or len(uid) > NAME_LIMIT):
+    if uid and (not _is_name(uid) or len(uid) > MAX_NAME):
         raise _Invalid(f"K8S_POD_UID {errors.show(uid)} is not a UID")
     return Pod(namespace, name, uid or None)
 
@@ -242,7 +240,7 @@ def _network(config: Mapping[str, Any]) -> str:
 
 
 def _annotations(config: Mapping[str, Any]) -> Mapping[str, str] | None:
-    """The pod's annotations. A runtime sends null for a pod that has none: that is not nothing."""
+    """The pod's annotations; None if the runtime passes none. A runtime sends null for a pod without annotations: an empty map."""
     runtime_config = _object(config, "runtimeConfig") or {}
     if ANNOTATIONS not in runtime_config:
         return None
@@ -258,7 +256,7 @@ def _annotations(config: Mapping[str, Any]) -> Mapping[str, str] | None:
 
 
 def _valid_attachments(config: Mapping[str, Any]) -> tuple[AttachmentKey, ...] | None:
-    """Which attachments GC must keep. One that is not understood is an error, or it would be removed."""
+    """The attachments that GC must keep. An invalid item is an error, because GC would otherwise remove its attachment."""
     key = next((key for key in VALID_ATTACHMENTS if key in config), None)
     if key is None:
         return None
@@ -277,7 +275,7 @@ def _attachment_key(key: str, row: object) -> AttachmentKey:
 
 
 def _object(config: Mapping[str, Any], key: str, prefix: str = "") -> Mapping[str, Any] | None:
-    """The object at ``key``; None if it is absent or null."""
+    """The object at ``key``; None if it is absent or null. Raises InvalidConfiguration for another type."""
     value = config.get(key)
     if value is not None and not isinstance(value, dict):
         _invalid(prefix + key, f"it is {document.kind(value)}", "Expected an object.")

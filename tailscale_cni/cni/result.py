@@ -1,6 +1,6 @@
-"""What stands in a ``prevResult``: reading it, and echoing it so that nothing is lost.
+"""Read a ``prevResult``, and echo it without losing anything.
 
-Results of every version from 0.3.0 on are read: before 1.0.0 an entry of ``ips`` also has a ``version``.
+All result versions since 0.3.0 are supported. Before 1.0.0, an entry of ``ips`` also has a ``version``, which is ignored.
 SPEC section 5, "Result Types".
 """
 
@@ -30,16 +30,16 @@ class Interface(NamedTuple):
 
 
 class AssignedIP(NamedTuple):
-    """An entry of ``ips``: an address with its prefix, and its interface's index, if that is given."""
+    """An entry of ``ips``: an address with its prefix length, and the index of its interface or None."""
 
     address: Address
     interface: int | None
 
 
 def echo(request: Request) -> dict[str, Any]:
-    """``prevResult`` as the result of a plugin that adds nothing: every key, value and place as they came.
+    """The result of a plugin that adds nothing: ``prevResult`` with all keys and values in their order.
 
-    Only ``cniVersion`` is the caller's. Raises MissingPrevResult.
+    Only ``cniVersion`` is set to the caller's. Raises MissingPrevResult.
     """
     if request.prev_result is None:
         raise errors.MissingPrevResult
@@ -49,7 +49,7 @@ def echo(request: Request) -> dict[str, Any]:
 
 
 def interfaces(prev_result: Mapping[str, Any]) -> tuple[Interface, ...]:
-    """``interfaces``, in order. Raises InvalidConfiguration."""
+    """The entries of ``interfaces``, in order. Raises InvalidConfiguration."""
     return tuple(
         Interface(*(_text(row, key, f"interfaces[{index}]") for key in ("name", "mac", "sandbox")))
         for index, row in enumerate(_rows(prev_result, "interfaces"))
@@ -57,7 +57,7 @@ def interfaces(prev_result: Mapping[str, Any]) -> tuple[Interface, ...]:
 
 
 def ips(prev_result: Mapping[str, Any]) -> tuple[AssignedIP, ...]:
-    """``ips``, in order. Raises InvalidConfiguration."""
+    """The entries of ``ips``, in order. Raises InvalidConfiguration."""
     count = len(_rows(prev_result, "interfaces"))
     return tuple(
         _assigned_ip(row, f"ips[{index}]", count) for index, row in enumerate(_rows(prev_result, "ips"))
@@ -65,9 +65,9 @@ def ips(prev_result: Mapping[str, Any]) -> tuple[AssignedIP, ...]:
 
 
 def pod_addresses(prev_result: Mapping[str, Any]) -> tuple[Address, ...]:
-    """The pod's own addresses: those of sandboxed interfaces and of no named interface; all, if that is none.
+    """The pod's own addresses: those of interfaces in the sandbox, and those without an interface. If there are none, all addresses.
 
-    Calico lists the host's end of the veth alone, and some list no interface. Raises InvalidConfiguration.
+    Calico lists only the host's end of the veth pair, and some plugins list no interface. Raises InvalidConfiguration.
     """
     there = interfaces(prev_result)
     every = ips(prev_result)
@@ -76,7 +76,7 @@ def pod_addresses(prev_result: Mapping[str, Any]) -> tuple[Address, ...]:
 
 
 def pod_interface(prev_result: Mapping[str, Any], ifname: str) -> Interface | None:
-    """The pod's interface: the one in a sandbox with this name, else the first in a sandbox."""
+    """The pod's interface: the sandbox interface ``ifname``, else the first sandbox interface, else None. Raises InvalidConfiguration."""
     inside = [interface for interface in interfaces(prev_result) if interface.sandbox]
     return next(
         (interface for interface in inside if interface.name == ifname), inside[0] if inside else None
@@ -84,9 +84,9 @@ def pod_interface(prev_result: Mapping[str, Any], ifname: str) -> Interface | No
 
 
 def host_interface(prev_result: Mapping[str, Any]) -> Interface | None:
-    """The host's end of the pod's veth, as far as a result tells: the last host interface before a sandboxed.
+    """The host's end of the pod's veth pair: the last host interface before the first sandbox interface. None if there is none.
 
-    bridge lists bridge, host end, pod end; ptp, cilium, calico the host end first; what is chained adds last.
+    bridge lists the bridge, the host's end and the pod's end; ptp, Cilium and Calico list the host's end first; chained plugins append.
     """
     last = None
     for interface in interfaces(prev_result):
@@ -109,7 +109,7 @@ def _assigned_ip(row: Mapping[str, Any], where: str, count: int) -> AssignedIP:
 
 
 def _rows(prev_result: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """The objects in the list at ``key``; absent and null are no objects (Go writes a nil slice as null)."""
+    """The objects in the list at ``key``. An absent list and null (Go's nil slice) are empty. Raises InvalidConfiguration."""
     rows = prev_result.get(key)
     if rows is None:
         return []

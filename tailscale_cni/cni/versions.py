@@ -1,4 +1,4 @@
-"""Which versions of the protocol are spoken, and what each verb needs: two tables and their questions."""
+"""The supported versions of the CNI specification, and what each verb requires."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tailscale_cni import errors
 from . import document
 
 SUPPORTED = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-"""Every version that is answered in kind, oldest first. Before 0.3.0 there were no chained plugins."""
+"""All supported versions, oldest first. Versions before 0.3.0 have no chained plugins."""
 
 NEWEST = SUPPORTED[-1]
 
 
 class Verb(NamedTuple):
-    """A row of the protocol: SPEC section 2, "CNI operations"."""
+    """A verb, the version it appears in, and the variables it takes: SPEC section 2, "CNI operations"."""
 
     name: str
     since: str
@@ -40,9 +40,9 @@ VERBS = {
 
 
 def negotiate(given: object) -> str:
-    """The version to speak, for the ``cniVersion`` that the caller gave. None, for none, means 0.1.0.
+    """The version to answer in, for the caller's ``cniVersion``. A configuration without one (None) means 0.1.0.
 
-    Raises IncompatibleVersion for one that is not spoken, InvalidConfiguration for what is no string.
+    Raises IncompatibleVersion for an unsupported version, InvalidConfiguration for another type than a string.
     """
     if given is not None and not isinstance(given, str):
         raise errors.InvalidConfiguration(
@@ -58,12 +58,12 @@ def negotiate(given: object) -> str:
 
 
 def check_verb(verb: Verb, version: str) -> None:
-    """Raises VerbTooNew if the (supported) version does not have the verb yet."""
+    """Check that the (supported) version has the verb. Raises VerbTooNew."""
     if SUPPORTED.index(version) < SUPPORTED.index(verb.since):
         raise errors.VerbTooNew(verb=verb.name, version=version, since=verb.since)
 
 
 def report(given: object) -> dict[str, object]:
-    """The answer to VERSION, in the caller's version if it is spoken, else in the newest."""
+    """The answer to VERSION, in the caller's version if it is supported, else in the newest."""
     version = given if isinstance(given, str) and given in SUPPORTED else NEWEST
     return {"cniVersion": version, "supportedVersions": list(SUPPORTED)}

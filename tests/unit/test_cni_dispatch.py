@@ -134,8 +134,8 @@ def test_messages_are_bounded_and_printable(size: int) -> None:
     """Newlines, escapes and bidirectional marks are shown, not sent; megabytes are cut."""
     ugly = "\n\x1b[31m\u202e\udcff\0" * size
     answer = call(verb=raising(errors.NotAvailable(reason=ugly, advice=ugly)))
-    assert len(answer.error["msg"]) <= dispatch.SENTENCE_LIMIT
-    assert len(answer.error["details"]) <= dispatch.ADVICE_LIMIT
+    assert len(answer.error["msg"]) <= dispatch.MAX_SENTENCE
+    assert len(answer.error["details"]) <= dispatch.MAX_ADVICE
     assert "\\n\\x1b[31m\\u202e\\udcff\\x00" in answer.error["msg"]
     assert answer.stderr.count("\n") == 1
     assert answer.stderr[:-1].isprintable()
