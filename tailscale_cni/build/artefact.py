@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Artefact(NamedTuple):
-    """The running artefact, as its first lines know it. ``site`` is its unpacked site-packages; None if it runs from the archive."""
+    """The running artefact: its path, build ID and stateDir. ``site`` is its unpacked site-packages; None if it runs from the archive."""
 
     file: str
     build: str

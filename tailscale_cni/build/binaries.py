@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def worker_binary() -> str:
-    """The path of the worker, executable for every user. Raises InputOutput if it cannot be unpacked or is not built."""
+    """The path of the worker, which every user can execute. Raises InputOutput if it is not built, or cannot be unpacked."""
     return _binary("worker")
 
 
 def supervisor_binary() -> str:
-    """The path of the supervisor. Raises InputOutput likewise."""
+    """The path of the supervisor. Raises InputOutput if it is not built, or cannot be unpacked."""
     return _binary("supervisor")
 
 
@@ -33,7 +33,7 @@ def _binary(name: str) -> str:
 
 
 def _unpacked(running: Artefact) -> str:
-    """Unpack what could not be unpacked when this process started, or did not need to be."""
+    """Unpack the artefact, if the bootstrap could not, and return its site-packages. Raises InputOutput."""
     from .. import errors
     from . import cache
 

@@ -1,7 +1,7 @@
-"""The artefact as a file: unpacked into a stateDir, pruned from there, fitted to a host's Python.
+"""The unpacked builds in ``stateDir/cache``: unpack the artefact, and remove builds that nothing uses.
 
-Two things are true of an unpacked build, whenever one sees it: it is whole and on the disk (it gets its mark, then its
-name, after all of it was written through), and nobody but root can write to it. Calls hold a shared lock on theirs.
+An unpacked build is always complete and on the disk, because it gets its mark and its name only after everything was synced. Only root
+can write to it. Every call holds a shared lock on the build that it runs from.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 MARK = "complete"
-"""The file that is written last."""
+"""The file that marks a complete build. It is written last."""
 
 UNPACK_TIMEOUT = 5.0
 """Seconds that a call waits for another call that is unpacking."""
 
 
 def unpack(archive: str, build: str, state_dir: str) -> Path:
-    """Unpack the archive under ``state_dir/cache/<build>``, unless it is there already. Returns its site-packages.
+    """Unpack the archive to ``state_dir/cache/<build>``, unless that is complete. Returns its site-packages.
 
-    Shiv's bootstrap does the unpacking. It only asks whether the folder exists, though, and renames it without fsync: after
-    a power cut that folder can be full of empty files. So it works in a directory that nobody looks into, and what comes
-    out gets its name when it is on the disk. Raises OSError, also where a directory is not safe to run code from.
+    shiv's bootstrap unpacks the files. It renames its folder without fsync, so that a power cut can leave empty files. It therefore
+    unpacks into a scratch directory, and the result gets its name after it was synced. Raises OSError, also if a directory is not safe
+    to run code from.
     """
     cache = Path(state_dir, "cache")
     target = cache / build
@@ -50,9 +50,9 @@ def unpack(archive: str, build: str, state_dir: str) -> Path:
 
 
 def prune(state_dir: str) -> list[str]:
-    """Remove the unpacked builds that nothing uses: not this one, no running call's, no running program's.
+    """Remove the unpacked builds except this one and those that a running call or program uses. Returns the removed build IDs.
 
-    Returns their build IDs. What cannot be removed is left for the next time.
+    A build that cannot be removed is kept until the next call.
     """
     import fcntl
     import shutil
@@ -71,26 +71,26 @@ def prune(state_dir: str) -> list[str]:
 
 
 def _running_programs() -> Iterator[str]:
-    """The files that processes of this host execute."""
+    """The executables of this host's processes."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             yield str((process / "exe").readlink())
 
 
 def _make_safe_directory(path: Path, mode: int) -> None:
-    """Make it, or see that the one which is there is a directory that only its owner, us or root, can write to."""
+    """Make a directory, or check that it is one that only root or our user owns and can write to. Raises OSError."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(0o700, parents=True)
-        path.chmod(mode)  # mkdir's mode is cut by the umask
+        path.chmod(mode)  # the umask applies to mkdir's mode
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
         raise PermissionError(f"{path} is not a directory that only root can write to")
-    if status.st_mode & mode != mode:  # made by a call that was killed before it came so far
+    if status.st_mode & mode != mode:  # the call that made it was killed before chmod
         path.chmod(status.st_mode & 0o777 | mode)
 
 
 def _is_whole(target: Path) -> bool:
-    """Whether a build is there as ``unpack`` makes it."""
+    """Whether a complete build, as ``unpack`` makes it, is at ``target``."""
     try:
         status = target.lstat()
         safe = (
@@ -112,25 +112,25 @@ def _open_directory(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _locked(cache: Path) -> Iterator[None]:
-    """Hold the one lock for changes to the cache. Raises TimeoutError if another call holds it for too long."""
+    """Hold the lock for changes to the cache. Raises TimeoutError after ``UNPACK_TIMEOUT`` seconds."""
     import fcntl
     import time
 
-    give_up = time.monotonic() + UNPACK_TIMEOUT
+    deadline = time.monotonic() + UNPACK_TIMEOUT
     with _open_directory(cache) as descriptor:
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     raise TimeoutError("another call has been unpacking for too long") from None
                 time.sleep(0.02)
         yield
 
 
 def _sweep(cache: Path) -> None:
-    """Remove what calls that were killed have left. Whoever holds the lock is the only one at work."""
+    """Remove the leftovers of calls that were killed. The caller holds the lock, so no other call uses them."""
     import shutil
 
     for left in cache.glob(".*"):
@@ -150,7 +150,7 @@ def _scratch(cache: Path) -> Iterator[Path]:
 
 
 def _extract(archive: str, target: Path) -> None:
-    """All of the archive's site-packages, with its mark, written through to the disk."""
+    """Unpack the archive's site-packages to ``target``, sync all files, and write the mark."""
     import sys
     from zipfile import ZipFile
 
@@ -175,7 +175,7 @@ def _extract(archive: str, target: Path) -> None:
 
 
 def _check_space(archive: ZipFile, where: Path) -> None:
-    """See beforehand whether the disk has room: filling it to the brim would disturb others."""
+    """Raise OSError (ENOSPC) unless the disk has twice the space that the archive needs, because a full disk would harm other programs."""
     import errno
 
     disk = os.statvfs(where)

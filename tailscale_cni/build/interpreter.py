@@ -1,4 +1,4 @@
-"""The artefact fitted to a host's Python: the kernel starts that interpreter, and no shell looks for one first."""
+"""The artefact for a host whose Python is known: the kernel starts that interpreter directly, instead of a shell that looks for one."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if magic and p[3].startswith(magic):
     p[2] = marshal.loads(p[3][4:])
 exec(p[2])
 """
-"""How an artefact that is fitted to a host begins, and goes on (to Python, a first line is a comment). It is in four parts with a
-zero byte between them: this; bootstrap.py; fastpath.py; and the fast path's bytecode with Python's own mark of which bytecode it is."""
+"""The beginning of an artefact that is fitted to a host's Python. To Python, the ``#!`` line is a comment. Zero bytes separate four parts:
+this text with the first line; bootstrap.py; fastpath.py; the bytecode of fastpath.py behind Python's magic number, and the artefact."""
 
 BEGINNING = 32768
-"""Bytes, of which those in front of the archive are the first ones."""
+"""Bytes at the start of an artefact that contain everything in front of the zip archive."""
 
 
 def has_build_id(path: str, build: str) -> bool:
-    """Whether there is an artefact of that build at ``path``, by what its beginning says."""
+    """Whether the file at ``path`` is an artefact with that build ID. False if it cannot be read."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return f'BUILD_ID = "{build}"'.encode() in file.read(BEGINNING)
     return False
 
 
 def fit_to_python(file: Path, python: str | None) -> bytes:
-    """An artefact for a host whose Python is known: the kernel starts that one, and no shell looks for one first.
+    """The bytes of the artefact ``file``, with a ``#!`` line for the interpreter ``python`` in front.
 
-    The same bytes, behind what `launcher.sh` hands to an interpreter; of the fast path also what this interpreter compiled it to, for those
-    that run the same bytecode. The artefact as it was built where ``python`` is None, or too long for a first line. A name that
-    outlives an upgrade of Python is for the caller to choose.
+    Behind that line are the texts that ``launcher.sh`` would pass to an interpreter. The fast path is there as bytecode too, for
+    interpreters with this interpreter's magic number. If ``python`` is None or too long for a first line, the result is the artefact as
+    it was built. The caller should choose a path that stays valid when Python is upgraded.
     """
     import importlib.util
     import marshal

@@ -1,7 +1,7 @@
 """The host's settings: the conflist entry and ``config.yaml``, parsed once to one frozen Config.
 
-Both take the same keys, and the entry's win. No other room reads a path constant or the environment. ``stateDir``, ``runDir`` and
-``configFile`` are keys of the entry alone, because they say where everything else is.
+Both take the same keys; the entry takes precedence. Only the entry has ``stateDir``, ``runDir`` and ``configFile``, because they say
+where everything else is. No other package reads the environment or has path constants of its own.
 """
 
 from .fastpath_note import fastpath_note, fingerprint

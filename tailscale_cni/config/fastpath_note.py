@@ -1,4 +1,4 @@
-"""``stateDir/enroll.json``: what the fast path may know of the configuration without reading it (packaging/front/)."""
+"""The note ``stateDir/enroll.json``, from which the fast path (packaging/front/) learns whether it may answer a call."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ if TYPE_CHECKING:
 
 
 def fingerprint(path: str) -> list[int] | None:
-    """What changes when a file changes, cheap to read: [mtime in ns, size, inode].
-
-    None if it is not there.
-    """
+    """[mtime in nanoseconds, size, inode] of a file, which change when the file changes. None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -22,14 +19,15 @@ def fingerprint(path: str) -> list[int] | None:
 
 
 def fastpath_note(config: Config, *watched: str) -> dict[str, Any]:
-    """``stateDir/enroll.json``: what the fast path must know, for as long as the watched files are what they are.
+    """The content of the note. It is valid while the fingerprints of the watched files and of ``configFile`` stay the same.
 
-    ``annotated`` is its word for "a pod that says nothing is no node", ``asked`` for "unless the API has said so of its
-    namespace, which is not one of ``except``" (``state.namespaces``). Where the configuration enrols a namespace, it must go and ask.
+    ``enroll`` says what happens to a pod without annotations. ``annotated``: it is not enrolled. ``asked``: it is not enrolled if its
+    namespace is in ``except``, or if the cluster's API has recently said so (``state.namespaces``). Any other value makes the fast path
+    leave the call to the real path.
     """
     watch = {path: fingerprint(path) for path in watched} | {config.config_file: config.seen}
-    said = (layer.get("tailscale.com/enabled", "false") for layer in config.namespaces.values())
-    if config.enroll == "annotated" and any(word != "false" for word in said):
+    values = (layer.get("tailscale.com/enabled", "false") for layer in config.namespaces.values())
+    if config.enroll == "annotated" and any(value != "false" for value in values):
         return {"version": 1, "enroll": "namespaces", "watch": watch}
     if config.enroll == "annotated" and config.kubeconfig:
         return {"version": 1, "enroll": "asked", "except": list(config.exclude_namespaces), "watch": watch}

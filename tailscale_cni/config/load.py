@@ -1,4 +1,4 @@
-"""Read the conflist entry and ``config.yaml``, check them once, and make one Config of them."""
+"""Read the conflist entry and ``config.yaml``, validate them, and combine them to one Config."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def load_config(entry: Mapping[str, Any]) -> Config:
-    """From a conflist entry, and the file that it names.
+    """The Config of a conflist entry and of the configuration file that it names.
 
-    Raises InvalidConfiguration, which names the key and where it stands.
+    Raises InvalidConfiguration, UnsupportedField, which name the key and its file; InputOutput if the file cannot be read.
     """
     own = {key: value for key, value in entry.items() if key not in PROTOCOL_KEYS and "/" not in key}
     roots = _parse(ROOTS, ENTRY, {row.key: own.pop(row.key) for row in ROOTS if row.key in own})
@@ -36,7 +36,7 @@ def load_config(entry: Mapping[str, Any]) -> Config:
 
 
 def load_for_cleanup(entry: Mapping[str, Any]) -> Config:
-    """``load_config`` for verbs that clean up: a broken configuration must not stop them, and the roots are all that they need."""
+    """``load_config`` for cleaning up. If the configuration is broken, the defaults and the entry's directories must do."""
     try:
         return load_config(entry)
     except errors.Error:
@@ -46,6 +46,7 @@ def load_for_cleanup(entry: Mapping[str, Any]) -> Config:
 
 
 def _parse(rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse the values in ``given`` by the rows of the table. ``where`` names their source in errors."""
     table = {row.key: row for row in rows}
     values = {}
     for key, value in given.items():
@@ -67,7 +68,7 @@ def _parse(rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]) -> d
 
 
 def _check_template(values: Mapping[str, Any], origin: Mapping[str, str]) -> None:
-    """A part of the name must be there."""
+    """Check that a template with ``{cluster}`` has a cluster name. Raises InvalidConfiguration."""
     if "{cluster}" in values["hostnameTemplate"] and not values["clusterName"]:
         raise errors.InvalidConfiguration(
             where=origin["hostnameTemplate"],
@@ -78,7 +79,7 @@ def _check_template(values: Mapping[str, Any], origin: Mapping[str, str]) -> Non
 
 
 def _check_credentials(values: Mapping[str, Any], origin: Mapping[str, str]) -> None:
-    """There is one control plane."""
+    """Check that there is only one control plane's credential. Raises InvalidConfiguration."""
     if values["oauthClientSecretFile"] and values["headscaleAPIKeyFile"]:
         raise errors.InvalidConfiguration(
             where=origin["headscaleAPIKeyFile"],
@@ -89,14 +90,14 @@ def _check_credentials(values: Mapping[str, Any], origin: Mapping[str, str]) -> 
 
 
 def _without_user(value: Any) -> Any:
-    """A URL with a password in it is refused, and what is refused is shown to pod authors."""
+    """``value`` without the user and password of a URL. Pod authors see the error that shows a rejected value."""
     head, at, rest = str(value).rpartition("@")
     scheme, colon, _ = head.partition("://")
     return f"{scheme}://…@{rest}" if at and colon else value
 
 
 def unknown(where: str, key: object, known: tuple[str, ...], within: str = "") -> errors.InvalidConfiguration:
-    """The error for a key that does not exist, which names the nearest one that does."""
+    """The error for an unknown key. It suggests the most similar known key."""
     from difflib import get_close_matches
 
     nearest = get_close_matches(str(key), known, 1)
@@ -109,7 +110,7 @@ def unknown(where: str, key: object, known: tuple[str, ...], within: str = "") -
 
 
 def read(path: str) -> Mapping[str, Any]:
-    """The map in a configuration file; an empty one if there is none. Raises InvalidConfiguration, InputOutput."""
+    """The map in a configuration file; empty if there is no file. Raises InvalidConfiguration, InputOutput."""
     try:
         with open(path, encoding="utf-8") as f:
             text = f.read()
@@ -139,11 +140,11 @@ def read(path: str) -> Mapping[str, Any]:
 
 
 def _yaml(text: str) -> Any:
-    """A YAML document. A key that is there twice is an error: YAML itself takes the last, and drops the other silently.
+    """Parse a YAML document. Duplicate keys are an error, because PyYAML would silently take the last.
 
     Raises ValueError, RecursionError.
     """
-    import yaml  # 15 ms: only where there is a file
+    import yaml  # takes 15 ms, so only if there is a file
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
@@ -154,6 +155,6 @@ def _yaml(text: str) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        return yaml.load(text, Loader)  # noqa: S506 - it is a safe one
+        return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as e:
         raise ValueError(str(e)) from None

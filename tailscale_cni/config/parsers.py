@@ -1,4 +1,4 @@
-"""One function per kind of value: from what JSON or YAML has to what a Config holds. Each raises Expected for anything else."""
+"""Parsers for the values of settings: each turns a JSON or YAML value into a Config's value, or raises Expected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_TEMPLATE_LITERAL = 40
 
 
 class Expected(Exception):
-    """What a value should have been, and which part of it was not."""
+    """A value is invalid. The message says what was expected; ``path`` and ``value`` are the invalid part of a map."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -31,21 +31,21 @@ class Expected(Exception):
         self.value: Any = None
 
     def within(self, key: Any, value: Any) -> Expected:
-        """The same, of a part of a map."""
+        """Add the key of the enclosing map. ``value`` is the value at ``key``, kept if this is the innermost map. Returns self."""
         self.value = self.value if self.path else value
         self.path.insert(0, str(key))
         return self
 
 
 def string(value: Any) -> str:
-    """A string of one line that is not empty."""
+    """Parse a non-empty printable string."""
     if not isinstance(value, str) or not value.isprintable() or not value:
         raise Expected("a string")
     return value
 
 
 def path(value: Any) -> str:
-    """An absolute path without ``..``."""
+    """Parse an absolute path without ``..``."""
     if (
         not isinstance(value, str)
         or not value.startswith("/")
@@ -57,7 +57,7 @@ def path(value: Any) -> str:
 
 
 def run_dir(value: Any) -> str:
-    """Short enough for a socket below it: sockaddr_un has 108 bytes, of which the attachment's id and name take 24."""
+    """Parse ``runDir``. The path of a socket below it must fit into the 108 bytes of sockaddr_un; ID and file name take 24."""
     directory = path(value)
     if len(os.fsencode(directory)) > MAX_RUN_DIR:
         raise Expected(f"an absolute path of at most {MAX_RUN_DIR} bytes")
@@ -65,26 +65,26 @@ def run_dir(value: Any) -> str:
 
 
 def flag(value: Any) -> bool:
-    """True or false."""
+    """Parse a boolean."""
     if not isinstance(value, bool):
         raise Expected("true or false")
     return value
 
 
 def uid(value: Any) -> int:
-    """The first of ``UID_COUNT`` user IDs."""
-    # A TUN's owner is told by a call that takes a C int, and there are UID_COUNT of them.
+    """Parse the first of ``UID_COUNT`` user IDs."""
+    # TUNSETOWNER takes a C int, so the last user ID must be below 2**31.
     if not isinstance(value, int) or isinstance(value, bool) or not 1000 <= value <= 2**31 - UID_COUNT:
         raise Expected(f"a user ID from 1000 to {2**31 - UID_COUNT}")
     return value
 
 
 class Unsupported(Expected):
-    """A word that another version may know."""
+    """A word that this version does not know; another version may."""
 
 
 def one_of(*words: str) -> Callable[[Any], str]:
-    """A parser for one of some words."""
+    """Make a parser for one of the words."""
 
     def parse(value: Any) -> str:
         if value not in words:
@@ -98,7 +98,7 @@ UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def duration(shortest: float, longest: float) -> Callable[[Any], float]:
-    """A parser for a duration between two bounds, in seconds: ``10s``, ``10m``, ``250ms``, or a number of seconds."""
+    """Make a parser from ``10s``, ``10m``, ``250ms`` or a number of seconds to seconds. Both bounds are seconds."""
 
     def parse(value: Any) -> float:
         text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
@@ -115,14 +115,14 @@ def duration(shortest: float, longest: float) -> Callable[[Any], float]:
 
 
 def in_units(seconds: float) -> str:
-    """A duration as people write it: ``600.0`` → ``10m``."""
+    """A number of seconds as a duration in the largest fitting unit: ``600.0`` → ``10m``."""
     fitting = (unit for unit, length in UNITS.items() if seconds and seconds % length == 0)
     unit = next(fitting, "ms" if seconds % 1 else "s")
     return f"{seconds / UNITS[unit]:g}{unit}"
 
 
 def list_of(row: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    """A parser for a list, each item of which ``row`` parses."""
+    """Make a parser for a list whose items ``row`` parses."""
 
     def parse(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple):
@@ -133,7 +133,7 @@ def list_of(row: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def network(value: Any) -> Network:
-    """An IP network."""
+    """Parse an IP network."""
     try:
         return ipaddress.ip_network(string(value))
     except ValueError:
@@ -141,21 +141,21 @@ def network(value: Any) -> Network:
 
 
 def tag(value: Any) -> str:
-    """A tag of the tailnet."""
+    """Parse a tag, such as ``tag:k8s-pod``."""
     if not is_tag(string(value)):
         raise Expected("tags as in tag:k8s-pod")
     return str(value)
 
 
 def label(value: Any) -> str:
-    """A DNS label."""
+    """Parse a DNS label."""
     if not isinstance(value, str) or not is_label(value):
         raise Expected("a DNS label: 1 to 63 of a-z, 0-9 and -, not at an end")
     return value
 
 
 def template(value: Any) -> str:
-    """Of a hostname: every part of it once at most, and one of those that tell pods apart."""
+    """Parse a hostname template: each field at most once, and at least ``{workload}`` or ``{pod}``."""
     literals, names = string(value), ("workload", "namespace", "pod", "cluster")
     for name in names:
         literals = literals.replace(f"{{{name}}}", "", 1)
@@ -180,12 +180,12 @@ def _map(value: Any, of: str, key: Callable[[Any], str], row: Callable[[Any], An
 
 
 def namespaces(value: Any) -> Mapping[str, Mapping[str, str]]:
-    """Which annotations there are, and what they take, is policy's to know."""
+    """Parse annotations by namespace. ``policy.check`` checks that the annotations exist and their values are valid."""
     return _map(value, "namespaces", label, lambda row: _map(row, "annotations", string, _annotation))
 
 
 def _annotation(value: Any) -> str:
-    """YAML takes an unquoted true for a flag; Kubernetes would not have it, but there is one thing that it can mean."""
+    """Parse an annotation's value. An unquoted ``true`` is a YAML boolean, which is accepted because its meaning is clear."""
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str):
@@ -194,20 +194,20 @@ def _annotation(value: Any) -> str:
 
 
 class Permission(NamedTuple):
-    """What the pods of some namespaces may ask for: patterns. None: what a less specific row says."""
+    """The patterns of tags and features that pods may ask for. None: the next less specific row decides."""
 
     tags: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
 
 
 ALWAYS = ("enabled", "required")
-"""What a pod may ask for unless its namespace is given ``none``."""
+"""The features that every list of features includes. Only the word ``none`` forbids them."""
 
 WORDS = {"all": Permission(("*",), ("*",)), "none": Permission((), ())}
 
 
 def permissions(value: Any) -> Mapping[str, Permission]:
-    """By pattern of a namespace, what its pods may ask for."""
+    """Parse permissions by pattern of namespaces."""
     return _map(value, "namespaces", lambda name: _pattern(name, r"[a-z0-9*?-]+", "namespaces"), _permission)
 
 
@@ -233,7 +233,7 @@ def _pattern(value: Any, form: str, what: str) -> str:
 
 
 def ports(value: Any) -> tuple[int, int]:
-    """A range of UDP ports, as (first, last)."""
+    """Parse a range of UDP ports to (first, last)."""
     first, dash, last = str(value).partition("-")
     if not (dash and first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) <= 65535):
         raise Expected("a range of UDP ports as in 21641-22640")
@@ -241,7 +241,7 @@ def ports(value: Any) -> tuple[int, int]:
 
 
 def url(value: Any) -> str:
-    """An http or https URL without user, password and final slash."""
+    """Parse an http or https URL without user and password. A final slash is removed."""
     from urllib.parse import urlsplit
 
     try:
@@ -256,11 +256,11 @@ def url(value: Any) -> str:
 
 
 UID_COUNT = 65536
-"""How many uids from ``uidBase`` on are ours."""
+"""The number of user IDs, from ``uidBase`` on, that nodes may use."""
 
 
 def plain(value: Any) -> Any:
-    """A value as it could stand in the file: what JSON and YAML have, and durations as people write them."""
+    """A Config's value as it would be written in the file: JSON types only, durations with a unit."""
     match value:
         case Permission():
             word = next((word for word, row in WORDS.items() if row == value), None)

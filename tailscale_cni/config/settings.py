@@ -1,4 +1,4 @@
-"""The table of the host's settings, and the frozen Config that it is parsed to."""
+"""The table of the host's settings, and the frozen Config with their values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT = "default"
 
 
 class Setting(NamedTuple):
-    """A row of the configuration."""
+    """A row of the table: the key, its parser, its default, and its description for docs/configuration.md."""
 
     key: str
     parse: Callable[[Any], Any]
@@ -221,11 +221,11 @@ PROTOCOL_KEYS = frozenset(
         "args",
     )
 )
-"""What the specification and the runtime put into an entry beside the plugin's own keys."""
+"""The keys that the specification and the runtime add to an entry."""
 
 
 class Config(NamedTuple):
-    """All that is configured on this host, checked. Durations are seconds, ``ports`` is (first, last)."""
+    """The validated configuration of this host. Durations are in seconds; ``ports`` is (first, last)."""
 
     state_dir: str
     run_dir: str
@@ -260,12 +260,12 @@ class Config(NamedTuple):
     log_file: str
     launcher: str
     origin: Mapping[str, str]
-    """Where each key's value is from: ``DEFAULT``, the file's path, or ``ENTRY``."""
+    """The source of each key's value: ``DEFAULT``, the file's path, or ``ENTRY``."""
     seen: list[int] | None
-    """The file's fingerprint from before it was read: a change that came later is not in here."""
+    """The fingerprint of the configuration file, taken before it was read. Later changes of the file are not in this Config."""
 
 
 def attribute(key: str) -> str:
-    """``clusterCIDRs`` → ``cluster_cidrs``."""
+    """The attribute of a Config that has a key's value: ``clusterCIDRs`` → ``cluster_cidrs``."""
     flat = key.replace("CIDRs", "Cidrs").replace("URL", "Url").replace("TTL", "Ttl").replace("API", "Api")
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in flat)

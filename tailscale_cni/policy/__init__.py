@@ -1,4 +1,4 @@
-"""What a pod should be: pure functions from configuration and annotations to a PodIntent."""
+"""Decide what node a pod becomes: pure functions from configuration and annotations to a PodIntent."""
 
 from .host import check
 from .hostname import Owner, numbered, tailed
