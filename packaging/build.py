@@ -1,6 +1,6 @@
-"""Build what the project is made of: `python3 packaging/build.py --help`.
+"""Build the parts of the project: `python3 packaging/build.py --help`.
 
-The work is done by the package `builds` beside this file; its docstring says how to import it.
+This is the command line of the package `builds` beside this file, whose docstring says how to import it.
 """
 
 import argparse
@@ -17,8 +17,8 @@ GOARCH = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm
 
 
 def main() -> None:
-    """Do one thing, print the path of what came out of it."""
-    parser = argparse.ArgumentParser(description="Build what tailscale-cni is made of.")
+    """Run one command, and print the path of the file that it built."""
+    parser = argparse.ArgumentParser(description="Build the parts of tailscale-cni.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = commands.add_parser
     for name, what in (("zipapp", "dist/tailscale-cni"), ("workers", "the Go programs inside")):

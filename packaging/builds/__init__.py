@@ -1,11 +1,10 @@
-"""What the project builds, and the cache that it builds into.
+"""The project's builds, and the cache that holds their results.
 
-Everything is keyed by content: the same inputs give the same immutable directory, and other inputs never do.
-Standard library only: this runs before anything is installed.
+Each result is an immutable directory, keyed by a digest of all inputs. Standard library only, because this runs before anything is
+installed.
 
-The folder above is called `packaging`, as a distribution on PyPI is, so it is a folder on the path and not a
-package. `packaging/build.py` and pytest (`pythonpath` in pyproject.toml) put it there; whoever else imports
-`builds` sets PYTHONPATH=packaging, as the Makefile does.
+The folder above is on the path instead of being a package, because PyPI has a distribution called `packaging`. `packaging/build.py` and
+pytest (`pythonpath` in pyproject.toml) put it there. Other programs that import `builds` set PYTHONPATH=packaging, as the Makefile does.
 
     from builds import cache_dir, devcontrol, go_build, go_toolchain, need, workers, zipapp
 """

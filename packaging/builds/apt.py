@@ -1,4 +1,4 @@
-"""The Debian packages that each suite needs, and their installation where they are missing."""
+"""The Debian packages that each test suite needs, and their installation."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ SUITES = {
 
 
 def need(suites: Iterable[str]) -> None:
-    """Install what the suites need and the machine lacks. Raises SystemExit with the names if it cannot."""
+    """Install the missing packages of some suites. Raises SystemExit, which names them, if that fails."""
     wanted = sorted({package for suite in suites for package in SUITES[suite]})
     with locked("apt"):
         if missing := [package for package in wanted if not installed(package)]:
@@ -26,7 +26,7 @@ def need(suites: Iterable[str]) -> None:
 
 
 def installed(package: str) -> bool:
-    """Whether dpkg has the package installed and configured."""
+    """Whether a package is installed and configured."""
     query = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package]
     try:
         return subprocess.run(query, capture_output=True, text=True, check=False).stdout == "installed"
@@ -35,7 +35,7 @@ def installed(package: str) -> bool:
 
 
 def install(packages: list[str]) -> None:
-    """apt-get install, with no question asked and no recommended extras."""
+    """Run apt-get install, without questions and recommended packages."""
     if os.geteuid() != 0:
         raise SystemExit(f"not installed, and only root can install them: {' '.join(packages)}")
     print(f"installing {' '.join(packages)}", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""The artefact: one executable file, the same bytes whenever and wherever it is built from the same sources.
+"""Build the artefact: one executable file, whose bytes depend only on the sources.
 
     launcher.sh    finds an interpreter and hands it fastpath.py and bootstrap.py (packaging/front/)
-    zip            what shiv packs: _bootstrap/, environment.json, site-packages/; with a __main__.py of ours
+    zip            shiv's archive: _bootstrap/, environment.json, site-packages/; with our own __main__.py
 
-Pure Python and static programs, so that one file serves every CPython that is supported.
+It contains only pure Python and static programs, so that one file works with every supported CPython.
 """
 
 import ast
@@ -27,7 +27,7 @@ ROOT = PACKAGING.parent
 FRONT = PACKAGING / "front"
 RUNTIME_LOCK = PACKAGING / "runtime.lock"
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time stamp of every file inside: the first that a zip can have."""
+"""The time stamp of every file in the zip: the earliest that the format has."""
 
 DIRECTORIES = ("/usr/bin", "/usr/local/bin")
 PYTHONS = (
@@ -35,11 +35,11 @@ PYTHONS = (
     + [f"{directory}/python3.{minor}" for minor in (14, 13, 12, 11, 10) for directory in DIRECTORIES]
     + ["/run/current-system/sw/bin/python3"]
 )
-"""Where an interpreter is looked for, in this order. Never in PATH: that is the caller's."""
+"""The interpreters that the launcher tries, in order. PATH is not searched, because the caller controls it."""
 
 
 def zipapp(goarch: str = machine_goarch()) -> Path:
-    """The artefact for an architecture (by default this machine's), in the cache: a file called `tailscale-cni`."""
+    """The path of the artefact for an architecture, in the cache. The default is this machine's architecture."""
     build_id = identify(goarch)
 
     def build(directory: Path) -> None:
@@ -50,7 +50,7 @@ def zipapp(goarch: str = machine_goarch()) -> Path:
 
 
 def install(goarch: str | None) -> Path:
-    """Put the artefact into dist/, in one step: this machine's, or the named architecture's with its name."""
+    """Copy the artefact to dist/ atomically, and return its path. If `goarch` is given, it is part of the file's name."""
     target = ROOT / "dist" / (f"tailscale-cni-{goarch}" if goarch else "tailscale-cni")
     target.parent.mkdir(exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -60,7 +60,7 @@ def install(goarch: str | None) -> Path:
 
 
 def site_packages(target: Path, goarch: str) -> Path:
-    """All that the artefact carries, laid out in an empty or missing directory: what it needs, itself, its programs."""
+    """Fill the new directory `target` with the contents of the artefact: dependencies, our package, and the Go programs."""
     shutil.copytree(dependencies(), target)
     for path in own_sources():
         copy = target / path.relative_to(ROOT)
@@ -104,17 +104,17 @@ def dependencies() -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files below a folder, in a fixed order."""
+    """The files below a folder, sorted."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def own_sources() -> list[Path]:
-    """The files of the package, in a fixed order."""
+    """The source files of our package, sorted."""
     return sorted((ROOT / "tailscale_cni").rglob("*.py"))
 
 
 def identify(goarch: str) -> str:
-    """The build ID: a hash over everything that the artefact is made of."""
+    """The build ID: a digest of all inputs of the artefact."""
     sources = [
         RUNTIME_LOCK,
         PACKAGING / "dev.lock",
@@ -164,7 +164,10 @@ def filled(text: str, values: dict[str, str]) -> str:
 
 
 def embedded(source: Path, values: dict[str, str]) -> str:
-    """A Python file as it goes between single quotes of the shell: filled in, with no comment and no docstring."""
+    """A Python file for single quotes of the shell: placeholders filled, comments and docstrings removed.
+
+    Raises SystemExit if it contains a single quote, or if its syntax tree changes.
+    """
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     original = "".join(line for line in lines if not line.endswith("# left out by the build\n"))
     text = filled(without_comments(original), values)
@@ -196,14 +199,14 @@ def without_comments(source: str) -> str:
 
 
 def keeps_a_body(text: str, match: re.Match[str]) -> bool:
-    """Whether the block that a docstring begins has another statement: the next line is indented as deeply."""
+    """Whether the block of a docstring has another statement, so that the docstring can be removed."""
     indent = len(match[0]) - 3
     following = text[match.end() :].split("\n", 1)[0]
     return len(following) - len(following.lstrip()) >= indent
 
 
 def without_docstrings(source: str) -> ast.Module:
-    """The syntax tree, without strings that stand alone."""
+    """The syntax tree without docstrings and other string statements."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         for body in (
@@ -217,7 +220,7 @@ def without_docstrings(source: str) -> ast.Module:
 
 
 def is_text(statement: object) -> bool:
-    """Whether a statement is nothing but a string."""
+    """Whether a statement is only a string."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)
@@ -226,7 +229,7 @@ def is_text(statement: object) -> bool:
 
 
 def rewrite(packed: Path, target: io.BufferedWriter, own: dict[str, str]) -> None:
-    """The zip that shiv made, after what the target has already, with our own files at its top."""
+    """Append the zip that shiv made to the target, with our own files added at its top level, reproducibly."""
     with zipfile.ZipFile(packed) as old, zipfile.ZipFile(target, "w") as new:
         entries = {entry.filename: (old.read(entry), entry.external_attr >> 16) for entry in old.infolist()}
         environment = json.loads(entries["environment.json"][0])

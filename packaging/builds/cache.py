@@ -1,4 +1,4 @@
-"""The build cache: directories that are made once, by content, and never changed afterwards."""
+"""The build cache: directories that are keyed by content, built once, and never changed afterwards."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ def cache_dir() -> Path:
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
-    """20 hex digits over the parts, each with its length, so that no two lists of parts look the same."""
+    """A digest of 20 hex digits. It includes the length of each part, so that different lists of parts have different digests."""
     hasher = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -30,7 +30,7 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the lock of that name among all builders of this cache; wait for whoever holds it."""
+    """Hold the lock `name`, which is shared by all builders that use this cache. Waits until it is free."""
     path = cache_dir() / "locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="ascii") as file:
@@ -39,10 +39,10 @@ def locked(name: str) -> Iterator[None]:
 
 
 def build_once(name: str, build: Callable[[Path], None]) -> Path:
-    """The directory `name` of the cache, made by `build(empty directory)` if it is not there yet.
+    """The directory `name` of the cache. If it does not exist, `build` fills a new directory, which is then renamed to it.
 
-    `name` must contain the digest of all inputs. The directory appears at once and whole; a second builder of
-    the same waits for the first; what an interrupted one left is removed.
+    `name` must contain the digest of all inputs. If another process is building the same directory, this waits for it. Leftovers of
+    interrupted builds are removed.
     """
     target = cache_dir() / name
     if target.is_dir():

@@ -1,4 +1,4 @@
-"""Virtual environments with locked, hashed contents."""
+"""Virtual environments whose packages are locked by version and hash."""
 
 import shutil
 import subprocess
@@ -19,10 +19,10 @@ PIP_OPTIONS = (
 
 
 def venv(lock: Path = PACKAGING / "dev.lock") -> Path:
-    """A virtual environment of this interpreter with exactly what the lock file names. Returns its Python.
+    """A virtual environment of this interpreter with exactly the packages of the lock file. Returns the path of its Python.
 
-    It is made where it stays (scripts know their own path), and counts once it carries its mark. It is keyed
-    by the lock file and by the interpreter, and shared between checkouts.
+    It is built in its final place, because its scripts contain their path, and is complete once it has its mark. It is keyed by the lock
+    file and the interpreter, and shared between checkouts.
     """
     base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     key = digest([lock.read_bytes(), str(base), sys.version])
@@ -40,7 +40,7 @@ def venv(lock: Path = PACKAGING / "dev.lock") -> Path:
 
 
 def create(home: Path) -> None:
-    """An empty virtual environment with pip. Debian keeps what that needs in a package of its own."""
+    """Create an empty virtual environment with pip. Installs python3-venv, which Debian packages separately, if it is missing."""
     try:
         import ensurepip  # noqa: F401
     except ImportError:
@@ -51,7 +51,7 @@ def create(home: Path) -> None:
 
 
 def pip_install(python: Path, arguments: list[str]) -> None:
-    """pip install, wheels with known hashes only."""
+    """Run pip install, which accepts only wheels with known hashes."""
     subprocess.run(
         [str(python), "-m", "pip", "install", *PIP_OPTIONS, *arguments], check=True, stdout=sys.stderr
     )

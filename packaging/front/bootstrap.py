@@ -1,11 +1,11 @@
-"""From the fast path into the archive: find the site-packages of this build, and run what is in them.
+"""The bootstrap: find the site-packages of this build, and run the CNI call or the command from them.
 
-`fastpath.py` runs this text in its own place: `data` is what it has read of standard input, `state_dir` the conflist entry's
-or None, and the arguments are this text, the artefact's path, and the command line. The unpacked site-packages are used if they are there,
-whole and nobody else's; else they are unpacked into a stateDir that exists; else they are imported from the archive as it
-is, which takes longer and writes nothing. Whatever fails here is an answer in CNI's words and no traceback.
+`fastpath.py` executes this text in its own namespace. `data` is what it has read from standard input, `state_dir` is the conflist
+entry's or None. The arguments are this text, the artefact's path and the command line. If the unpacked site-packages are complete and
+only root can write to them, they are used. Otherwise they are unpacked, if the stateDir exists. Otherwise the modules are imported from
+the archive, which takes longer and writes nothing. A failure here is answered with a CNI error, not with a traceback.
 
-The build removes comments and docstrings, and refuses single quotes.
+The build removes comments and docstrings, and rejects single quotes.
 """
 
 import gc
@@ -17,7 +17,7 @@ from collections.abc import Callable  # left out by the build
 PYTHONS = "@PYTHONS@"
 
 if sys.version_info < (3, 10):
-    # The same command line for the next one that launcher.sh would have tried. Up to here the syntax is Python 3.6's.
+    # Start the next interpreter that launcher.sh would have tried. An old Python compiles all of this file, so its syntax is limited.
     with open("/proc/self/cmdline", "rb") as file:
         line = file.read().split(b"\0")[1:-1]
     pythons = PYTHONS.split()
@@ -39,8 +39,8 @@ FOREIGN = ("PYTHON", "SHIV_", "TS_", "TSNET_", "LD_")
 
 
 def main() -> int:
-    """Run the command line or the CNI call, return its exit status."""
-    gc.disable()  # a tenth of an ADD, for what is gone at its end
+    """Run the CNI call or the command line, and return the exit status."""
+    gc.disable()  # collecting takes a tenth of an ADD, and the process ends soon
     file = os.path.abspath(sys.argv[2])
     sys.argv = [file, *sys.argv[3:]]
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
@@ -52,14 +52,14 @@ def main() -> int:
     except Exception:
         if not site:
             raise
-        os.unlink(f"{os.path.dirname(site)}/complete")  # parts of it are gone
+        os.unlink(f"{os.path.dirname(site)}/complete")  # it is incomplete
         leave()
         call = enter(file, state, unpack(file, state))
     return call(data)
 
 
 def enter(file: str, state: str, site: str | None) -> "Callable[[bytes], int]":
-    """What the call is for, imported from the site-packages, or from the archive as it is."""
+    """Import the package, from the site-packages or from the archive, and return the function that answers this call."""
     sys.path.insert(0, site or file + "/site-packages")
     from tailscale_cni import __main__
     from tailscale_cni.build import artefact
@@ -69,14 +69,14 @@ def enter(file: str, state: str, site: str | None) -> "Callable[[bytes], int]":
 
 
 def leave() -> None:
-    """Forget what was entered last."""
+    """Undo `enter`: remove the package from the path and from the imported modules."""
     sys.path.pop(0)
     for name in [name for name in sys.modules if name.startswith("tailscale_cni")]:
         del sys.modules[name]
 
 
 def option(name: str) -> str | None:
-    """The value of an option of the command line, which nothing has parsed yet."""
+    """The value of a command-line option, before the command line is parsed; None if it is not given."""
     for index, argument in enumerate(sys.argv):
         if argument == name and index + 1 < len(sys.argv):
             return sys.argv[index + 1]
@@ -86,7 +86,7 @@ def option(name: str) -> str | None:
 
 
 def unpacked(state: str) -> str | None:
-    """The site-packages in the stateDir, if they are of this build, whole, and root alone can write to them."""
+    """This build's site-packages in the stateDir; None unless they are complete and only root can write to them."""
     build = f"{state}/cache/{BUILD_ID}"
     try:
         for path in (state, f"{state}/cache", build):
@@ -105,14 +105,14 @@ def unpacked(state: str) -> str | None:
 
 
 def hold(build: str) -> None:
-    """Keep a shared lock on the directory for as long as this process lives: nobody prunes what is in use."""
+    """Lock the directory (shared) until this process ends, so that it is not pruned while in use. Raises OSError."""
     import fcntl
 
     fcntl.flock(os.open(build, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def unpack(file: str, state: str) -> str | None:
-    """Unpack the archive into the stateDir, if that is there and takes it; None if not."""
+    """Unpack the archive into the stateDir and return the site-packages; None if the stateDir does not exist or that fails."""
     if not os.path.isdir(state):
         return None
     sys.path.insert(0, file + "/site-packages")
@@ -128,7 +128,7 @@ def unpack(file: str, state: str) -> str | None:
 
 
 def give_up(error: Exception) -> int:
-    """Say that not even the beginning worked."""
+    """Report an error of the bootstrap itself, and return the exit status."""
     import json
 
     message = f"tailscale-cni cannot start: {type(error).__name__}: {ascii(str(error))[1:-1]}"[:500]
@@ -143,7 +143,7 @@ def give_up(error: Exception) -> int:
 
 
 def flushed(status: int) -> int:
-    """The exit status, once everything is out. What cannot be written must not become a traceback at exit."""
+    """Flush the standard streams and return the exit status. A stream that cannot be written must not cause a traceback at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream:
@@ -159,4 +159,4 @@ if __name__ == "__main__":
         exit_status = main()
     except Exception as error:
         exit_status = give_up(error)
-    os._exit(flushed(exit_status))  # Python's own tidying takes as long as what it tidies took to import
+    os._exit(flushed(exit_status))  # Python's cleanup would take as long as the imports

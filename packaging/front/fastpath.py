@@ -1,17 +1,17 @@
-"""The pass-through: answers the CNI call for a pod that is not enrolled, from local files, at the price of a bare Python.
+"""The fast path: answer the CNI call for a pod that is not enrolled, from local files, in the start-up time of a bare Python.
 
-This is the first code of every call. `launcher.sh` hands its text to an interpreter (`-IS -c`); bootstrap.py's text, the
-artefact's own path and the command line are its arguments. It must not import anything that costs (`json` alone
-doubles the time), must not open the archive, lock or write anything, and must not answer where the real path
-(`tailscale_cni.cni.dispatch`) might answer otherwise: at every doubt it goes on there, with what it has read of
-standard input. docs/architecture.md says what it may answer.
+This is the first code of every call. `launcher.sh` passes its text to an interpreter (`-IS -c`), and as arguments the text of
+bootstrap.py, the artefact's path and the command line. The code must not import slow modules (`json` alone doubles the time), open the
+archive, take locks or write files. It must not answer a call that the real path (`tailscale_cni.cni.dispatch`) might answer differently.
+In every doubt it runs bootstrap.py, which passes the data already read from standard input to the real path. docs/architecture.md lists
+the calls that it answers.
 
-A doubt is an exception, of any kind: an assertion (`-I` makes sure that they are on), a key that is not there. `_json` is
-CPython's own, and private: whatever it does not do as expected is a doubt too.
+A doubt is any exception, such as a failed assertion (`-I` ensures that assertions are enabled) or a missing key. `_json` is a private
+module of CPython; if it does not behave as expected, that is a doubt too.
 
-Compiling this text is most of what it costs, so it is short: no function for what is done once, no check that another
-one implies. Types are comments for the same reason. The build removes comments, docstrings, and lines that say so, and
-refuses single quotes.
+Most of the run time is spent on compiling this text, so it is short: code that runs once is not a function, and no check repeats what
+another one implies. Types are comments for the same reason. The build removes comments, docstrings and the lines marked as left out, and
+rejects single quotes.
 """
 
 import posix
@@ -21,7 +21,7 @@ from typing import Any  # left out by the build
 
 
 def is_name(text):  # type: (Any) -> bool
-    """Whether this may be the name of a network or a container: also, whether it may be part of a path."""
+    """Whether `text` is a valid name of a network or container, and safe as part of a path."""
     return (
         type(text) is str
         and len(text) <= 200
@@ -32,14 +32,14 @@ def is_name(text):  # type: (Any) -> bool
 
 
 def unique(pairs):  # type: (Any) -> dict[str, Any]
-    """A JSON object as a dict, if no key is there twice."""
+    """A JSON object as a dict. Duplicate keys are a doubt."""
     result = dict(pairs)
     assert len(result) == len(pairs)
     return result
 
 
 def parse(data):  # type: (bytes) -> dict[str, Any]
-    """The JSON object in these bytes. `chr` takes no text: fractions (a float may change them) and NaN are doubts."""
+    """Parse a JSON object. `chr` rejects text, so fractions (which a float may change) and NaN are doubts."""
     from _json import make_scanner
 
     text = data.decode().strip(" \t\r\n")
@@ -52,7 +52,7 @@ def parse(data):  # type: (bytes) -> dict[str, Any]
 
 
 def read(descriptor):  # type: (int) -> bytes
-    """What there is to read: all of it, or the first megabyte and a little more, which is a doubt."""
+    """Read a descriptor to its end, or to a little more than 1 MiB, which is a doubt."""
     data = chunk = posix.read(descriptor, 65536)
     while chunk and len(data) <= 1048576:
         chunk = posix.read(descriptor, 65536)
@@ -61,7 +61,7 @@ def read(descriptor):  # type: (int) -> bytes
 
 
 def fingerprint(path):  # type: (str) -> list[int] | None
-    """What shows that a file is another one by now; None if there is none."""
+    """[mtime in nanoseconds, size, inode] of a file, which change when the file changes; None if there is no file."""
     try:
         status = posix.stat(path)
     except FileNotFoundError:
@@ -70,13 +70,13 @@ def fingerprint(path):  # type: (str) -> list[int] | None
 
 
 def answer(environ, entry, state_dir):  # type: (Mapping[bytes, bytes], dict[str, Any], str) -> bytes
-    """What the runtime gets, as bytes. Raises an exception of any kind where the real path must answer."""
+    """The answer to the runtime. Raises any exception if the real path must answer."""
     verb, container_id, ifname, netns, path, args = [
         environ.get(b"CNI_" + name, b"").decode("ascii")
         for name in (b"COMMAND", b"CONTAINERID", b"IFNAME", b"NETNS", b"PATH", b"ARGS")
     ]
     assert (netns + path + args).isprintable() and is_name(container_id)
-    # Of the names that an interface can have, those that are beyond doubt.
+    # Interfaces may have stranger names; those are a doubt.
     assert len(ifname) <= 15 and is_name(ifname)
     assert netns[0] == "/" and len(netns) < 4096 and "/../" not in netns + "/" if netns else verb == "DEL"
     if args:
@@ -87,7 +87,7 @@ def answer(environ, entry, state_dir):  # type: (Mapping[bytes, bytes], dict[str
         for label in [namespace, *name.split(".")]:
             assert label == label.lower().strip("-") and label.replace("-", "0").isalnum()
 
-    # The entry has a name and a version that are beyond doubt, and no setting of its own.
+    # The entry must have a valid name and version, and no settings.
     protocol = (
         "type name cniVersion capabilities prevResult runtimeConfig ipam dns args stateDir runDir configFile"
     )
@@ -99,7 +99,7 @@ def answer(environ, entry, state_dir):  # type: (Mapping[bytes, bytes], dict[str
     for key in ("runDir", "configFile"):
         assert is_path(entry.get(key, "/"))
 
-    # The pod does not ask to be a node, and the host enrols none that does not ask.
+    # The pod must not ask to be enrolled, and the host must not enroll pods that do not ask.
     config_file = entry.get("configFile", "/etc/tailscale-cni/config.yaml")
     try:
         known = parse(read(posix.open(state_dir + "/enroll.json", posix.O_RDONLY | posix.O_CLOEXEC)))
@@ -117,7 +117,7 @@ def answer(environ, entry, state_dir):  # type: (Mapping[bytes, bytes], dict[str
         if known["enroll"] == "asked" and namespace not in known["except"]:
             from time import monotonic
 
-            # Nor has its namespace said so, when it was asked last.
+            # The namespace's last known annotations must not enroll it either.
             path = state_dir + "/namespaces/" + namespace + ".json"
             known = parse(read(posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)))
             assert known["asked"] <= monotonic() < known["until"]
@@ -129,13 +129,13 @@ def answer(environ, entry, state_dir):  # type: (Mapping[bytes, bytes], dict[str
         encode = make_encoder(None, chr, encode_basestring_ascii, None, ":", ",", False, False, False)
         return "".join(encode(result, 0)).encode() + b"\n"
     assert verb == "DEL" or (verb == "CHECK" and version >= "0.4.0")
-    # ADD recorded nothing for the container.
+    # ADD must not have recorded an attachment for the container.
     assert fingerprint(state_dir + "/attachments/" + container_id) is None
     return b""
 
 
 def is_path(text):  # type: (str) -> bool
-    """Whether this is an absolute path that leads where it says."""
+    """Whether `text` is an absolute path without `..`."""
     return text[0] == "/" and text.isprintable() and "/../" not in text + "/"
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# tailscale-cni @VERSION@, a CNI plugin that makes a pod a Tailscale node. After these lines comes a zip archive.
+# tailscale-cni @VERSION@, a CNI plugin that makes a pod a Tailscale node. A zip archive follows these lines.
 for python in @PYTHONS@; do
 	if [ -x "$python" ]; then exec "$python" -IS -c '@FASTPATH@' '@BOOTSTRAP@' "$0" "$@"; fi
 done

@@ -1,7 +1,7 @@
-"""`python3 FILE`: the same as FILE, with this interpreter.
+"""`python3 FILE`: run the artefact with this interpreter.
 
-It begins anew with the fast path, so that a call goes one way however it came: isolated, and with no site-packages.
-The syntax is that of Python 3.6, to say so where that is what there is.
+This executes the interpreter again with the fast path, so that every call runs the same way: isolated and without site-packages.
+The syntax is limited to Python 3.6's, so that an old Python can print the error.
 """
 
 import os
