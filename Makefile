@@ -1,9 +1,9 @@
-# Nothing is needed beforehand but Debian, Python and root: each target installs what it needs.
+# Requires only Debian, Python and root. Each target installs what it needs.
 
 PYTHON ?= python3
 ARCH ?=
 BUILD := $(PYTHON) packaging/build.py
-# The packages of packaging/ are on the path, the checkout too; nothing is installed.
+# The code is imported from packaging/ and the checkout; nothing is installed.
 export PYTHONPATH := $(CURDIR)/packaging
 export PYTHONDONTWRITEBYTECODE := 1
 IN_VENV = venv=$$($(BUILD) venv) && exec "$$venv"
@@ -11,41 +11,41 @@ IN_VENV = venv=$$($(BUILD) venv) && exec "$$venv"
 .PHONY: help zipapp test unit netns hosts cluster lint bench demo demo-cluster docs lock clean
 .DEFAULT_GOAL := help
 
-help: ## what there is
+help: ## list the targets
 	@sed -n 's/^\([a-z -]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-zipapp: ## dist/tailscale-cni; with ARCH=arm64 dist/tailscale-cni-arm64
+zipapp: ## build dist/tailscale-cni; with ARCH=arm64, dist/tailscale-cni-arm64
 	@$(BUILD) zipapp $(if $(ARCH),--arch $(ARCH))
 
-test: ## every suite, in one run
+test: ## run all test suites
 	@$(BUILD) need unit netns hosts cluster
 	@$(IN_VENV) -m pytest
 
-unit netns hosts cluster: ## one suite
+unit netns hosts cluster: ## run one test suite
 	@$(BUILD) need $@
 	@$(IN_VENV) -m pytest $(if $(filter unit,$@),--numprocesses=auto) tests/$@
 
-lint: ## the linters alone
+lint: ## run the linters
 	@$(BUILD) need unit
 	@$(IN_VENV) -m pytest tests/unit/test_linters.py
 
-bench: ## what it costs, beside sidecars; QUICK=1: in under three minutes
+bench: ## measure the cost, compared with sidecars; with QUICK=1, in under three minutes
 	@$(BUILD) need bench
 	@venv=$$($(BUILD) venv --bench) && exec "$$venv" -m tests.bench $(if $(QUICK),--quick)
 
-demo: ## a pod becomes a Tailscale node, on this machine, with no cluster
+demo: ## show a pod becoming a Tailscale node, without a cluster
 	@$(BUILD) need netns
 	@$(IN_VENV) -m tests.kit.demo
 
-demo-cluster: ## the same on a real kubelet
+demo-cluster: ## show the same on a real kubelet
 	@$(BUILD) need cluster
 	@$(IN_VENV) -m tests.cluster.demo
 
-docs: ## the pages of docs/ that are tables of the code
+docs: ## generate the pages and tables of docs/ that are made from code
 	@$(IN_VENV) packaging/docs.py
 
-lock: ## resolve the dependencies anew
+lock: ## resolve the dependencies again into packaging/*.lock
 	@$(BUILD) lock
 
-clean: ## remove what was built here; the cache stays
+clean: ## remove build results; the cache stays
 	rm -rf dist build

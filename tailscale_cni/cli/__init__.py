@@ -1,4 +1,4 @@
-"""The command line: ``tailscale-cni COMMAND``. A file per command; this one only knows which there are."""
+"""The command line, ``tailscale-cni COMMAND``. Each command has a module of its own; this one lists and runs them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ COMMANDS = ("install", "upgrade", "uninstall", "status", "identities", "config",
 
 
 def main(argv: list[str]) -> int:
-    """Run a command.
+    """Run the command in ``argv`` (without the program's name) and return the exit status.
 
-    Answers go to standard output, everything else to standard error; the exit status is 0, 1 or 2
-    (usage).
+    It is 0, 1 for an error, or 130 after SIGINT; argparse exits with 2 for wrong usage. Results go to standard output, everything else to
+    standard error.
     """
     if not argv:
         sys.stdout.write(ABOUT)
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser(*names: str) -> argparse.ArgumentParser:
-    """For these commands: one that is named need not pay for importing the others."""
+    """The parser for the commands ``names``. Only their modules are imported, to save time."""
     parser = argparse.ArgumentParser(prog="tailscale-cni", description=ABOUT.partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"tailscale-cni {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -58,7 +58,7 @@ def _parser(*names: str) -> argparse.ArgumentParser:
 
 
 def add_roots(parser: argparse.ArgumentParser) -> None:
-    """The options that say where everything is."""
+    """Add ``--state-dir`` and ``--run-dir``."""
     parser.add_argument(
         "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
     )

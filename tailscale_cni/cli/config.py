@@ -22,7 +22,7 @@ HEADERS = ("KEY", "VALUE", "FROM")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its two commands, and their options."""
+    """Add the subcommands and their options."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     about = "print every key's value, and where it is from"
     show = commands.add_parser("show", help=about, description=about)
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run_show(arguments: argparse.Namespace) -> int:
-    """Print a row per key: what the next CNI call on this host will use."""
+    """Print the value and source of each setting, as the next CNI call on this host will use it."""
     installed = Installation.load(arguments.state_dir)
     if installed is None:
         sys.stderr.write("tailscale-cni is not installed on this host: this is what it would use\n")
@@ -72,12 +72,12 @@ def _text(rows: dict[str, dict[str, Any]], form: str) -> str:
 
 
 def _flow(value: Any) -> str:
-    """On one line, as it could be pasted into the file; nothing is never empty, so that columns can be cut."""
+    """A value on one line, in YAML's flow style; an empty string is ``-``, so that every column has a cell."""
     return value or "-" if isinstance(value, str) else json.dumps(value)
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    """Say that a file is a configuration. Raises what is wrong with it."""
+    """Check a file and report that it is valid. Raises InputOutput, InvalidConfiguration, UnsupportedField."""
     path = os.path.abspath(arguments.file)
     if not os.path.isfile(path):
         raise errors.InputOutput(

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 HEADERS = ("NAMESPACE", "NAME", "NODE", "IP", "POD", "LAST-USED")
 
 SECONDS = 10.0
-"""How long a control plane may be away until a person is told that it will be told later."""
+"""Seconds that ``forget`` waits for the control plane before it reports that the deletion is pending."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its options, and its one command."""
+    """Add the options and the subcommand."""
     where = "where state is kept (default: %(default)s)"
     parser.add_argument("--state-dir", default=STATE_DIR, metavar="DIR", help=where)
     parser.add_argument(
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a row per identity."""
+    """Print one row per retained identity."""
     rows = [_row(one) for one in sorted(retained.every(arguments.state_dir), key=lambda one: one.node)]
     if arguments.output == "json":
         document = {"apiVersion": API_VERSION, "kind": "IdentityList", "items": rows}
@@ -90,7 +90,7 @@ def _when(moment: float) -> str:
 
 
 def run_forget(arguments: argparse.Namespace) -> int:
-    """Forget one. Raises NoSuchIdentity, IdentityInUse."""
+    """Forget one identity, and report what happens to its node. Raises NoSuchIdentity, IdentityInUse."""
     state_dir = arguments.state_dir
     found = retained.find(state_dir, arguments.identity)
     installed = Installation.load(state_dir)

@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHOWN = 20
-"""Pods that are named."""
+"""The number of pods that are named."""
 
 
 class Credential(NamedTuple):
-    """A secret that makes keys, or is one: a row of the options, and of ``config.yaml``."""
+    """An auth key, or an API credential that mints auth keys: its option, and its setting in ``config.yaml``."""
 
     setting: str
     name: str
-    """Of the file that it is copied to, beside the configuration."""
+    """The name of the file that it is copied to, in the configuration's directory."""
     what: str
     check: Callable[[str, str], None]
-    """Raises NoAuthKey for a secret of another kind, given with where it is from."""
+    """Takes the secret and its source. Raises NoAuthKey for a secret of another kind."""
 
     @property
     def option(self) -> str:
@@ -47,7 +47,7 @@ class Credential(NamedTuple):
 
     @property
     def attribute(self) -> str:
-        """The option's value among the arguments, and the setting's in a Config."""
+        """The attribute with the value, of the parsed arguments and of a Config."""
         return config.attribute(self.setting)
 
 
@@ -59,7 +59,7 @@ CREDENTIALS = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the options."""
     add_roots(parser)
     parser.add_argument(
         "--root", default="", metavar="DIR", help="the host's root directory, from within a container"
@@ -103,7 +103,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Put everything in place, and say what was put where."""
+    """Install everything, and print what was installed where."""
     root, found = arguments.root.rstrip("/"), detect.detect_layout(arguments.root.rstrip("/"))
     conf_dir, bin_dir = arguments.cni_conf_dir or found.conf_dir, arguments.cni_bin_dir or found.bin_dir
     _say(
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     if Installation.load(root + arguments.state_dir) != installation:
         installation.save(root + arguments.state_dir)
     if not root:
-        binaries.worker_binary()  # unpacks this build: now, and not while the first pod waits
+        binaries.worker_binary()  # unpack this build now, so that the first pod need not wait for it
     files.put(f"{root}{conf_dir}/{conflist.NAME}", conflist.derive(primary, entry), 0o644)
     if not root:
         keep_in_step.keep_in_step(host)
@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _entry(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Our entry, with only what differs from the defaults."""
+    """Our entry of the list, with only the directories and the file that differ from the defaults."""
     roots = {
         "stateDir": arguments.state_dir,
         "runDir": arguments.run_dir,
@@ -149,7 +149,7 @@ def _entry(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _settings(arguments: argparse.Namespace, root: str) -> dict[str, Any]:
-    """What the options ask of ``config.yaml``. Raises InvalidConfiguration for what cannot be, alone or beside what is there."""
+    """The settings that the options ask for. Raises InvalidConfiguration if they are invalid, alone or with those in ``config.yaml``."""
     words = (
         ("controlURL", arguments.control_url),
         ("apiURL", arguments.api_url),
@@ -171,12 +171,12 @@ def _given(arguments: argparse.Namespace) -> Credential | None:
 
 
 def _place(arguments: argparse.Namespace, row: Credential) -> str:
-    """Where its secret will be, as the host sees it."""
+    """The path of the credential's file, as the host sees it."""
     return f"{os.path.dirname(arguments.config_file)}/{row.name}"
 
 
 def _secret(arguments: argparse.Namespace) -> str:
-    """What was given; empty for nothing. Raises NoAuthKey."""
+    """The secret that an option gives; empty if none does. Raises NoAuthKey."""
     row = _given(arguments)
     if row is None:
         return ""
@@ -197,7 +197,10 @@ def _install_secret(arguments: argparse.Namespace, root: str, secret: str) -> No
 
 
 def _install_settings(path: str, settings: dict[str, Any]) -> None:
-    """Only what was asked for and is not so already: the file is the admin's."""
+    """Append missing settings to ``config.yaml``. The file belongs to the admin, so existing settings are not changed.
+
+    Raises InvalidConfiguration if a setting has another value there.
+    """
     import yaml
 
     there = config.read(path)
@@ -219,7 +222,7 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
 
 
 def _install_binary(root: str, bin_dir: str) -> None:
-    """By rename: the old file may be running, and nobody may see half of the new one."""
+    """Replace the plugin by a rename, because the old file may be running."""
     python = detect.find_python(root)
     if files.put(
         f"{root}{bin_dir}/{BINARY}", interpreter.fit_to_python(Path(artefact.executable()), python), 0o755
@@ -228,7 +231,7 @@ def _install_binary(root: str, bin_dir: str) -> None:
 
 
 def _name_earlier_pods(host: config.Config, root: str) -> None:
-    """The runtime calls nobody for a pod that runs already."""
+    """Name the running pods that become nodes only when they are restarted, because the runtime does not call ADD for them again."""
     waiting = unenrolled.waiting(host, root)
     if waiting:
         more = f" and {len(waiting) - SHOWN} more" if len(waiting) > SHOWN else ""
@@ -236,7 +239,7 @@ def _name_earlier_pods(host: config.Config, root: str) -> None:
 
 
 def _warn(host: config.Config, root: str) -> None:
-    """What will keep the first pod from becoming a node."""
+    """Warn about problems that will keep pods from becoming nodes."""
     static_key, *others = CREDENTIALS
     row = (
         static_key if select.is_static(host) else next(row for row in others if getattr(host, row.attribute))

@@ -27,12 +27,12 @@ HEADERS = ("NAMESPACE", "POD", "NAME", "IP", "STATE", "TAGS", "PATH", "LAST-HAND
 ANSWER_SECONDS = 2.0
 
 CONTROL_SECONDS = 1.0
-"""How long a control plane has, meanwhile, to say when its credential ends."""
+"""Seconds that a control plane has to report when its credential expires."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One node, as people see it."""
+    """One node: a row of the table, and an item of the JSON output."""
 
     namespace: str
     pod: str
@@ -46,14 +46,14 @@ class Row:
     id: str
     log: str
     note: str = ""
-    """What a person should know and do, in a sentence or two; mostly nothing."""
+    """What the admin should know and do; usually empty."""
 
     @classmethod
     def of(cls, attachment: Attachment) -> Row:
-        """Ask the node; one that does not answer says so in STATE.
+        """The row of an attachment's node. If the node does not answer, the state says so.
 
-        It is asked for its peers only if it talks to any: to list hundreds costs a node a megabyte, and a host with hundreds of nodes
-        seconds.
+        Peers are requested only if the node has active ones, because listing hundreds takes a megabyte of memory per node, and seconds on
+        a host with hundreds of nodes.
         """
         try:
             node = LocalApi.of(attachment, ANSWER_SECONDS).node(peers=launch.has_active_peers(attachment))
@@ -90,7 +90,7 @@ class Row:
         )
 
     def cells(self) -> tuple[str, ...]:
-        """In the order of ``HEADERS``; nothing is never empty, so that columns can be cut."""
+        """The cells in the order of ``HEADERS``. An empty value is ``-``, so that every column has a cell."""
         row = (
             self.namespace,
             self.pod,
@@ -104,7 +104,7 @@ class Row:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the options."""
     parser.add_argument(
         "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
     )
@@ -116,7 +116,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a row per node."""
+    """Print one row per node, then notes on standard error. Returns 1 if a node is not running."""
     wanted = [a for a in Attachments(arguments.state_dir).all() if arguments.namespace in (None, a.namespace)]
     with ThreadPoolExecutor(max_workers=32) as pool:
         ask = partial(credentials.end, seconds=CONTROL_SECONDS)
@@ -151,7 +151,7 @@ def _credential(end: credentials.End) -> dict[str, object]:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell, three spaces between, as kubectl does it."""
+    """A text table. Columns are as wide as their widest cell, with three spaces between, like kubectl's."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

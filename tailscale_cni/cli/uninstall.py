@@ -36,17 +36,17 @@ DIRECTORIES = (
     "cache",
 )
 FILES = ("run", "host", "enroll.json", "install.json")
-"""What is in a state directory."""
+"""The contents of a state directory."""
 
 SHOWN = 10
-"""Nodes that are named."""
+"""The number of nodes that are named."""
 
 if TYPE_CHECKING:
     import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the options."""
     add_roots(parser)
     parser.add_argument(
         "--cni-conf-dir", metavar="DIR", help="where the runtime reads network lists (default: as installed)"
@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Take everything away that ``install`` and the pods' nodes brought; nothing of it need be there."""
+    """Remove everything that ``install`` and the nodes have created. Parts that are missing are skipped."""
     installed = Installation.load(arguments.state_dir)
     found = detect.detect_layout("")
     conf_dir = arguments.cni_conf_dir or (installed.conf_dir if installed else found.conf_dir)
@@ -78,8 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
         _say(f"{left} nodes could not be ended; run this again")
         return 1
     forgotten = _forget(arguments.state_dir, installed) if arguments.forget_identities else None
-    _give_back(arguments.state_dir)
-    _part(arguments.state_dir, list(retained.every(arguments.state_dir)) if forgotten is None else forgotten)
+    _release_identities(arguments.state_dir)
+    _report_remaining(
+        arguments.state_dir, list(retained.every(arguments.state_dir)) if forgotten is None else forgotten
+    )
     files.remove(f"{bin_dir}/{BINARY}")
     if arguments.purge:
         _purge(installed)
@@ -89,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _end_nodes(state_dir: str) -> int:
-    """End the nodes of all pods; how many could not be."""
+    """End the nodes of all pods. Returns the number of failures."""
     left = 0
     for attachment in Attachments(state_dir).all():
         try:
@@ -103,20 +105,20 @@ def _end_nodes(state_dir: str) -> int:
 
 
 def _forget(state_dir: str, installed: Installation | None) -> list[retained.Kept]:
-    """Nobody is to be a node that this host keeps any more, or that the cluster has it hold; those that stay in the tailnet."""
+    """Forget all identities that this host retains. Returns those whose nodes stay in the tailnet."""
     host = config.load_for_cleanup(installed.entry if installed else {})
     stay = []
     for one in retained.every(state_dir):
         try:
             if not retained.forget(state_dir, one, host):
                 stay.append(one)
-        except errors.Error as e:  # it has just been given back
+        except errors.Error as e:  # a pod uses it, or it was released or forgotten at the same time
             _say(f"{e}. {e.advice}")
     return stay
 
 
-def _part(state_dir: str, stay: list[retained.Kept]) -> None:
-    """Say what is still to be said to the control plane, and what stays there."""
+def _report_remaining(state_dir: str, stay: list[retained.Kept]) -> None:
+    """Deliver pending deletions, and report the nodes that stay in the tailnet (``stay`` among them)."""
     deletions.deliver(state_dir)
     unsaid = [farewell.who for farewell in Outbox(state_dir).all()]
     if unsaid:
@@ -138,8 +140,8 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= SHOWN else f"{shown}, …"
 
 
-def _give_back(state_dir: str) -> None:
-    """What the cluster keeps stays there; it is to know that this host does not have it any more."""
+def _release_identities(state_dir: str) -> None:
+    """Tell the cluster that this host no longer uses its identities. They stay in the cluster. Warns about each failure."""
     for owed in Releases(state_dir).all() if release.deliver(state_dir) else ():
         advice = "delete its Secret in namespace tailscale-cni"
         advice += (
@@ -153,7 +155,7 @@ def _give_back(state_dir: str) -> None:
 
 
 def _remove_state(state_dir: str, run_dir: str) -> None:
-    """Only what is ours: an option may name a directory that has more in it."""
+    """Remove our files only, because an option may name a directory that contains others."""
     for name in DIRECTORIES:
         files.remove_tree(f"{state_dir}/{name}")
     for name in FILES:

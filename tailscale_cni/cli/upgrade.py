@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the options."""
     parser.add_argument(
         "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
     )
@@ -27,12 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Upgrade all of this host."""
+    """Upgrade all nodes of this host."""
     return upgrade_all(arguments.state_dir)
 
 
 def upgrade_all(state_dir: str) -> int:
-    """And then remove the programs that nobody has any more. 1 if a node was left as it is; raises NotUpgraded."""
+    """Upgrade all nodes, then remove unused builds. Returns 1 if a node was skipped, else 0. Raises NotUpgraded."""
     left = 0
     try:
         outdated = upgrade.begin(state_dir)
@@ -40,7 +40,7 @@ def upgrade_all(state_dir: str) -> int:
             try:
                 if upgrade.upgrade(attachment):
                     _say(f"{attachment.who} has this version now ({number} of {len(outdated)})")
-            except errors.AnotherVersion as e:  # which says nothing of the others
+            except errors.AnotherVersion as e:  # this does not concern the other nodes
                 _say(f"{e}. {e.advice}")
                 left = 1
     finally:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add its arguments."""
+    """Add the arguments."""
     parser.add_argument("task", choices=sorted(tasks.TASKS))
     parser.add_argument("--state-dir", required=True)
     parser.add_argument("--deleted", action="store_true", help="the control plane has forgotten the node")
