@@ -26,7 +26,7 @@ def main() -> None:
     add("devcontrol", help="the control plane for the demo and the tests")
     add("go", help="the pinned Go toolchain")
     add("venv", help="the Python that everything runs in").add_argument("--bench", action="store_true")
-    add("lock", help="resolve the dependencies anew into packaging/*.lock")
+    add("lock", help="resolve the dependencies again into packaging/*.lock")
     add("need", help="the Debian packages of some suites").add_argument("suites", nargs="+", choices=SUITES)
     options = parser.parse_args()
     match options.command:

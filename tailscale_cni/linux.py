@@ -79,7 +79,7 @@ def enter_netns(fd: int) -> None:
     if hasattr(os, "setns"):
         os.setns(fd, CLONE_NEWNET)
         return
-    import ctypes  # os.setns is there from Python 3.12 on
+    import ctypes  # os.setns exists since Python 3.12
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(fd, CLONE_NEWNET) != 0:
@@ -280,7 +280,7 @@ def run_bounded(
     reading, writing = os.pipe2(os.O_CLOEXEC)
 
     def answer() -> None:
-        if os.fork():  # the grandchild is reparented, so it becomes no zombie of ours
+        if os.fork():  # the grandchild is reparented, so it never becomes our zombie
             return
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(lifetime)

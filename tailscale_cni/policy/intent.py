@@ -79,9 +79,9 @@ def _intent(
     if config.auto_namespace_tag and namespace:
         tags = (*tags, namespace_tag(namespace))
     settled = "ephemeral" in values and ("hostname" in values or "{workload}" not in config.hostname_template)
-    who = None if settled else owner()  # it may have to ask the API
-    workload = hostname.workload(pod, who)
-    stateful = hostname.is_stateful(pod, who)
+    controller = None if settled else owner()  # it may have to ask the API
+    workload = hostname.workload(pod, controller)
+    stateful = hostname.is_stateful(pod, controller)
     by_default = hostname.render(
         config.hostname_template,
         workload,
