@@ -318,11 +318,11 @@ def test_an_add_whose_time_is_over_waits_no_longer_for_the_api(
     """Several that have to be asked share its time, and each has a moment to answer at all."""
     waits: list[float] = []
 
-    def ask(_: object, wait: float, *__: object, **___: object) -> bytes:
+    def run_bounded(_: object, wait: float, *__: object, **___: object) -> bytes:
         waits.append(wait)
         return b'{"host": "of the test"}'
 
-    monkeypatch.setattr(linux, "ask", ask)
+    monkeypatch.setattr(linux, "run_bounded", run_bounded)
     settings = {"stateDir": str(host.root), "configFile": os.devnull, "kubeconfig": "/kubeconfig"}
     asked = request.parse(
         environ(ARGS="K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-x;K8S_POD_UID=u"),
