@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 SECONDS = 10.0
-"""How long one call of an API may take here."""
+"""For one call of a control plane's API."""
 
 
 def plane_of(

@@ -33,12 +33,12 @@ def seek(attachment: Attachment) -> float:
     try:
         node = LocalApi.of(attachment).node(peers=True)
     except errors.LocalApiFailed:  # it is being started again
-        return handover.SOONEST
+        return handover.MIN_LOOK_INTERVAL
     called, _, domain = node.name.partition(".")
     if called == attachment.hostname or not handover.may_move(attachment):
         return 0
     if not domain or f"{attachment.hostname}.{domain}" in node.peer_names:
-        return handover.until_next_look(attachment)  # it costs the control plane nothing
+        return handover.seconds_to_next_look(attachment)  # it costs the control plane nothing
     _rename(attachment, node)
     return max(AFTER_A_CALL, handover.age(attachment) / 3)
 

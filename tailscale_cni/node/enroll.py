@@ -130,11 +130,11 @@ def _record(
     """Save the attachment before it claims anything, so that each claim names a holder that can be found; then with its claims."""
     store.save(attachment)
     attachment = _claim(
-        handover.enter(attachment, reservation), config, reservation.port if reservation else 0
+        handover.take_number(attachment, reservation), config, reservation.port if reservation else 0
     )
     store.save(attachment)
     if reservation:
-        release.settle(attachment)
+        release.clear_pending(attachment)
     return attachment
 
 

@@ -83,7 +83,7 @@ def log_out(attachment: Attachment) -> None:
             from ..worker.localapi import LocalApi
 
             LocalApi.of(attachment, LOGOUT_SECONDS).logout()
-            known.forgotten(attachment)
+            known.forget(attachment)
 
 
 def stays_deleted(attachment: Attachment) -> bool:
@@ -99,7 +99,7 @@ def stays_deleted(attachment: Attachment) -> bool:
         if not (launch.was_online(current) and launch.is_same_node(current)):
             return False
         launch.note_deleted(current)
-        known.forgotten(current)
+        known.forget(current)
         files.remove_tree(current.identity_dir)
     return True
 
@@ -120,7 +120,7 @@ def unmake(store: Attachments, attachment: Attachment) -> None:
 def _discard(store: Attachments, attachment: Attachment) -> None:
     """Remove the files of an attachment whose processes and interface are gone."""
     if attachment.ephemeral:
-        deletions.owe(attachment)
+        deletions.queue(attachment)
     files.remove_tree(attachment.worker_dir)
     if (
         attachment.ephemeral
@@ -130,8 +130,8 @@ def _discard(store: Attachments, attachment: Attachment) -> None:
         identities.forget(attachment.state_dir, Identity.of(attachment))
     else:
         identities.note_use(attachment.state_dir, attachment.key)
-    handover.shed(store, attachment)
-    handover.leave(attachment)
+    handover.dispose_of_former(store, attachment)
+    handover.hand_over(attachment)
     store.forget(attachment)
 
 

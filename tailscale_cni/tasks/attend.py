@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
     """Print the seconds until the supervisor should ask again, 0 for never."""
-    current = handover.settle(attachment)
+    current = handover.apply_assignment(attachment)
     if current is None:
         return exits.NOTHING_TO_RUN
     if current.lost or not launch.is_as_recorded(current):
         return exits.RESTART_AS_RECORDED
-    again = rename.seek(current) if current.seeks_name else renew.attend(current)
+    again = rename.seek(current) if current.seeks_name else renew.renew(current)
     if again is None:
         return exits.RESTART_AS_RECORDED
     release.deliver_soon(attachment.state_dir)

@@ -31,7 +31,7 @@ def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
     if attachment.lost:
         from ..identity import renew
 
-        renew.give_up(attachment)
+        renew.discard_lost(attachment)
         return exits.NOTHING_TO_RUN
     current = start.begin_anew(attachment)
     if current is None:

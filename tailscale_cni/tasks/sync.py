@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
     """Configure addresses and routes, unless the node is to be another one."""
-    current = handover.settle(attachment)
+    current = handover.apply_assignment(attachment)
     if current is None:
         return exits.NOTHING_TO_RUN
     if current.lost or not launch.is_as_recorded(current):

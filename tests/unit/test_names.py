@@ -46,12 +46,12 @@ class Host:
             boot_id=linux.boot_id(),
             namespace="default",
             name=name,
-            since=handover.now() - int(age * handover.SECOND),
+            since=handover.now() - int(age * handover.NANOSECONDS),
             **{"handover_window": 600.0, **base, **more},
         )
         with self.store.locked(attachment.container_id, create=True):
             self.store.save(attachment)
-            attachment = handover.enter(attachment)
+            attachment = handover.take_number(attachment)
             known = Identity.load(str(self.root), attachment.key)
             attachment = attachment._replace(uid=known.uid or serial + 1, port=known.port or serial + 1)
             if attachment.identity:
@@ -69,7 +69,7 @@ class Host:
         """A pod is deleted."""
         with self.store.locked(attachment.container_id):
             current = self.now(attachment)
-            handover.leave(current)
+            handover.hand_over(current)
             self.store.forget(current)
 
     def now(self, attachment: Attachment) -> Attachment:
@@ -80,7 +80,7 @@ class Host:
 
     def settled(self, attachment: Attachment) -> Attachment:
         """What its supervisor is told."""
-        current = handover.settle(attachment)
+        current = handover.apply_assignment(attachment)
         assert current
         return current
 
@@ -130,7 +130,7 @@ def test_a_rollout_ends_with_the_name_and_the_keys_that_it_began_with(host: Host
         assert (now.hostname, now.key, now.uid, now.port) == ("web", first.key, first.uid, first.port)
         assert now.former == (new.key,)
         with host.store.locked(now.container_id):
-            handover.shed(host.store, now)
+            handover.dispose_of_former(host.store, now)
         assert not Path(new.identity_dir).exists()
     host.delete(now)
     assert host.add(ephemeral=False).key == first.key
@@ -199,7 +199,7 @@ def test_what_an_heir_does_not_need_goes_to_who_waits_for_it(host: Host) -> None
     assert (now.former, other.former) == ((heir.key,), (late.key,))
     for one in now, other:
         with host.store.locked(one.container_id):
-            handover.shed(host.store, one)
+            handover.dispose_of_former(host.store, one)
     assert {path.name for path in (host.root / "identities").iterdir() if path.is_dir()} == {
         first.key,
         second.key,
@@ -326,7 +326,7 @@ def test_an_heir_has_the_clusters_identity_and_gives_back_its_own(host: Host) ->
         assert owed(host) == {}
         heir = host.settled(new)
         assert (heir.number, heir.identity, heir.kubeconfig) == (0, old.identity, "/kubeconfig")
-        handover.shed(host.store, heir)
+        handover.dispose_of_former(host.store, heir)
         assert owed(host) == {new.identity: deleted}
         assert Path(new.identity_dir).exists() is not deleted  # until the cluster has it
         Releases(str(host.root)).done(new.identity)

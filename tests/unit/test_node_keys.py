@@ -65,9 +65,9 @@ def test_a_worker_has_nobody_elses_device_deleted(tmp_path: Path) -> None:
     Path(one.identity_dir, vault_files.STATE).write_bytes(state(f"privkey:{PRIVATE}"))
     own = Node("Running", "web.tail", (), online=True, tags=(), node_id="n1", node_key=f"nodekey:{PUBLIC}")
     known.note(one, own._replace(node_id="laptop", node_key="nodekey:of-a-laptop"))
-    deletions.owe(one)
+    deletions.queue(one)
     assert list(Outbox(str(tmp_path)).all()) == []
     known.note(one, own)
     known.note(one, own._replace(node_id="laptop", node_key="nodekey:of-a-laptop"))
-    deletions.owe(one)
+    deletions.queue(one)
     assert [farewell.node_id for farewell in Outbox(str(tmp_path)).all()] == ["n1"]
