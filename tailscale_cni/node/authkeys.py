@@ -53,7 +53,7 @@ def mint_in_turn(attachment: Attachment) -> AuthKey:
     return mint(attachment, SECONDS)
 
 
-def connected(attachment: Attachment) -> None:
+def reset_backoff(attachment: Attachment) -> None:
     """A node is on the tailnet: the key that it needs next, should it need one, is the first again."""
     if attachment.minter != "static":
         Patience(attachment.run_dir).connected(_who(attachment))

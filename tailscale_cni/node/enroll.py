@@ -19,7 +19,7 @@ from ..state.claims import Claims
 from ..state.identities import Identity
 from ..worker import launch
 from .netns import is_same_pod, pod_uid
-from .teardown import unmake
+from .teardown import remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ def record(
     with store.locked(request.container_id, create=True):
         attachment = store.get(request.network, request.container_id, request.ifname)
         if attachment and not _is_whole(attachment, request, netns):
-            unmake(store, attachment)
+            remove(store, attachment)
             attachment = None
         if attachment and launch.is_deleted(attachment):
             raise errors.NodeDeleted(pod=attachment.who)

@@ -87,11 +87,11 @@ def _start(
     attachment = _of_this_build(store, attachment)
     handover.drop_mismatched_keys(attachment)
     identities.make(attachment)
-    host_rules.prepare(store, attachment)
+    host_rules.ensure_once(store, attachment)
     _launch(attachment, netns, line, held)
     from ..net import host, pod  # while the node registers
 
-    host_rules.confirm(store, attachment)
+    host_rules.ensure(store, attachment)
     host_addresses = tuple(map(str, host.host_tailnet_addresses()))
     if host_addresses != attachment.host_addresses:
         attachment = attachment._replace(host_addresses=host_addresses)

@@ -19,7 +19,7 @@ SOON = 10.0
 
 def run(attachment: Attachment, deleted: bool) -> int:  # noqa: FBT001
     """Print the worker's next start line: ``key KEY``, or ``new-key KEY`` for a node that the control plane has ``deleted``."""
-    if deleted and teardown.stays_deleted(attachment):
+    if deleted and teardown.accept_deletion(attachment):
         _complain(errors.NodeDeleted(pod=attachment.who))
         return exits.NOTHING_TO_RUN
     if attachment.ephemeral:

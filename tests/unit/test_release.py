@@ -209,7 +209,7 @@ def test_what_is_lost_is_gone_with_its_pod(host: Host, cluster: Cluster) -> None
     one = registered(host, cluster)._replace(lost=True)
     host.store.save(one)
     with host.store.locked(one.container_id):
-        teardown._discard(host.store, one)
+        teardown._remove_files(host.store, one)
     assert Name.of(one).all_kept() == {}
     assert not Path(one.identity_dir).exists()
     assert list(Releases(str(host.root)).all()) == []
