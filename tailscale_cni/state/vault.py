@@ -20,7 +20,7 @@ from .. import errors, kube
 from ..tailnet import is_tag
 from ..untrusted import as_dict, as_list, as_text, as_texts, as_word
 from . import node_keys, vault_files
-from .names import MOST
+from .hostnames import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping

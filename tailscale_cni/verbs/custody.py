@@ -19,8 +19,8 @@ from ..state import identities
 from ..state.attachments import Attachments
 from ..state.claims import Claims
 from ..state.host import host_id
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..state.releases import Release, Releases
 from . import returns, succession
 from .namespace import worker_uids

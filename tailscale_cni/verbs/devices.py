@@ -14,9 +14,9 @@ from .. import errors, linux
 from ..control import Refused, Unavailable, is_same
 from ..policy import tailed
 from ..state import files, identities, node_keys
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
-from ..state.outbox import Farewell, Outbox
+from ..state.outbox import Deletion, Outbox
 from . import delivery, keys
 
 if TYPE_CHECKING:
@@ -66,22 +66,22 @@ def owe(attachment: Attachment) -> None:
     """Write down that the attachment's node is to be forgotten, unless it has said so itself."""
     words = files.read(_note(attachment)).split()
     if len(words) == 2 and attachment.minter != "static":
-        Outbox(attachment.state_dir).post(Farewell.of(attachment, *words))
+        Outbox(attachment.state_dir).add(Deletion.of(attachment, *words))
 
 
 def owe_identity(attachment: Attachment, identity: Identity) -> None:
     """The same, of an identity that the attachment had, or has found."""
-    said = farewell(attachment, identity)
-    if said:
-        Outbox(attachment.state_dir).post(said)
+    wanted = deletion(attachment, identity)
+    if wanted:
+        Outbox(attachment.state_dir).add(wanted)
 
 
-def farewell(attachment: Attachment, identity: Identity) -> Farewell | None:
+def deletion(attachment: Attachment, identity: Identity) -> Deletion | None:
     """What there is to say of it; None where there is nobody to say it to, or of."""
-    is_known = identity.node_id and identity.control_url == attachment.control_url
+    is_known = identity.node_id and identity.node_key and identity.control_url == attachment.control_url
     if not is_known or attachment.minter == "static":
         return None
-    return Farewell.of(attachment, identity.node_id, identity.node_key)
+    return Deletion.of(attachment, identity.node_id, identity.node_key)
 
 
 def deliver_soon(state_dir: str) -> None:
@@ -98,26 +98,26 @@ def deliver(state_dir: str, seconds: float = delivery.DELIVERY) -> None:
 
 def _say_all(outbox: Outbox) -> int:
     """How many are there after that: who has just posted one has found us at it."""
-    for farewell in outbox.all():
-        if _say(farewell):
-            outbox.said(farewell)
+    for name, deletion in outbox.items():
+        if _say(deletion):
+            outbox.done(name)
     return sum(1 for _ in outbox.all())
 
 
-def _say(farewell: Farewell) -> bool:
+def _say(deletion: Deletion) -> bool:
     """Whether the control plane knows by now. What it refuses is said again: a person may mend it."""
     try:
-        plane = plane_of(farewell, farewell, SECONDS)
+        plane = plane_of(deletion, deletion, SECONDS)
         if plane:
-            plane.delete(farewell.node_id)
+            plane.delete(deletion.node_id)
     except (Refused, Unavailable, errors.NoAuthKey) as e:
-        os.write(2, f"{farewell.who}: node {farewell.node_id} cannot be deleted: {e}\n".encode())
+        os.write(2, f"{deletion.who}: node {deletion.node_id} cannot be deleted: {e}\n".encode())
         return False
     return True
 
 
 def plane_of(
-    owner: Attachment | Farewell, device: Farewell | Identity | Node, seconds: float
+    owner: Attachment | Deletion, device: Deletion | Identity | Node, seconds: float
 ) -> ControlPlane | None:
     """The control plane, to change or delete that very device there; None if it has none of that ID and node key, or there is no API.
 

@@ -16,8 +16,8 @@ from ..cni import result
 from ..state import files, identities
 from ..state.attachments import LOCK_SECONDS, Attachment, Attachments
 from ..state.claims import Claims
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..worker import launch
 from . import devices, keys, returns, succession, underlay
 from .leaving import end, unmake
@@ -217,8 +217,12 @@ def _claim(attachment: Attachment, config: Config, port: int) -> Attachment:
     if not first <= uid <= last:
         uids.release(attachment.key, uid)
         uid = uids.take(attachment.key, (first, last), "uidBase", lambda _: True)
+    if attachment.identity and not known.port:
+        ports.release(attachment.key, 0)  # its record can be lost
     port = known.port or ports.take(attachment.key, config.ports, "ports", is_free, first=port)
     if attachment.identity and not known.uid:
+        if not known.kubeconfig:  # nobody knows what keys without a record are for
+            files.remove_tree(attachment.identity_dir)
         known = (
             known if known.kubeconfig else Identity.of(attachment)
         )  # of what it was, for whoever has to fit it

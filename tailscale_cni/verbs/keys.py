@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import errors, linux
 from ..control import Refused, Unavailable
 from ..control.static import StaticKey
-from ..state.patience import Patience, TooSoon
+from ..state.backoff import Backoff, TooSoon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..control import AuthKey, ControlPlane
     from ..state.attachments import Attachment
-    from ..state.outbox import Farewell
+    from ..state.outbox import Deletion
     from .credentials import Credential
 
 SECONDS = 20.0
@@ -55,12 +55,12 @@ def choice(host: Config) -> dict[str, Any]:
 
 
 def chosen(host: Config) -> dict[str, Any]:
-    """The same, with every field that a farewell has."""
+    """The same, with every field that a deletion has."""
     return {"headscale_user": "", "auth_key_seconds": 0, "api_url": "", **choice(host)}
 
 
-def control_plane(attachment: Attachment | Farewell | Credential, seconds: float) -> ControlPlane | None:
-    """The API that a node, or its farewell, was recorded with, for calls that take ``seconds`` together.
+def control_plane(attachment: Attachment | Deletion | Credential, seconds: float) -> ControlPlane | None:
+    """The API that a node, or its deletion, was recorded with, for calls that take ``seconds`` together.
 
     None with a static key, which has none.
     """
@@ -113,7 +113,7 @@ def mint_in_turn(attachment: Attachment) -> AuthKey:
 def connected(attachment: Attachment) -> None:
     """A node is on the tailnet: the key that it needs next, should it need one, is the first again."""
     if attachment.minter != "static":
-        Patience(attachment.run_dir).connected(_who(attachment))
+        Backoff(attachment.run_dir).connected(_who(attachment))
 
 
 def _make(minter: StaticKey | ControlPlane, attachment: Attachment) -> AuthKey:
@@ -128,9 +128,9 @@ def _who(attachment: Attachment) -> str:
 @contextlib.contextmanager
 def _patiently(attachment: Attachment) -> Iterator[None]:
     """Ask when it is time to, and take note of what came of it. Raises Unavailable when it is not."""
-    patience, who = Patience(attachment.run_dir), _who(attachment)
+    backoff, who = Backoff(attachment.run_dir), _who(attachment)
     try:
-        patience.begin(who)
+        backoff.begin(who)
     except TooSoon as e:
         reason = f"it was asked in vain; the next time is in {e.seconds:.0f} s"
         raise Unavailable(reason, reached=False, retry_after=e.seconds) from None
@@ -138,14 +138,14 @@ def _patiently(attachment: Attachment) -> Iterator[None]:
         yield
     except Unavailable as e:
         if e.reached or e.retry_after:
-            patience.unanswered(e.retry_after)
+            backoff.unanswered(e.retry_after)
         else:
-            patience.unreached(who)
+            backoff.unreached(who)
         raise
     except (Refused, errors.NoAuthKey):  # the latter is a file of ours
-        patience.refused(who)
+        backoff.refused(who)
         raise
-    patience.answered()
+    backoff.answered()
 
 
 @contextlib.contextmanager

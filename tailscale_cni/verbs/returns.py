@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from .. import errors, linux
 from ..state import identities
 from ..state.attachments import Attachments
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..state.outbox import Outbox
 from ..state.releases import Release, Releases
 from . import delivery, devices
@@ -47,14 +47,14 @@ def owe(attachment: Attachment, key: str, kubeconfig: str) -> None:
 
 def owe_end(attachment: Attachment, identity: Identity) -> None:
     """Write down that an identity of the cluster's is to be nobody's any more, and then its node is to be none."""
-    farewell = devices.farewell(attachment, identity)
+    deletion = devices.deletion(attachment, identity)
     release = Release(
         identity.key,
         identity.kubeconfig,
         attachment.namespace,
         attachment.name,
         delete=True,
-        farewell=farewell,
+        deletion=deletion,
     )
     Releases(attachment.state_dir).post(release)
 
@@ -134,8 +134,8 @@ def give_back(state_dir: str, release: Release) -> bool:
         if identity.uid and linux.anybody_is(identity.uid):
             raise errors.Busy(what=f"user ID {identity.uid}", seconds=0)
         is_nobodys = _tell(name, release, identity)
-        if release.farewell and is_nobodys:
-            Outbox(state_dir).post(release.farewell)
+        if release.deletion and is_nobodys:
+            Outbox(state_dir).add(release.deletion)
         identities.forget(state_dir, identity)
         releases.done(release.key)
     except (errors.Error, OSError) as e:
@@ -179,7 +179,7 @@ def _tell(name: Name, release: Release, identity: Identity) -> bool:
     state_dir = name.store.state_dir
     vault = Vault(api(release.kubeconfig), release.namespace, release.name)
     ours = Holder("", "", host_id(state_dir), "", release.key)
-    identity_id = release.farewell.node_id if release.farewell else ""
+    identity_id = release.deletion.node_id if release.deletion else ""
     for _ in range(TRIES):
         entries = vault.entries()
         entry = held_as(entries, ours)

@@ -15,8 +15,8 @@ from .. import errors, linux
 from ..policy import numbered
 from ..state import identities
 from ..state.attachments import LOCK_SECONDS, Attachments
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..worker import launch
 from . import devices, returns
 
