@@ -9,8 +9,8 @@ from .. import errors
 from ..control import Refused, Unavailable
 from ..policy import tailed
 from ..state import identities
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from .lookup import SECONDS, plane_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .. import errors, linux
 from ..control import Refused, Unavailable
 from ..state import files
-from ..state.outbox import Farewell, Outbox
+from ..state.outbox import Deletion, Outbox
 from . import delivery
 from .known import note_path
 from .lookup import SECONDS, plane_of
@@ -26,22 +26,22 @@ def queue(attachment: Attachment) -> None:
     """Queue the deletion of the attachment's device, unless the node has logged out."""
     words = files.read(note_path(attachment)).split()
     if len(words) == 2 and attachment.minter != "static":
-        Outbox(attachment.state_dir).post(Farewell.of(attachment, *words))
+        Outbox(attachment.state_dir).add(Deletion.of(attachment, *words))
 
 
 def queue_identity(attachment: Attachment, identity: Identity) -> None:
     """Queue the deletion of the device of an identity that the attachment had or found."""
     deletion = deletion_of(attachment, identity)
     if deletion:
-        Outbox(attachment.state_dir).post(deletion)
+        Outbox(attachment.state_dir).add(deletion)
 
 
-def deletion_of(attachment: Attachment, identity: Identity) -> Farewell | None:
+def deletion_of(attachment: Attachment, identity: Identity) -> Deletion | None:
     """The deletion of an identity's device; None if it has none, or no API can be asked."""
-    is_known = identity.node_id and identity.control_url == attachment.control_url
+    is_known = identity.node_id and identity.node_key and identity.control_url == attachment.control_url
     if not is_known or attachment.minter == "static":
         return None
-    return Farewell.of(attachment, identity.node_id, identity.node_key)
+    return Deletion.of(attachment, identity.node_id, identity.node_key)
 
 
 def deliver_soon(state_dir: str) -> None:
@@ -58,19 +58,19 @@ def deliver(state_dir: str, seconds: float = delivery.DELIVERY_TIMEOUT) -> None:
 
 def _delete_all(outbox: Outbox) -> int:
     """Try each queued deletion once. Returns how many are queued after that, those included that came meanwhile."""
-    for farewell in outbox.all():
-        if _delete(farewell):
-            outbox.said(farewell)
+    for name, deletion in outbox.items():
+        if _delete(deletion):
+            outbox.done(name)
     return sum(1 for _ in outbox.all())
 
 
-def _delete(farewell: Farewell) -> bool:
+def _delete(deletion: Deletion) -> bool:
     """Whether the device is gone. A deletion that the control plane refuses is tried again: a person may mend the reason."""
     try:
-        plane = plane_of(farewell, farewell, SECONDS)
+        plane = plane_of(deletion, deletion, SECONDS)
         if plane:
-            plane.delete(farewell.node_id)
+            plane.delete(deletion.node_id)
     except (Refused, Unavailable, errors.NoAuthKey) as e:
-        os.write(2, f"{farewell.who}: node {farewell.node_id} cannot be deleted: {e}\n".encode())
+        os.write(2, f"{deletion.who}: node {deletion.node_id} cannot be deleted: {e}\n".encode())
         return False
     return True

@@ -16,8 +16,8 @@ from ..devices import deletions
 from ..policy import numbered
 from ..state import identities
 from ..state.attachments import LOCK_SECONDS, Attachments
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..worker import launch
 from . import release
 from .disposition import Disposition, Successor, disposition

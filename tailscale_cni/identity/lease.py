@@ -18,8 +18,8 @@ from .. import errors, linux
 from ..state import identities
 from ..state.attachments import Attachments
 from ..state.host import host_id
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..state.releases import Release, Releases
 from ..untrusted import as_dict, as_list, as_text
 from . import release

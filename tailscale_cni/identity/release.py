@@ -17,8 +17,8 @@ from ..devices import deletions, delivery
 from ..devices.delivery import DELIVERY_TIMEOUT
 from ..state import identities
 from ..state.attachments import Attachments
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..state.outbox import Outbox
 from ..state.releases import Release, Releases
 
@@ -68,7 +68,7 @@ def queue_deletion(attachment: Attachment, identity: Identity) -> None:
         attachment.namespace,
         attachment.name,
         delete=True,
-        farewell=deletions.deletion_of(attachment, identity),
+        deletion=deletions.deletion_of(attachment, identity),
     )
     Releases(attachment.state_dir).post(release)
 
@@ -151,8 +151,8 @@ def make(state_dir: str, release: Release) -> Outcome:
         if identity.uid and linux.anybody_is(identity.uid):
             raise errors.Busy(what=f"user ID {identity.uid}", seconds=0)
         is_free = _tell_cluster(name, release, identity)
-        if release.farewell and is_free:
-            Outbox(state_dir).post(release.farewell)
+        if release.deletion and is_free:
+            Outbox(state_dir).add(release.deletion)
         identities.forget(state_dir, identity)
         releases.done(release.key)
     except (errors.Error, OSError) as e:
@@ -199,7 +199,7 @@ def _tell_cluster(name: Name, release: Release, identity: Identity) -> bool:
     state_dir = name.store.state_dir
     vault = Vault(cluster_api(release.kubeconfig), release.namespace, release.name)
     ours = Holder("", "", host_id(state_dir), "", release.key)
-    identity_id = release.farewell.node_id if release.farewell else ""
+    identity_id = release.deletion.node_id if release.deletion else ""
     for _ in range(TRIES):
         entries = vault.entries()
         entry = held_as(entries, ours)

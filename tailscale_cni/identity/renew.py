@@ -13,8 +13,8 @@ from ..state import identities
 from ..state.attachments import Attachments
 from ..state.claims import Claims
 from ..state.host import host_id
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..state.releases import Release, Releases
 from . import handover, release
 from .lease import adopt, announce, as_identity, own_holder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from .. import config, errors
-from ..state import files
+from ..state import files, records
 from . import conflist
 from .record import Installation
 
@@ -19,16 +19,34 @@ def keep_in_step(host: config.Config) -> bool:
     with contextlib.suppress(errors.Error, OSError):
         path = f"{host.state_dir}/enroll.json"
         for _ in range(3):  # our own rename changes the directory
-            installed = Installation.load(host.state_dir)
+            installed = _installed(host.state_dir)
             watched = _watched(installed)
             view = config.fastpath_note(host, *watched)
-            if files.read_json(path) == view:
+            if _is_written(path, view):
                 break
             if not (installed and _refresh(installed)):
                 files.write_json(path, view)
                 break
             renewed = True
     return renewed
+
+
+def _installed(state_dir: str) -> Installation | None:
+    """What is installed; None, with a warning, if the record cannot be read: our list then stays as it is."""
+    try:
+        return Installation.load(state_dir)
+    except errors.UnreadableState as e:
+        records.warn(f"{e}; 'tailscale-cni install' writes it anew")
+        return None
+
+
+def _is_written(path: str, note: object) -> bool:
+    """Whether a file has this in it. Anything else at its place is removed."""
+    try:
+        return files.read_json(path) == note
+    except errors.UnreadableState:
+        files.clear(path)
+        return False
 
 
 def _watched(installed: Installation | None) -> list[str]:

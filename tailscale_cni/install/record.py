@@ -1,28 +1,44 @@
-"""What ``install`` did on this host: all that keeping the lists in step, and ``uninstall``, need."""
+"""What ``install`` did on this host: what keeping the network lists in step, and ``uninstall``, need to know."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..state import files
+from ..state import files, records
+from .conflist import TYPE
 
 
 class Installation(NamedTuple):
-    """Where the runtime reads lists and plugins from, and our entry as it goes into a list."""
+    """Where the runtime reads network lists and finds plugins, and our entry as it goes into a list."""
 
     conf_dir: str
     bin_dir: str
     entry: dict[str, Any]
-    version: int = 1
+    version: int = records.VERSION
+    unknown: str = ""
+    """What a newer version wrote and this one does not know (``records``)."""
 
     @classmethod
     def load(cls, state_dir: str) -> Installation | None:
-        """What was installed; None if nothing was. Raises UnreadableState."""
-        document = files.read_json(f"{state_dir}/install.json")
-        if document is None:
-            return None
-        return cls(**{key: value for key, value in document.items() if key in cls._fields})
+        """What was installed; None if nothing was. Raises UnreadableState, InputOutput."""
+        return records.load(cls, _record(state_dir), parsers={"entry": _entry})
 
     def save(self, state_dir: str) -> None:
-        """Write it down."""
-        files.write_json(f"{state_dir}/install.json", self._asdict())
+        """Write it down. Raises InputOutput."""
+        path = _record(state_dir)
+        if not files.is_replaceable(path):
+            records.set_aside(state_dir, path)
+        files.write(path, records.encode(self))
+
+
+def _record(state_dir: str) -> str:
+    return f"{state_dir}/install.json"
+
+
+def _entry(value: Any) -> dict[str, Any]:
+    """Our entry. The runtime takes no list that has another thing in it, and then no pod has a network. Raises ValueError."""
+    if not isinstance(value, dict) or value.get("type") != TYPE:
+        raise ValueError("no entry of ours")
+    for key in ("stateDir", "runDir", "configFile"):
+        records.plain(value.get(key, ""), "")
+    return value

@@ -14,6 +14,7 @@ from ..build import artefact
 from ..cni import result
 from ..control import select
 from ..identity import handover, release
+from ..state import files
 from ..state.attachments import Attachment, Attachments
 from ..state.claims import Claims
 from ..state.identities import Identity
@@ -146,8 +147,12 @@ def _claim(attachment: Attachment, config: Config, port: int) -> Attachment:
     if not first <= uid <= last:
         uids.release(attachment.key, uid)
         uid = uids.take(attachment.key, (first, last), "uidBase", lambda _: True)
+    if attachment.identity and not known.port:
+        ports.release(attachment.key, 0)  # its record may be lost
     port = known.port or ports.take(attachment.key, config.ports, "ports", linux.is_udp_port_free, first=port)
     if attachment.identity and not known.uid:
+        if not known.kubeconfig:  # nothing says what keys without a record are for
+            files.remove_tree(attachment.identity_dir)
         # An identity of the cluster keeps what it was registered as: keys for other tags are dropped later.
         known = known if known.kubeconfig else Identity.of(attachment)
         known._replace(uid=uid, port=port).save(attachment.state_dir)

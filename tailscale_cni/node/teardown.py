@@ -14,8 +14,8 @@ from ..devices import deletions, known
 from ..identity import handover, release
 from ..state import files, identities
 from ..state.attachments import LOCK_SECONDS, Attachments
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..state.roots import make_roots
 from ..worker import cgroup, launch
 from . import host_rules

@@ -16,7 +16,14 @@ MODULES = {"ADD": "add", "DEL": "delete", "CHECK": "check", "GC": "gc", "STATUS"
 def load(command: str) -> Callable[[Request], Mapping[str, Any] | None]:
     """Import and return the verb of a CNI_COMMAND. No call pays for another verb's imports."""
     verb: Callable[[Request], Mapping[str, Any] | None] = import_module(f".{MODULES[command]}", __name__).run
-    return verb
+
+    def run(request: Request) -> Mapping[str, Any] | None:
+        from ..state import records  # which the verb has imported
+
+        records.warn_through(request.warn)
+        return verb(request)
+
+    return run
 
 
 def log(entry: Mapping[str, Any], line: str) -> None:

@@ -71,7 +71,7 @@ def test_a_rollout_takes_a_tag_away(new_host: NewHost, control: ControlPlane, ki
 
 
 @KINDS
-def test_a_farewell_that_could_not_be_said_is_said_later(
+def test_a_deletion_that_could_not_be_told_is_told_later(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
     """The control plane was away when the pod ended, and keeps the node, until it is told."""

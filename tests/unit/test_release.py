@@ -24,13 +24,13 @@ from tailscale_cni.policy import PodIntent
 from tailscale_cni.state import identities, vault_files
 from tailscale_cni.state.attachments import Attachment
 from tailscale_cni.state.host import host_id
+from tailscale_cni.state.hostnames import Name
 from tailscale_cni.state.identities import Identity
-from tailscale_cni.state.names import Name
 from tailscale_cni.state.outbox import Outbox
 from tailscale_cni.state.releases import Release, Releases
 
 from .cni_call import config, environ
-from .test_names import Host, kept_in_cluster
+from .test_hostnames import Host, kept_in_cluster
 from .test_node_keys import PRIVATE, PUBLIC, state
 from .test_secret_store import Cluster
 
@@ -148,7 +148,7 @@ def with_a_node(host: Host, cluster: Cluster) -> Attachment:
 
 def said(host: Host) -> list[str]:
     """The nodes that the control plane is to forget."""
-    return [farewell.node_id for farewell in Outbox(str(host.root)).all()]
+    return [deletion.node_id for deletion in Outbox(str(host.root)).all()]
 
 
 def test_a_node_that_is_left_behind_ends_with_its_secret(host: Host, cluster: Cluster) -> None:
@@ -336,12 +336,15 @@ def test_an_add_whose_time_is_over_waits_no_longer_for_the_api(
 
 
 def test_what_a_later_version_writes_down_is_read(host: Host) -> None:
-    """It knows more of a release than this one; what this one knows is done."""
+    """It knows more of a release than this one. What this one knows is done, and the rest is kept."""
     releases, one = Releases(str(host.root)), Release("k", "/kubeconfig", "default", "web")
     releases.post(one)
     path = host.root / "releases" / "k.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "later": True}))
-    assert list(releases.all()) == [one]
+    assert list(releases.all()) == [one._replace(unknown='{"later":true}')]
+    releases.post(one._replace(delete=True))
+    document = json.loads(path.read_text())
+    assert (document["later"], document["delete"]) == (True, True)
 
 
 def test_what_is_to_end_is_not_given_back_by_who_has_read_of_it_before(host: Host, cluster: Cluster) -> None:

@@ -87,8 +87,9 @@ class Name:
         return {n: attachment for n, attachment in found.items() if attachment}
 
     def kept(self, number: int) -> str:
-        """The identity that is kept for a number; empty if there is none."""
-        return files.read_link(f"{self.root}/{number}{KEPT}", "")
+        """The key of the identity that is kept for a number; empty if there is none."""
+        key = files.read_link(f"{self.root}/{number}{KEPT}", "")
+        return key if key.isalnum() else ""  # it becomes part of a path
 
     def all_kept(self) -> dict[int, str]:
         """By number, the identity that is kept for it."""
@@ -112,7 +113,7 @@ class Name:
         """What is in its directory; nothing if that has just gone."""
         try:
             return os.listdir(self.root)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def _link(self, name: str, target: str) -> None:

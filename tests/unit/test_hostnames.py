@@ -13,8 +13,8 @@ from tailscale_cni import linux
 from tailscale_cni.identity import handover
 from tailscale_cni.state import files, identities
 from tailscale_cni.state.attachments import Attachment, Attachments
+from tailscale_cni.state.hostnames import Name
 from tailscale_cni.state.identities import Identity
-from tailscale_cni.state.names import Name
 from tailscale_cni.state.releases import Releases
 
 SERIAL = count()

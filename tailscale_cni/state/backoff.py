@@ -1,19 +1,18 @@
-"""How soon a control plane may be asked for a key again: for one pod, and for all of a host.
+"""How soon a control plane may be asked for a key again: for one pod, and for all pods of a host.
 
-A question is written down before it is asked, so that lost answers and crashes count. Each further key for a pod that is still not
-on the tailnet takes twice as long as the one before; a control plane that does not answer is asked by everybody on the host ever
-less often. Times are jittered, and those of the boot's own clock: a reboot begins anew, and no wall clock is looked at.
+A request is written down before it is made, so that lost answers and crashes count. Each further key for a pod that is still not on the
+tailnet takes twice as long as the one before. While a control plane does not answer, the whole host asks it ever less often. Delays
+have jitter. Times are CLOCK_BOOTTIME, so a reboot begins anew, and the wall clock does not matter.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors, linux
-from . import files
+from . import files, records
 from .attachments import LOCK_SECONDS
 
 if TYPE_CHECKING:
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 
 HOST = "host"
 KEPT = 3600.0
-"""Seconds that a pod's entry outlives its last question: a pod that fails is tried again as the same one."""
+"""Seconds that a pod's entry outlives its last request: kubelet tries a pod that fails again, with the same UID. No delay is longer."""
 
 
 class Delays(NamedTuple):
-    """Seconds from the first question to the second, and the most there are between two."""
+    """Seconds from the first request to the second, and the most between two."""
 
     first: float
     longest: float
@@ -36,10 +35,10 @@ EACH = Delays(2.0, 300.0)
 """Between a pod's keys, each of which may have been made."""
 
 UNREACHED = Delays(1.0, 4.0)
-"""While nothing can come of a question: who waits is on the tailnet soon after the control plane is back."""
+"""While no request can arrive: pods are on the tailnet soon after the control plane is back."""
 
 UNANSWERED = Delays(1.0, 60.0)
-"""Of a whole host: the control plane has more than it can do."""
+"""Of a whole host: the control plane is overloaded."""
 
 
 class TooSoon(Exception):
@@ -50,25 +49,28 @@ class TooSoon(Exception):
         self.seconds = seconds
 
 
-class _Entry(NamedTuple):
-    """What is known of a pod, or of the host: how often in a row it was in vain, and when the next question may be asked."""
+class Entry(NamedTuple):
+    """What is known of a pod, or of the host: how many requests in a row have failed, and when the next one may be made."""
 
     boot: str
     failures: int = 0
     until: float = 0.0
     """CLOCK_BOOTTIME, in seconds."""
+    version: int = records.VERSION
+    unknown: str = ""
+    """What a newer version wrote and this one does not know (``records``)."""
 
 
-class Patience:
-    """The questions of one host."""
+class Backoff:
+    """The requests of one host."""
 
     def __init__(self, run_dir: str) -> None:
-        """Of no use after a reboot, so it is kept where nothing outlives one."""
+        """``run_dir`` is emptied by a reboot, after which all of this is of no use."""
         self.root = f"{run_dir}/patience"
         self._boot = linux.boot_id()
 
     def begin(self, who: str) -> None:
-        """Take note of a question that is about to be asked for ``who``. Raises TooSoon."""
+        """Write down that a key for ``who`` is about to be asked for. Raises TooSoon."""
         files.make_directory(self.root)
         with self._locked():
             self._forget_old()
@@ -79,30 +81,30 @@ class Patience:
             self._save(_name(who), self._later(entry, EACH))
 
     def unreached(self, who: str) -> None:
-        """The question did not get through: nothing can have come of it."""
+        """The request did not arrive: no key was made."""
         with self._locked():
             self._take_back(who)
             self._save(HOST, self._later(self._load(HOST), UNREACHED))
 
     def refused(self, who: str) -> None:
-        """The answer is no, whoever asks how often: a person looks at it meanwhile, and at what the next try says."""
+        """The answer is no, however often it is asked. A person is mending it, and wants to see what the next try says."""
         with self._locked():
             self._take_back(who)
             files.remove(f"{self.root}/{HOST}")
 
     def unanswered(self, retry_after: float) -> None:
-        """There was no answer, or one to ask again after some seconds."""
+        """There was no answer, or it was to ask again after ``retry_after`` seconds."""
         with self._locked():
             entry = self._later(self._load(HOST), UNANSWERED)
             self._save(HOST, entry._replace(until=max(entry.until, _now() + retry_after)))
 
     def answered(self) -> None:
-        """The control plane is there."""
+        """The control plane has answered."""
         with self._locked():
             files.remove(f"{self.root}/{HOST}")
 
     def connected(self, who: str) -> None:
-        """It has been worth it: what comes next begins anew."""
+        """The pod is on the tailnet: its next request is its first."""
         files.remove(f"{self.root}/{_name(who)}")
 
     def _take_back(self, who: str) -> None:
@@ -113,22 +115,24 @@ class Patience:
             files.remove(f"{self.root}/{_name(who)}")
 
     def _locked(self) -> AbstractContextManager[bool]:
-        return files.locked(self.root, LOCK_SECONDS, "the questions to the control plane", create=True)
+        return files.locked(self.root, LOCK_SECONDS, "the requests to the control plane", create=True)
 
-    def _load(self, name: str) -> _Entry:
-        """What is known in this boot; what cannot be read is nothing."""
+    def _load(self, name: str) -> Entry:
+        """What is known in this boot. A file that cannot be read says nothing, and is removed."""
+        path = f"{self.root}/{name}"
         try:
-            found = files.read_json(f"{self.root}/{name}") or {}
-            entry = _Entry(str(found["boot"]), int(found["failures"]), float(found["until"]))
-        except (errors.UnreadableState, KeyError, TypeError, ValueError, OverflowError):
-            return _Entry(self._boot)
-        return entry if entry.boot == self._boot else _Entry(self._boot)
+            entry = records.load(Entry, path)
+        except errors.UnreadableState:
+            files.clear(path)
+            entry = None
+        is_valid = entry and entry.boot == self._boot and entry.failures >= 0 and entry.until < _now() + KEPT
+        return entry if entry and is_valid else Entry(self._boot)
 
-    def _save(self, name: str, entry: _Entry) -> None:
-        files.write_volatile(f"{self.root}/{name}", json.dumps(entry._asdict()).encode())
+    def _save(self, name: str, entry: Entry) -> None:
+        files.write_volatile(f"{self.root}/{name}", records.encode(entry))
 
-    def _later(self, entry: _Entry, delays: Delays) -> _Entry:
-        """Once more in vain. A delay is cut by up to a half, so that those who failed together do not come together."""
+    def _later(self, entry: Entry, delays: Delays) -> Entry:
+        """After one more failure. A delay is cut by up to a half, so that pods that failed together do not ask together."""
         delay = min(delays.longest, delays.first * 2.0 ** min(entry.failures, 16))
         jitter = int.from_bytes(os.urandom(2), "big") / 2**17
         return entry._replace(failures=entry.failures + 1, until=_now() + delay * (1 - jitter))
@@ -143,7 +147,7 @@ class Patience:
 
 
 def _name(who: str) -> str:
-    """A pod's UID is the runtime's to choose: it is no file's name."""
+    """The runtime chooses a pod's UID, so that is no name of a file."""
     return files.digest(who.encode(), 8)
 
 
