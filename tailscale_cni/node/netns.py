@@ -57,7 +57,7 @@ def is_recorded(attachment: Attachment, netns: int) -> bool:
         cookie = linux.netns_cookie()
         if cookie is not None:
             return cookie == attachment.netns_cookie
-        return os.fstat(netns).st_ino == attachment.netns_inode and bool(linux.link(attachment.interface))
+        return os.fstat(netns).st_ino == attachment.netns_inode and linux.has_interface(attachment.interface)
 
 
 def is_same_pod(attachment: Attachment, request: Request, netns: int) -> bool:
