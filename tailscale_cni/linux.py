@@ -207,7 +207,7 @@ class Process:
                 os.close(handle)
 
 
-def anybody_is(uid: int) -> bool:
+def is_uid_in_use(uid: int) -> bool:
     """Whether a process has that real user ID; one of a container is somebody else's."""
     here = os.readlink("/proc/self/ns/pid")
     for entry in os.listdir("/proc"):
@@ -255,7 +255,9 @@ def _close_all_but(keep: tuple[int, ...]) -> None:
                 os.close(int(name))
 
 
-def ask(question: Callable[[], bytes], wait: float, longest: int, keep: tuple[int, ...] = ()) -> bytes | None:
+def run_bounded(
+    question: Callable[[], bytes], wait: float, longest: int, keep: tuple[int, ...] = ()
+) -> bytes | None:
     """What ``question`` gives; None if it takes longer than ``wait`` seconds, or fails.
 
     It is asked in a detached child that goes on without us, and is ended after ``longest`` seconds: so nothing waits
@@ -295,7 +297,7 @@ def _answer(reading: int, wait: float) -> bytes | None:
     return None
 
 
-def left(deadline: float, least: float = 0.0) -> float:
+def seconds_left(deadline: float, least: float = 0.0) -> float:
     """Seconds until then (CLOCK_MONOTONIC), and never fewer than ``least``."""
     import time
 
@@ -317,7 +319,7 @@ def booted_with_systemd() -> bool:
     return os.path.isdir("/run/systemd/system")
 
 
-def leave_no_core() -> None:
+def disable_core_dumps() -> None:
     """From now on neither this process nor what it starts leaves a core dump: there may be a secret in it."""
     import resource
 

@@ -14,8 +14,8 @@ Network: TypeAlias = IPv4Network | IPv6Network
 RANGES: tuple[Network, ...] = (IPv4Network("100.64.0.0/10"), IPv6Network("fd7a:115c:a1e0::/48"))
 """Where every node's addresses are."""
 
-LONGEST_TAG = 100
-"""Characters of a tag: ``tag:ns-`` and the longest namespace are 70. Tailscale itself names no limit."""
+MAX_TAG = 100
+"""Characters of a tag. ``tag:ns-`` and the longest namespace have 70. Tailscale documents no limit."""
 
 
 def is_tailnet(address: Address) -> bool:
@@ -37,5 +37,5 @@ def is_label(text: str) -> bool:
 def is_tag(text: str) -> bool:
     """Whether it is a tag, as the control plane takes it (tailcfg.CheckTag)."""
     name = text.removeprefix("tag:")
-    valid = name != text and len(text) <= LONGEST_TAG and name.isascii()
+    valid = name != text and len(text) <= MAX_TAG and name.isascii()
     return valid and name[:1].isalpha() and name.replace("-", "").isalnum()

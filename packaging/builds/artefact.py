@@ -1,7 +1,7 @@
 """The artefact: one executable file, the same bytes whenever and wherever it is built from the same sources.
 
-    stub.sh    finds an interpreter, hands it door.py and onward.py (packaging/front/)
-    zip        what shiv packs: _bootstrap/, environment.json, site-packages/; with a __main__.py of ours
+    launcher.sh    finds an interpreter and hands it fastpath.py and bootstrap.py (packaging/front/)
+    zip            what shiv packs: _bootstrap/, environment.json, site-packages/; with a __main__.py of ours
 
 Pure Python and static programs, so that one file serves every CPython that is supported.
 """
@@ -141,12 +141,12 @@ def pack(site: Path, build_id: str, out: Path) -> None:
     if done.returncode:
         raise SystemExit(done.stderr)
     texts = {"PYTHONS": " ".join(PYTHONS), "VERSION": read_version(), "BUILD_ID": build_id}
-    texts |= {name.upper(): embedded(FRONT / f"{name}.py", texts) for name in ("door", "onward")}
+    texts |= {name.upper(): embedded(FRONT / f"{name}.py", texts) for name in ("fastpath", "bootstrap")}
     artefact = out / "tailscale-cni"
     with artefact.open("wb") as file:
-        file.write(filled((FRONT / "stub.sh").read_text(encoding="utf-8"), texts).encode())
+        file.write(filled((FRONT / "launcher.sh").read_text(encoding="utf-8"), texts).encode())
         own = {"__main__.py": (FRONT / "zip_main.py").read_text(encoding="utf-8")}
-        own |= {"door.py": texts["DOOR"], "onward.py": texts["ONWARD"]}
+        own |= {"fastpath.py": texts["FASTPATH"], "bootstrap.py": texts["BOOTSTRAP"]}
         rewrite(packed, file, own)
     artefact.chmod(0o755)
     packed.unlink()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MARK = "complete"
 """The file that is written last."""
 
-UNPACK_PATIENCE = 5.0
-"""Seconds that a call waits for another one that unpacks."""
+UNPACK_TIMEOUT = 5.0
+"""Seconds that a call waits for another call that is unpacking."""
 
 
 def unpack(archive: str, build: str, state_dir: str) -> Path:
@@ -116,7 +116,7 @@ def _locked(cache: Path) -> Iterator[None]:
     import fcntl
     import time
 
-    give_up = time.monotonic() + UNPACK_PATIENCE
+    give_up = time.monotonic() + UNPACK_TIMEOUT
     with _open_directory(cache) as descriptor:
         while True:
             try:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-LONGEST_FIRST_LINE = 127
-"""Bytes: what Linux before 5.1 reads of a `#!` line, execve(2)."""
+MAX_FIRST_LINE = 127
+"""Bytes of a `#!` line that Linux before 5.1 reads: execve(2)."""
 
 FIRST_LINE = r"""-IScimport sys;p=open(sys.argv[1],"rb").read(32768).split(b"\0",3);exec(p[0])"""
 ENTER = b"""
@@ -21,23 +21,23 @@ if magic and p[3].startswith(magic):
 exec(p[2])
 """
 """How an artefact that is fitted to a host begins, and goes on (to Python, a first line is a comment). It is in four parts with a
-zero byte between them: this; onward.py; door.py; and the door's bytecode with Python's own mark of which bytecode it is."""
+zero byte between them: this; bootstrap.py; fastpath.py; and the fast path's bytecode with Python's own mark of which bytecode it is."""
 
 BEGINNING = 32768
 """Bytes, of which those in front of the archive are the first ones."""
 
 
-def is_of(path: str, build: str) -> bool:
+def has_build_id(path: str, build: str) -> bool:
     """Whether there is an artefact of that build at ``path``, by what its beginning says."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return f'BUILD_ID = "{build}"'.encode() in file.read(BEGINNING)
     return False
 
 
-def fitted(file: Path, python: str | None) -> bytes:
+def fit_to_python(file: Path, python: str | None) -> bytes:
     """An artefact for a host whose Python is known: the kernel starts that one, and no shell looks for one first.
 
-    The same bytes, behind what `stub.sh` hands to an interpreter; of the door also what this interpreter compiled it to, for those
+    The same bytes, behind what `launcher.sh` hands to an interpreter; of the fast path also what this interpreter compiled it to, for those
     that run the same bytecode. The artefact as it was built where ``python`` is None, or too long for a first line. A name that
     outlives an upgrade of Python is for the caller to choose.
     """
@@ -48,9 +48,11 @@ def fitted(file: Path, python: str | None) -> bytes:
     data = file.read_bytes()
     built = data[data.index(b"#!/bin/sh\n") :]
     first = f"#!{python} {FIRST_LINE}".encode()
-    if not python or len(first) > LONGEST_FIRST_LINE:
+    if not python or len(first) > MAX_FIRST_LINE:
         return built
     with zipfile.ZipFile(file) as archive:
-        door, onward = archive.read("door.py"), archive.read("onward.py")
-    compiled = importlib.util.MAGIC_NUMBER + marshal.dumps(compile(door, "door.py", "exec", optimize=0))
-    return b"\0".join((first + ENTER, onward, door, compiled + built))
+        fastpath, bootstrap = archive.read("fastpath.py"), archive.read("bootstrap.py")
+    compiled = importlib.util.MAGIC_NUMBER + marshal.dumps(
+        compile(fastpath, "fastpath.py", "exec", optimize=0)
+    )
+    return b"\0".join((first + ENTER, bootstrap, fastpath, compiled + built))

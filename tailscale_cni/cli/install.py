@@ -104,7 +104,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Put everything in place, and say what was put where."""
-    root, found = arguments.root.rstrip("/"), detect.find(arguments.root.rstrip("/"))
+    root, found = arguments.root.rstrip("/"), detect.detect_layout(arguments.root.rstrip("/"))
     conf_dir, bin_dir = arguments.cni_conf_dir or found.conf_dir, arguments.cni_bin_dir or found.bin_dir
     _say(
         f"network lists: {conf_dir}, plugins: {bin_dir} ({'given' if arguments.cni_conf_dir else found.why})"
@@ -232,7 +232,9 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
 def _install_binary(root: str, bin_dir: str) -> None:
     """By rename: the old file may be running, and nobody may see half of the new one."""
     python = detect.find_python(root)
-    if files.put(f"{root}{bin_dir}/{BINARY}", interpreter.fitted(Path(artefact.executable()), python), 0o755):
+    if files.put(
+        f"{root}{bin_dir}/{BINARY}", interpreter.fit_to_python(Path(artefact.executable()), python), 0o755
+    ):
         _say(f"plugin: {bin_dir}/{BINARY}, started by {python or 'the first Python that it finds'}")
 
 

@@ -56,7 +56,7 @@ class Row:
         seconds.
         """
         try:
-            node = LocalApi.of(attachment, ANSWER_SECONDS).node(peers=launch.talks(attachment))
+            node = LocalApi.of(attachment, ANSWER_SECONDS).node(peers=launch.has_active_peers(attachment))
             state, name, addresses = node.state, node.name, tuple(map(str, node.addresses))
             tags, paths, handshake = node.tags, node.paths, node.last_handshake
         except errors.LocalApiFailed:

@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Take everything away that ``install`` and the pods' nodes brought; nothing of it need be there."""
     installed = _installed(arguments.state_dir)
-    found = detect.find("")
+    found = detect.detect_layout("")
     conf_dir = arguments.cni_conf_dir or (installed.conf_dir if installed else found.conf_dir)
     bin_dir = arguments.cni_bin_dir or (installed.bin_dir if installed else found.bin_dir)
     run_dir = installed.entry.get("runDir", arguments.run_dir) if installed else arguments.run_dir

@@ -97,7 +97,7 @@ def parse(environ: Mapping[str, str], data: bytes) -> Request:
     values = _environment(environ, verb)
     config = document.decode(data)
     version = versions.negotiate(config.get("cniVersion"))
-    versions.demand(verb, version)
+    versions.check_verb(verb, version)
     prev_result = _object(config, "prevResult")
     request = Request(
         command=verb.name,

@@ -57,7 +57,7 @@ def negotiate(given: object) -> str:
     return given
 
 
-def demand(verb: Verb, version: str) -> None:
+def check_verb(verb: Verb, version: str) -> None:
     """Raises VerbTooNew if the (supported) version does not have the verb yet."""
     if SUPPORTED.index(version) < SUPPORTED.index(verb.since):
         raise errors.VerbTooNew(verb=verb.name, version=version, since=verb.since)

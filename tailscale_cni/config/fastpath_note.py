@@ -22,7 +22,7 @@ def fingerprint(path: str) -> list[int] | None:
 
 
 def fastpath_note(config: Config, *watched: str) -> dict[str, Any]:
-    """``stateDir/enroll.json``: what the door must know, for as long as the watched files are what they are.
+    """``stateDir/enroll.json``: what the fast path must know, for as long as the watched files are what they are.
 
     ``annotated`` is its word for "a pod that says nothing is no node", ``asked`` for "unless the API has said so of its
     namespace, which is not one of ``except``" (``state.namespaces``). Where the configuration enrols a namespace, it must go and ask.

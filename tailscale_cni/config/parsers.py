@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..tailnet import Network
-LONGEST_RUN_DIR = 80
-LONGEST_LITERAL = 40
-"""Characters that a hostname's template may bring itself: the rest of the 63 is for what tells pods apart."""
+
+MAX_RUN_DIR = 80
+"""Bytes of ``runDir``."""
+
+MAX_TEMPLATE_LITERAL = 40
+"""Characters of literal text in ``hostnameTemplate``. The rest of a hostname's 63 is for the fields that tell pods apart."""
 
 
 class Expected(Exception):
@@ -56,8 +59,8 @@ def path(value: Any) -> str:
 def run_dir(value: Any) -> str:
     """Short enough for a socket below it: sockaddr_un has 108 bytes, of which the attachment's id and name take 24."""
     directory = path(value)
-    if len(os.fsencode(directory)) > LONGEST_RUN_DIR:
-        raise Expected(f"an absolute path of at most {LONGEST_RUN_DIR} bytes")
+    if len(os.fsencode(directory)) > MAX_RUN_DIR:
+        raise Expected(f"an absolute path of at most {MAX_RUN_DIR} bytes")
     return directory
 
 
@@ -157,7 +160,7 @@ def template(value: Any) -> str:
     for name in names:
         literals = literals.replace(f"{{{name}}}", "", 1)
     tells_apart = "{workload}" in value or "{pod}" in value
-    if not tells_apart or not re.fullmatch("[a-z0-9-]*", literals) or len(literals) > LONGEST_LITERAL:
+    if not tells_apart or not re.fullmatch("[a-z0-9-]*", literals) or len(literals) > MAX_TEMPLATE_LITERAL:
         raise Expected(
             "a DNS label with {workload} or {pod} in it, and {namespace} or {cluster} if you like, each once"
         )

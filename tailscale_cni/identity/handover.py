@@ -182,7 +182,7 @@ def now() -> int:
 
 def wake(attachment: Attachment) -> None:
     """Have the supervisor look at what its node should be by now."""
-    supervisor = launch.running(attachment)
+    supervisor = launch.supervisor_of(attachment)
     if supervisor:
         supervisor.signal(signal.SIGHUP)
 

@@ -131,11 +131,13 @@ def _unreleased(
     tries = [(0.0, *one) for one in ours] + [(API_TIMEOUT, *one) for one in ours[:1]]
     for seconds, number, key in tries:
         with contextlib.ExitStack() as attempt:
-            hold = releases.hold(key, min(seconds, linux.left(deadline)))
+            hold = releases.hold(key, min(seconds, linux.seconds_left(deadline)))
             if hold is None:
                 continue
             attempt.callback(os.close, hold)
-            whose = linux.ask(partial(_whose, config, pod, name, number, key), CONFIRM_TIMEOUT, CHILD_TIMEOUT)
+            whose = linux.run_bounded(
+                partial(_whose, config, pod, name, number, key), CONFIRM_TIMEOUT, CHILD_TIMEOUT
+            )
             if whose != ANOTHERS:
                 holds.enter_context(attempt.pop_all())
                 return Reservation(number, key, config.kubeconfig, 0)
@@ -172,9 +174,9 @@ def _take(
         attempt.callback(os.close, hold)
         with name.locked():
             taken = sorted(name.holders())
-        data = linux.ask(
+        data = linux.run_bounded(
             lambda: _answer(config, pod, intent, key, taken).encode(),
-            min(API_TIMEOUT, linux.left(deadline, MIN_API_TIMEOUT)),
+            min(API_TIMEOUT, linux.seconds_left(deadline, MIN_API_TIMEOUT)),
             CHILD_TIMEOUT,
             keep=(hold,),
         )

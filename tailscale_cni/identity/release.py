@@ -93,7 +93,7 @@ def deliver_now(state_dir: str, ended: list[Attachment]) -> None:
         return b"%d" % left
 
     if any(Releases(state_dir).all()):
-        linux.ask(make, DEL_TIMEOUT, int(2 * DELIVERY_TIMEOUT))
+        linux.run_bounded(make, DEL_TIMEOUT, int(2 * DELIVERY_TIMEOUT))
 
 
 def deliver_soon(state_dir: str) -> None:
@@ -148,7 +148,7 @@ def make(state_dir: str, release: Release) -> Outcome:
         if _is_in_use(name, release.key):
             releases.done(release.key)
             return Outcome.DONE
-        if identity.uid and linux.anybody_is(identity.uid):
+        if identity.uid and linux.is_uid_in_use(identity.uid):
             raise errors.Busy(what=f"user ID {identity.uid}", seconds=0)
         is_free = _tell_cluster(name, release, identity)
         if release.deletion and is_free:
@@ -255,5 +255,5 @@ def cluster_api(kubeconfig: str) -> Api:
     """The Kubernetes API, for calls whose answers are secret. Raises BadKubeconfig."""
     from .. import kube
 
-    linux.leave_no_core()
+    linux.disable_core_dumps()
     return kube.Api(kube.load(kubeconfig), API_TIMEOUT)

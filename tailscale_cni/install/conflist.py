@@ -20,10 +20,12 @@ SUFFIXES = (".conf", ".conflist", ".json")
 DERIVERS = frozenset((TYPE, "multus", "multus-shim", "istio-cni"))
 """Plugins whose lists are made from another list: following one of those would chase its own tail."""
 OLDEST = (0, 3, 0)
-LARGEST = 4 * 2**20
+"""The first version of the CNI specification that has chained plugins."""
+MAX_SIZE = 4 * 2**20
+"""Bytes of a file that are read."""
 
 
-class _Unfit(Exception):
+class _Unusable(Exception):
     """Why a file is no list that ours could follow."""
 
 
@@ -44,7 +46,7 @@ def find_primary(directory: str) -> Primary:
         path = f"{directory}/{name}"
         try:
             document = _read(path)
-        except _Unfit as e:
+        except _Unusable as e:
             raise errors.NoPrimary(directory=directory, reason=f"{name}: {e}") from None
         if DERIVERS.isdisjoint(str(plugin.get("type")) for plugin in document["plugins"]):
             return Primary(path, document)
@@ -87,17 +89,17 @@ def _lists(directory: str) -> list[str]:
 def _read(path: str) -> dict[str, Any]:
     """A list from a file, or from a single plugin's file.
 
-    Raises _Unfit.
+    Raises _Unusable.
     """
     try:
         with open(path, "rb") as f:
-            document: Any = json.loads(f.read(LARGEST))
+            document: Any = json.loads(f.read(MAX_SIZE))
     except OSError as e:
-        raise _Unfit(e.strerror) from None
+        raise _Unusable(e.strerror) from None
     except (ValueError, RecursionError) as e:
-        raise _Unfit(f"it is not JSON: {errors.show(str(e))}") from None
+        raise _Unusable(f"it is not JSON: {errors.show(str(e))}") from None
     if not isinstance(document, dict):
-        raise _Unfit("it is not an object")
+        raise _Unusable("it is not an object")
     if "plugins" not in document and not path.endswith(".conflist"):
         document = {key: document[key] for key in ("cniVersion", "name") if key in document} | {
             "plugins": [document]
@@ -108,11 +110,13 @@ def _read(path: str) -> dict[str, Any]:
         or not plugins
         or not all(isinstance(plugin, dict) for plugin in plugins)
     ):
-        raise _Unfit("it has no plugins")
+        raise _Unusable("it has no plugins")
     if not isinstance(document.get("name"), str):
-        raise _Unfit("it has no name")
+        raise _Unusable("it has no name")
     if _version(document.get("cniVersion")) < OLDEST:
-        raise _Unfit(f"its cniVersion is {errors.show(document.get('cniVersion'))}; 0.3.0 is needed at least")
+        raise _Unusable(
+            f"its cniVersion is {errors.show(document.get('cniVersion'))}; 0.3.0 is needed at least"
+        )
     return dict(document)
 
 

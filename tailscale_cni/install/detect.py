@@ -41,7 +41,7 @@ CONF_DIR = re.compile(r'^\s*(?:conf_dir|network_dir)\s*=\s*["\']([^"\']+)["\']',
 BIN_DIR = re.compile(r'^\s*(?:bin_dirs?|plugin_dirs?)\s*=\s*\[?\s*["\']([^"\']+)["\']', re.MULTILINE)
 
 
-def find(root: str) -> Layout:
+def detect_layout(root: str) -> Layout:
     """The layout of the host whose root directory is ``root`` (``""`` for this one)."""
     known = next((layout for layout in KNOWN if os.path.isdir(root + layout.conf_dir)), KNOWN[-1])
     for path in RUNTIME_CONFIGURATIONS:

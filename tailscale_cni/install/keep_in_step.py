@@ -11,7 +11,7 @@ from .record import Installation
 
 
 def keep_in_step(host: config.Config) -> bool:
-    """Render our list anew if the primary's changed, and note what the door must know; whether ours was another one.
+    """Render our list anew if the primary's changed, and note what the fast path must know; whether ours was another one.
 
     What is watched is looked at before it is read: a change in between is seen the next time.
     """

@@ -34,7 +34,7 @@ def mint(attachment: Attachment, seconds: float) -> AuthKey:
 
     Raises NoAuthKey, ControlRefused (a person has to do something), ControlUnavailable (later).
     """
-    linux.leave_no_core()
+    linux.disable_core_dumps()
     plane = control_plane(attachment, seconds)
     if plane is None:
         return _make(StaticKey(attachment.credential_file), attachment)

@@ -59,7 +59,7 @@ def owner(config: Config, request: Request) -> Owner | None:
     pod = request.pod
     if not _is_asked(config, pod) or pod is None:
         return None
-    answer = linux.ask(lambda: _owner(config.kubeconfig, pod), ANSWER_TIMEOUT, CHILD_TIMEOUT)
+    answer = linux.run_bounded(lambda: _owner(config.kubeconfig, pod), ANSWER_TIMEOUT, CHILD_TIMEOUT)
     found = json.loads(answer or b"{}")
     if isinstance(found, list):
         return Owner(*found)
@@ -77,7 +77,7 @@ def _renew(store: Namespaces, kubeconfig: str, namespace: str, *, first: bool) -
         store.renew(namespace, lambda: _ours(kubeconfig, namespace), wait=first)
         return b""
 
-    linux.ask(renew, ANSWER_TIMEOUT if first else 0, CHILD_TIMEOUT)
+    linux.run_bounded(renew, ANSWER_TIMEOUT if first else 0, CHILD_TIMEOUT)
 
 
 def _ours(kubeconfig: str, namespace: str) -> dict[str, str]:

@@ -31,10 +31,10 @@ def others(state_dir: str, *, but: str = "") -> None:
     run_dir = store.run_dir()
     for place in store.places():
         name = identify(*place)
-        if name == but or launch.runs(f"{run_dir}/{name}"):
+        if name == but or launch.supervisor_at(f"{run_dir}/{name}"):
             continue
         attachment = store.get(*place)
-        if attachment is None or launch.running(attachment):
+        if attachment is None or launch.supervisor_of(attachment):
             continue
         with contextlib.suppress(errors.Error, OSError), recorded_netns(attachment) as netns:
             if netns is None:

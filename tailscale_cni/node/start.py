@@ -38,9 +38,9 @@ def started(attachment: Attachment, netns: int, deadline: float) -> Iterator[Non
     if launch.supervised(attachment):
         yield
         return
-    assign.prepare(attachment, linux.left(deadline, MIN_MINT_TIMEOUT))
+    assign.prepare(attachment, linux.seconds_left(deadline, MIN_MINT_TIMEOUT))
     handover.drop_mismatched_keys(attachment)
-    line = start_line(attachment, min(linux.left(deadline, MIN_MINT_TIMEOUT), authkeys.SECONDS))
+    line = start_line(attachment, min(linux.seconds_left(deadline, MIN_MINT_TIMEOUT), authkeys.SECONDS))
     with contextlib.ExitStack() as held:
         restart(attachment, netns, held, line)
         yield

@@ -80,7 +80,7 @@ def _clean_up_host(store: Attachments, last: Attachment) -> None:
 def log_out(attachment: Attachment) -> None:
     """Log the node out, so that the control plane removes an ephemeral one at once. If that fails, its device is deleted later."""
     with contextlib.suppress(errors.LocalApiFailed):
-        if launch.running(attachment):
+        if launch.supervisor_of(attachment):
             from ..worker.localapi import LocalApi
 
             LocalApi.of(attachment, LOGOUT_TIMEOUT).logout()

@@ -46,7 +46,7 @@ def begin(state_dir: str) -> list[Attachment]:
     ours = [one for one in _nodes(state_dir) if _has_this_build(one) and launch.was_running(one)]
     if ours:
         _await(ours[0], lambda: any(map(_is_running, ours)))
-    return [one for one in _nodes(state_dir) if launch.running(one) and not _has_this_build(one)]
+    return [one for one in _nodes(state_dir) if launch.supervisor_of(one) and not _has_this_build(one)]
 
 
 def upgrade(attachment: Attachment) -> bool:
@@ -57,7 +57,7 @@ def upgrade(attachment: Attachment) -> bool:
     store, was_running = Attachments(attachment.state_dir), _is_running(attachment)
     with store.locked(attachment.container_id):
         current = store.current(attachment)
-        if current is None or not _is_wanted(current) or not launch.running(current):
+        if current is None or not _is_wanted(current) or not launch.supervisor_of(current):
             return False
         _check_artefact(current)
         current = current._replace(build=artefact.build_id())
@@ -91,7 +91,7 @@ def _has_this_build(attachment: Attachment) -> bool:
 def _check_artefact(attachment: Attachment) -> None:
     """Raise AnotherVersion if the supervisor would start anew with another build: it takes the programs from the artefact at its path."""
     path = launch.executable(attachment)
-    if path and not interpreter.is_of(path, artefact.build_id()):
+    if path and not interpreter.has_build_id(path, artefact.build_id()):
         raise errors.AnotherVersion(pod=attachment.who, path=path)
 
 

@@ -1,6 +1,6 @@
 """The annotation table: one row per annotation that a pod or a namespace may carry, parsed once to a typed value.
 
-Where Tailscale's operator has the annotation, the name and the meaning are its own.
+Annotations that Tailscale's Kubernetes operator also has keep its names and meanings.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ if TYPE_CHECKING:
 
 PREFIX = "tailscale.com/"
 ENABLED = f"{PREFIX}enabled"
-MOST_TAGS = 32
+MAX_TAGS = 32
+"""Tags of one annotation."""
 
 
 class Unparsable(ValueError):
-    """A value that its row's parser does not take."""
+    """The parser of a row rejects the value."""
 
 
-class NotYet(ValueError):
-    """A value, or an annotation, that a later version takes."""
+class Unsupported(ValueError):
+    """This version does not support the annotation or the value; a later one may."""
 
 
 class Annotation(NamedTuple):
     """A row of the table.
 
-    ``parse`` is None where the feature is not in this version: the annotation is refused, never ignored.
-    ``default`` is the host's setting that holds where nobody says anything; without one, it is off.
-    ``permission`` is the list in the host's ``permissions`` that has to have it.
+    ``parse`` turns the text into a typed value. It is None if this version does not have the feature; the annotation is then rejected,
+    never ignored. ``takes`` describes the values for error messages. ``default`` is the host's setting that supplies the default; an
+    annotation without one is off by default. ``permission`` is the list in the host's ``permissions`` that must allow it.
     """
 
     name: str
@@ -43,35 +44,38 @@ class Annotation(NamedTuple):
 
     @property
     def key(self) -> str:
-        """As kubectl shows it."""
+        """The full annotation key, as kubectl shows it."""
         return PREFIX + self.name
 
 
 def flag(value: str) -> bool:
-    """``"true"`` or ``"false"``, as Kubernetes writes them."""
+    """Parse ``"true"`` or ``"false"``, as Kubernetes writes them. Raises Unparsable."""
     if value not in ("true", "false"):
         raise Unparsable
     return value == "true"
 
 
 def dns_label(value: str) -> str:
-    """What a node can be called."""
+    """Parse a hostname: a DNS label. Raises Unparsable."""
     if not is_label(value):
         raise Unparsable
     return value
 
 
 def tags(value: str) -> tuple[str, ...]:
-    """Each once, in their order. None at all would make the node a user's."""
-    names = [name.strip(" ") for name in value.split(",", MOST_TAGS)]
-    if len(names) > MOST_TAGS or not all(map(is_tag, names)):
+    """Parse a comma-separated list of tags; duplicates are dropped, the order is kept. Raises Unparsable.
+
+    An empty list is rejected, because a node without tags would belong to a user.
+    """
+    names = [name.strip(" ") for name in value.split(",", MAX_TAGS)]
+    if len(names) > MAX_TAGS or not all(map(is_tag, names)):
         raise Unparsable
     return tuple(dict.fromkeys(names))
 
 
 FLAG = '"true" or "false"'
 LABEL = "a DNS label: 1 to 63 of a-z, 0-9 and -, not at an end"
-TAGS = f"1 to {MOST_TAGS} tags, as in tag:web,tag:public"
+TAGS = f"1 to {MAX_TAGS} tags, as in tag:web,tag:public"
 PORTS = "ports of the pod, as in 443:8080"
 
 TABLE = (
@@ -115,8 +119,8 @@ TABLE = (
 ROWS = {row.key: row for row in TABLE}
 
 
-class Wish(NamedTuple):
-    """What an annotation asks for: typed, and as it was written by whom."""
+class Asked(NamedTuple):
+    """An annotation that a pod or namespace has: its row, its typed value, its text, and ``who`` has it, for error messages."""
 
     row: Annotation
     value: Any
@@ -124,21 +128,21 @@ class Wish(NamedTuple):
     who: str
 
 
-def parse(who: str, annotations: Mapping[str, str]) -> dict[str, Wish]:
-    """Wishes by short name. Annotations that are not in the table belong to somebody else.
+def parse(who: str, annotations: Mapping[str, str]) -> dict[str, Asked]:
+    """Parse the annotations of one object (``who``), by short name. Annotations that are not in the table are ignored.
 
     Raises InvalidAnnotation and UnsupportedAnnotation, which name ``who``, the annotation and the value.
     """
     rows = ((ROWS[key], text) for key, text in annotations.items() if key in ROWS)
-    return {row.name: _wish(who, row, text) for row, text in rows}
+    return {row.name: _parse_one(who, row, text) for row, text in rows}
 
 
-def _wish(who: str, row: Annotation, text: str) -> Wish:
+def _parse_one(who: str, row: Annotation, text: str) -> Asked:
     try:
         if row.parse is None:
-            raise NotYet
-        return Wish(row, row.parse(text), text, who)
-    except NotYet:
+            raise Unsupported
+        return Asked(row, row.parse(text), text, who)
+    except Unsupported:
         raise errors.UnsupportedAnnotation(pod=who, annotation=row.key, value=errors.show(text)) from None
     except Unparsable:
         raise errors.InvalidAnnotation(

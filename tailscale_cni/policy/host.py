@@ -1,4 +1,4 @@
-"""What only the table can say of a host's configuration: that its annotations and features are there, and take such values."""
+"""Check the annotations and features that a host's configuration names against the annotation table."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 FEATURES = tuple(row.name for row in table.TABLE if row.permission == "features")
 
 
-def check(host: Config) -> None:
-    """Raises InvalidConfiguration for what no pod could have."""
-    for namespace, layer in host.namespaces.items():
+def check(config: Config) -> None:
+    """Check ``namespaces`` and ``permissions``. Raises InvalidConfiguration for an unknown annotation or feature, or an invalid value."""
+    for namespace, layer in config.namespaces.items():
         for key, text in layer.items():
-            _check_annotation(host.origin["namespaces"], f"namespaces.{namespace}", key, text)
-    for pattern, row in host.permissions.items():
+            _check_annotation(config.origin["namespaces"], f"namespaces.{namespace}", key, text)
+    for pattern, row in config.permissions.items():
         for feature in row.features or ():
             if not matching(FEATURES, feature):
-                where = host.origin["permissions"]
+                where = config.origin["permissions"]
                 raise unknown(where, feature, FEATURES, f"permissions.{pattern}.features")
 
 

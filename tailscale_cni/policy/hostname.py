@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-LONGEST = 63
+MAX_HOSTNAME = 63
+"""Characters of a DNS label."""
 
 RANDOM = "[bcdfghjklmnpqrstvwxz2456789]{5}"
 HASH = "[456789bcdf]{7,10}"
@@ -80,7 +81,7 @@ def numbered(name: str, number: int) -> str:
 
 def tailed(name: str, tail: str) -> str:
     """A name with something at its end, which is not what is cut if they are too long together."""
-    return f"{name[: LONGEST - len(tail)].rstrip('-')}{tail}"
+    return f"{name[: MAX_HOSTNAME - len(tail)].rstrip('-')}{tail}"
 
 
 def _first(shapes: tuple[str, ...], text: str) -> Workload:
@@ -105,7 +106,7 @@ def render(template: str, workload: Workload, *, namespace: str, pod: str, clust
     literals, names = _split(template)
     heads = [fields[name].name for name in names]
     tails = [f"-{fields[name].ordinal}" if fields[name].ordinal else "" for name in names]
-    room = LONGEST - len("".join((*literals, *tails)))
+    room = MAX_HOSTNAME - len("".join((*literals, *tails)))
     while any(heads) and len("".join(heads)) > room:
         longest = max(range(len(heads)), key=lambda index: len(heads[index]))
         heads[longest] = heads[longest][:-1]
@@ -123,4 +124,4 @@ def _split(template: str) -> tuple[list[str], list[str]]:
 def label(text: str) -> str:
     """The nearest DNS label; ``pod`` where nothing is left."""
     kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
-    return kept.strip("-")[:LONGEST].rstrip("-") or "pod"
+    return kept.strip("-")[:MAX_HOSTNAME].rstrip("-") or "pod"

@@ -1,7 +1,7 @@
-"""What pod authors may ask for: others' access rules hang on a node's tags, name and features.
+"""What pod authors may ask for. Permissions exist because the tailnet's access rules depend on a node's tags, name and features.
 
-The host's configuration is its admin's and needs no permission. Annotations of pods do, and those of namespaces
-that come from the API: whoever may write a pod can often write them too.
+The host's configuration is the admin's and needs no permission. Annotations of pods need permission. So do annotations of namespaces
+that come from the cluster's API, because whoever may create a pod can often edit its namespace too.
 """
 
 from __future__ import annotations
@@ -17,37 +17,42 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ..config import Config
-    from .annotations import Wish
+    from .annotations import Asked
 
 BUILT_IN = Permission((), (*ALWAYS, "hostname", "ephemeral"))
-"""Besides these, a pod may have the tags that it would get without asking, and its namespace's own."""
+"""What is permitted without any setting. A pod may also ask for the tags that it gets anyway, and for its namespace's own tag."""
 
 
-def demand(host: Config, namespace: str, asked: Mapping[str, Wish], own_tags: Iterable[str]) -> None:
-    """Raises NotPermitted for a wish that the pods of the namespace may not have."""
-    allowed = granted(host.permissions, namespace)
-    for name, wish in asked.items():
-        wanted = wish.value if wish.row.permission == "tags" else (name,)
-        free = (*own_tags, namespace_tag(namespace)) if wish.row.permission == "tags" else ()
-        patterns = getattr(allowed, wish.row.permission)
-        refused = [one for one in wanted if one not in free and not _any(patterns, one)]
+def check_permitted(
+    config: Config, namespace: str, asked: Mapping[str, Asked], own_tags: Iterable[str]
+) -> None:
+    """Check that the pods of a namespace may ask for these annotations, by short name.
+
+    ``own_tags`` are the tags that the pod gets without asking; it may always ask for them. Raises NotPermitted.
+    """
+    allowed = granted(config.permissions, namespace)
+    for name, annotation in asked.items():
+        kind = annotation.row.permission
+        wanted = annotation.value if kind == "tags" else (name,)
+        free = (*own_tags, namespace_tag(namespace)) if kind == "tags" else ()
+        patterns = getattr(allowed, kind)
+        refused = [value for value in wanted if value not in free and not _matches_any(patterns, value)]
         if refused:
-            row = {wish.row.permission: [*patterns, *refused]}
             raise errors.NotPermitted(
-                pod=wish.who,
-                annotation=wish.row.key,
-                value=errors.show(wish.text),
+                pod=annotation.who,
+                annotation=annotation.row.key,
+                value=errors.show(annotation.text),
                 namespace=namespace,
                 refused=", ".join(refused),
-                line=_line(host, namespace, row),
-                where=_where(host),
+                line=_line(config, namespace, {kind: [*patterns, *refused]}),
+                where=_where(config),
             )
 
 
 def granted(permissions: Mapping[str, Permission], namespace: str) -> Permission:
-    """What a namespace's pods may ask for: of tags and of features what the most specific row says that says it.
+    """What the pods of a namespace may ask for. Tags and features are each taken from the most specific row that states them.
 
-    A name is more specific than a pattern, and a pattern than one with fewer characters of its own.
+    An exact name is more specific than a pattern. Of two patterns, the one with more literal characters is more specific.
     """
     rows = [(pattern, row) for pattern, row in permissions.items() if fnmatchcase(namespace, pattern)]
     rows.sort(key=lambda row: (row[0] == namespace, sum(c not in "*?" for c in row[0])), reverse=True)
@@ -57,22 +62,25 @@ def granted(permissions: Mapping[str, Permission], namespace: str) -> Permission
 
 
 def namespace_tag(namespace: str) -> str:
-    """The tag that every pod of a namespace may have."""
+    """The tag of a namespace, which each of its pods may ask for."""
     return f"tag:ns-{namespace}"
 
 
-def _any(patterns: Iterable[str], name: str) -> bool:
+def _matches_any(patterns: Iterable[str], name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _line(host: Config, namespace: str, row: Mapping[str, list[str]]) -> str:
-    """What an admin pastes: the whole key where there is none, else the row below it, with what it grants now."""
-    there = host.permissions.get(namespace, Permission())._asdict()
+def _line(config: Config, namespace: str, row: Mapping[str, list[str]]) -> str:
+    """The YAML line that an admin pastes to permit ``row``.
+
+    Without a ``permissions`` key it is that whole key. Otherwise it is the namespace's row, which includes what the row grants now.
+    """
+    there = config.permissions.get(namespace, Permission())._asdict()
     kept = {key: list(patterns) for key, patterns in there.items() if patterns is not None}
     text = json.dumps({namespace: {**kept, **row}})
-    return f"{text[1:-1]} (below permissions)" if host.permissions else f"permissions: {text}"
+    return f"{text[1:-1]} (below permissions)" if config.permissions else f"permissions: {text}"
 
 
-def _where(host: Config) -> str:
-    where = host.origin["permissions"]
-    return host.config_file if where == DEFAULT else where
+def _where(config: Config) -> str:
+    where = config.origin["permissions"]
+    return config.config_file if where == DEFAULT else where

@@ -1,6 +1,6 @@
 """What the cluster's API last said of each namespace: a small file per namespace, so that no pod waits for the API twice.
 
-The answer is used however old it is, and is renewed meanwhile. The fast path reads the same file (packaging/front/door.py): ``enroll`` is
+The answer is used however old it is, and is renewed meanwhile. The fast path reads the same file (packaging/front/): ``enroll`` is
 its word for "a pod that says nothing is no node". It holds from ``asked`` until ``until``, in seconds of CLOCK_MONOTONIC. After a
 reboot both are older or newer than now, and the API is asked again.
 """

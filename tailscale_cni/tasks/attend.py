@@ -18,7 +18,7 @@ def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
     current = handover.apply_assignment(attachment)
     if current is None:
         return exits.NOTHING_TO_RUN
-    if current.lost or not launch.is_as_recorded(current):
+    if current.lost or not launch.matches_record(current):
         return exits.RESTART_AS_RECORDED
     again = rename.seek(current) if current.seeks_name else renew.renew(current)
     if again is None:

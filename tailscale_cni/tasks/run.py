@@ -46,7 +46,7 @@ def _start_line(attachment: Attachment) -> bytes:
     A node that starts without the key that it needs makes the supervisor ask for one, ever less often.
     """
     try:
-        return launch.offered(attachment) or start.line_at_hand(attachment)
+        return launch.take_start_line(attachment) or start.line_at_hand(attachment)
     except errors.NoAuthKey as e:
         sys.stderr.write(f"{e}. {e.advice}\n")
         return start.NO_KEY

@@ -20,7 +20,7 @@ def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
     current = handover.apply_assignment(attachment)
     if current is None:
         return exits.NOTHING_TO_RUN
-    if current.lost or not launch.is_as_recorded(current):
+    if current.lost or not launch.matches_record(current):
         assign.prepare(current)  # the node still runs as what it was, so no pod waits for the control plane
         return exits.RESTART_AS_RECORDED
     node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PARENT = "tailscale-cni"
-PATIENCE = 5.0
-"""Seconds that all groups of a node may take to be empty: on a host with a hundred times more to do than it has cores, more than one."""
+REMOVE_TIMEOUT = 5.0
+"""Seconds that all groups of a node may take to become empty. On an overloaded host this takes more than one second."""
 
 CONTROLLERS = ("memory", "pids")
 LIMITS = {"memory.max": "512M", "memory.limit_in_bytes": "512M", "pids.max": "256"}
@@ -54,7 +54,7 @@ def remove(name: str) -> None:
     What a worker has forked to outlive it ends here: its user ID will be another node's. A process leaves its
     group a moment after it can be waited for, so this takes some tries.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + REMOVE_TIMEOUT
     for root in _hierarchies():
         group = f"{root}/{PARENT}/{name}"
         while not _removed(group) and time.monotonic() < deadline:

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from ..state.attachments import Attachment
 
-PATIENCE = 5.0
-"""Seconds between asking the supervisor to end and ending it."""
+STOP_TIMEOUT = 5.0
+"""Seconds between SIGTERM and SIGKILL to the supervisor."""
 
-ATTACH_SECONDS = 5.0
-"""How long the TUN's last holder may take to die."""
+ATTACH_TIMEOUT = 5.0
+"""Seconds that the last process that holds the TUN interface may take to exit."""
 
-OFFER = "start"
+START_LINE_PIPE = "start"
 """The named pipe, in ``runDir/<id>``, that a unit's start line waits in."""
 
 DELETED = "deleted"
@@ -67,7 +67,7 @@ def start(
             )
             _record(attachment, child)
         else:
-            held.callback(os.close, _offer(attachment, first))
+            held.callback(os.close, _offer_start_line(attachment, first))
     except OSError as e:
         raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
     finally:
@@ -89,18 +89,18 @@ def _start_unit(attachment: Attachment, executable: str) -> None:
 
 def _record(attachment: Attachment, pid: int) -> None:
     """Say which process it is, before it is far enough to say so itself: a DEL that comes now ends it."""
-    words = (pid, linux.start_time(pid), *_guise(attachment))
+    words = (pid, linux.start_time(pid), *_recorded_identity(attachment))
     files.write_volatile(f"{attachment.worker_dir}/supervisor", f"{' '.join(map(str, words))}\n".encode())
 
 
-def _guise(attachment: Attachment) -> tuple[str, str, str]:
+def _recorded_identity(attachment: Attachment) -> tuple[str, str, str]:
     """What a node's processes cannot change while they run."""
     return attachment.key, attachment.hostname, attachment.build
 
 
 def build(attachment: Attachment) -> str:
     """The build that its processes are of, or were; empty if that is not known."""
-    return "".join(_guise_now(attachment)[2:])
+    return "".join(_running_identity(attachment)[2:])
 
 
 def note_configured(attachment: Attachment, asked: int, addresses: Iterable[str]) -> None:
@@ -123,7 +123,7 @@ def was_online(attachment: Attachment) -> bool:
     return os.path.exists(f"{attachment.worker_dir}/was-online")
 
 
-def talks(attachment: Attachment) -> bool:
+def has_active_peers(attachment: Attachment) -> bool:
     """Whether the node has a session with a peer, or had one when its worker ended: it is in a file of the worker's, after a first line."""
     return files.read(f"{attachment.worker_dir}/peers").count("\n") > 1
 
@@ -152,18 +152,18 @@ def end(attachment: Attachment) -> None:
             systemd.stop(attachment.unit)
         except OSError as e:
             raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
-    supervisor = running(attachment)
+    supervisor = supervisor_of(attachment)
     if supervisor:
-        supervisor.end(PATIENCE)
+        supervisor.end(STOP_TIMEOUT)
     cgroup.remove(attachment.id)
 
 
-def running(attachment: Attachment) -> linux.Process | None:
+def supervisor_of(attachment: Attachment) -> linux.Process | None:
     """The supervisor, if it runs."""
-    return runs(attachment.worker_dir)
+    return supervisor_at(attachment.worker_dir)
 
 
-def runs(worker_dir: str) -> linux.Process | None:
+def supervisor_at(worker_dir: str) -> linux.Process | None:
     """The supervisor whose node has its socket there, if it runs."""
     try:
         pid, started = map(int, files.read(f"{worker_dir}/supervisor").split()[:2])
@@ -175,22 +175,22 @@ def runs(worker_dir: str) -> linux.Process | None:
 
 def executable(attachment: Attachment) -> str:
     """The file that its supervisor asks, and begins anew with; empty where there is no supervisor at this moment."""
-    supervisor = running(attachment)
+    supervisor = supervisor_of(attachment)
     words = files.read(f"/proc/{supervisor.pid}/cmdline").split("\0") if supervisor else []
     return words[words.index("--self") + 1] if "--self" in words else ""
 
 
-def is_as_recorded(attachment: Attachment) -> bool:
+def matches_record(attachment: Attachment) -> bool:
     """Whether the processes have the keys and the name that the attachment has, and are of the build that it should be of."""
-    return _guise_now(attachment) == _guise(attachment)
+    return _running_identity(attachment) == _recorded_identity(attachment)
 
 
 def is_same_node(attachment: Attachment) -> bool:
     """Whether they have the keys and the name."""
-    return _guise_now(attachment)[:2] == _guise(attachment)[:2]
+    return _running_identity(attachment)[:2] == _recorded_identity(attachment)[:2]
 
 
-def _guise_now(attachment: Attachment) -> tuple[str, ...]:
+def _running_identity(attachment: Attachment) -> tuple[str, ...]:
     return tuple(files.read(f"{attachment.worker_dir}/supervisor").split()[2:])
 
 
@@ -202,7 +202,7 @@ def forget_notes(attachment: Attachment) -> None:
 
 def supervised(attachment: Attachment) -> bool:
     """Whether somebody looks after the node, or is about to."""
-    if running(attachment):
+    if supervisor_of(attachment):
         return True
     if attachment.launcher != "systemd":
         return False
@@ -283,7 +283,7 @@ def open_tun(attachment: Attachment, netns: int) -> int:
     """Make or attach to the node's TUN, in the pod's namespace. Raises NoTun."""
     try:
         with linux.in_netns(netns):
-            return linux.open_tun(attachment.interface, attachment.uid, attachment.mtu, ATTACH_SECONDS)
+            return linux.open_tun(attachment.interface, attachment.uid, attachment.mtu, ATTACH_TIMEOUT)
     except OSError as e:
         raise errors.NoTun(pod=attachment.who, reason=e.strerror) from None
 
@@ -311,13 +311,13 @@ def _line(first: bytes) -> int:
     return reading
 
 
-def _offer(attachment: Attachment, first: bytes) -> int:
+def _offer_start_line(attachment: Attachment, first: bytes) -> int:
     """Write the start line into a named pipe for the unit's process, because systemd-run passes no descriptors on.
 
     Returns the descriptor that keeps it there: a pipe is on no disk, and its content is gone when the last descriptor is closed. A unit
     that comes later, or is started again, finds nothing.
     """
-    path = f"{attachment.worker_dir}/{OFFER}"
+    path = f"{attachment.worker_dir}/{START_LINE_PIPE}"
     files.remove(path)
     os.mkfifo(path, 0o600)
     pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -325,9 +325,9 @@ def _offer(attachment: Attachment, first: bytes) -> int:
     return pipe
 
 
-def offered(attachment: Attachment) -> bytes:
+def take_start_line(attachment: Attachment) -> bytes:
     """The start line that ADD holds for us; empty if there is none."""
-    path = f"{attachment.worker_dir}/{OFFER}"
+    path = f"{attachment.worker_dir}/{START_LINE_PIPE}"
     try:
         pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
     from ..state.attachments import Attachment
 
-LARGEST_ANSWER = 16 * 2**20
-LARGEST_LINE = 2**20
+MAX_ANSWER = 16 * 2**20
+"""Bytes of an answer."""
+
+MAX_LINE = 2**20
+"""Bytes of one message of the IPN bus."""
+
 HOST = "local-tailscaled.sock"
 
 INITIAL_STATE = 2
@@ -171,8 +175,8 @@ def _parts(connection: socket.socket, deadline: float) -> Iterator[bytes]:
         if not part:
             return
         size += len(part)
-        if size > LARGEST_ANSWER:
-            raise OSError(f"its answer is larger than {LARGEST_ANSWER} bytes")
+        if size > MAX_ANSWER:
+            raise OSError(f"its answer is larger than {MAX_ANSWER} bytes")
         yield part
     raise TimeoutError("timed out")
 
@@ -183,8 +187,8 @@ def _lines(connection: socket.socket, deadline: float) -> Iterator[bytes]:
     for part in _parts(connection, deadline):
         *lines, rest = (rest + part).split(b"\n")
         yield from lines
-        if len(rest) > LARGEST_LINE:
-            raise OSError(f"a line of its answer is longer than {LARGEST_LINE} bytes")
+        if len(rest) > MAX_LINE:
+            raise OSError(f"a line of its answer is longer than {MAX_LINE} bytes")
 
 
 def _node(status: dict[str, Any], asked: int) -> Node:

@@ -12,7 +12,8 @@ SLICE = "tailscale_cni.slice"
 FINAL = "0 3"
 """Ends of a supervisor that are no failure: told to end, or nothing left to run."""
 
-SECONDS = 10.0
+COMMAND_TIMEOUT = 10.0
+"""Seconds that ``systemctl`` and ``systemd-run`` may take."""
 
 LIMITS = {"TasksMax": "256", "MemoryMax": "512M"}
 
@@ -112,8 +113,8 @@ def _execute(command: list[str]) -> subprocess.CompletedProcess[str]:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=SECONDS,
+            timeout=COMMAND_TIMEOUT,
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        raise OSError(f"{command[0]} has not answered within {SECONDS:.0f} s") from None
+        raise OSError(f"{command[0]} has not answered within {COMMAND_TIMEOUT:.0f} s") from None

@@ -2,11 +2,11 @@
 
 The floor is `python3 -I -S -c pass`: a plugin in Python starts that, whatever it does. What comes on top is reading the call, the note of
 the host's configuration, whether that is still what it was, and prevResult; what comes off is Python's own tidying at its end, which the
-door leaves out, so that the figure can be below 1. It is measured as `install` writes it: the kernel starts the interpreter (a shell that
-looks for one costs 0.11 more), and the door's bytecode is beside its text (compiling the text costs 0.15 to 0.2 more, and is what happens
-after an upgrade of Python until `install` is run again). Where there is a kubeconfig, what the pod's namespace has said is read too.
-Beside it, for orientation: a meta plugin of the CNI project, a static Go program, which reads and echoes the same prevResult, with
-iptables at hand as on any host of Kubernetes: without, it takes three times as long to find out.
+fast path leaves out, so that the figure can be below 1. It is measured as `install` writes it: the kernel starts the interpreter (a shell
+that looks for one costs 0.11 more), and the fast path's bytecode is beside its text (compiling the text costs 0.15 to 0.2 more, and is
+what happens after an upgrade of Python until `install` is run again). Where there is a kubeconfig, what the pod's namespace has said is
+read too. Beside it, for orientation: a meta plugin of the CNI project, a static Go program, which reads and echoes the same prevResult,
+with iptables at hand as on any host of Kubernetes: without, it takes three times as long to find out.
 """
 
 from __future__ import annotations
@@ -75,15 +75,16 @@ def measure(lab: Lab) -> list[Row]:
 
 def install(python: Path, plugin: Path) -> Path:
     """The artefact as this Python's ``install`` writes it."""
-    script = "import sys, pathlib; sys.path.insert(0, sys.argv[1] + '/site-packages'); from tailscale_cni.archive import fitted\n"
-    script += "pathlib.Path(sys.argv[2]).write_bytes(fitted(pathlib.Path(sys.argv[1]), sys.argv[3]))"
+    script = "import sys, pathlib; sys.path.insert(0, sys.argv[1] + '/site-packages')\n"
+    script += "from tailscale_cni.build.interpreter import fit_to_python\n"
+    script += "pathlib.Path(sys.argv[2]).write_bytes(fit_to_python(pathlib.Path(sys.argv[1]), sys.argv[3]))"
     run([python, "-IS", "-c", script, tools.artefact(), plugin, python])
     plugin.chmod(0o755)
     return plugin
 
 
 class Installed:
-    """A host on which ``install`` has noted what the door must know."""
+    """A host on which ``install`` has noted what the fast path must know."""
 
     def __init__(self, root: Path, configuration: str = "tags: [tag:k8s-pod]\n") -> None:
         self.root, self.state = root, root / "state"

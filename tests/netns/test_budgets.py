@@ -33,7 +33,7 @@ def leave(status, leave=posix._exit):
     leave(status)
 posix._exit = leave
 """
-"""In front of the door. That, and what goes on from there, ends with ``_exit``."""
+"""In front of the fast path. That, and what goes on from there, ends with ``_exit``."""
 
 
 @pytest.mark.parametrize("python", [path for version, path in interpreters().items() if version >= SUPPORTED])
@@ -46,9 +46,9 @@ def test_an_add_imports_nothing_heavy(host: Host, python: Path, *, configured: b
     sandbox = host.sandbox(Pod.enrolled("second"))
     call = host.runtime.entry(sandbox, prevResult=host.runtime.add_primary(sandbox))
     _, texts = host.runtime.plugin.read_bytes().split(b"-c '", 1)
-    door, onward = texts.partition(b'\' "$0"')[0].decode().split("' '")
+    fastpath, bootstrap = texts.partition(b'\' "$0"')[0].decode().split("' '")
     done = host.netns.attempt(
-        *(python, "-IS", "-c", LOOK + door, onward, host.runtime.plugin),
+        *(python, "-IS", "-c", LOOK + fastpath, bootstrap, host.runtime.plugin),
         stdin=json.dumps(call).encode(),
         env=host.runtime.environ("ADD", sandbox),
     )

@@ -14,7 +14,7 @@ from tests.kit.runtime import CNIError, Pod
 
 
 def configure(host: Host, **settings: Any) -> None:
-    """Change config.yaml; all is in it, as ``install`` leaves a host: then the door answers for pods that are not enrolled."""
+    """Change config.yaml; all is in it, as ``install`` leaves a host: then the fast path answers for pods that are not enrolled."""
     file = host.root / "config.yaml"
     moved = {key: host.config[key] for key in ("controlURL", "authKeyFile", "launcher") if key in host.config}
     there = yaml.safe_load(file.read_text()) if file.exists() else {}

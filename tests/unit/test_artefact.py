@@ -23,7 +23,7 @@ from builds.go import machine_goarch
 
 from tailscale_cni import errors
 from tailscale_cni.build import artefact, binaries, cache
-from tailscale_cni.build.interpreter import fitted
+from tailscale_cni.build.interpreter import fit_to_python
 from tests.kit.wait import wait_until
 
 NOBODY = 65534
@@ -58,7 +58,7 @@ def run(
 
 
 def ask_version(file: Path, state_dir: Path) -> str:
-    """A CNI call that the door does not answer: it goes through the archive, and has a stateDir."""
+    """A CNI call that the fast path does not answer: it goes through the archive, and has a stateDir."""
     entry = {"cniVersion": "1.0.0", "name": "n", "type": "tailscale-cni", "stateDir": str(state_dir)}
     return run(file, environ={"CNI_COMMAND": "VERSION"}, stdin=json.dumps(entry).encode())
 
@@ -139,28 +139,28 @@ def test_runs_on_every_python(built: Path, interpreter: Path, state_dir: Path) -
 def test_is_fitted_to_every_python(built: Path, interpreter: Path, state_dir: Path, tmp_path: Path) -> None:
     """As install writes it, the artefact runs on the Python that it was fitted to, and says the same; again fitted, it is the same."""
     installed = tmp_path / "tailscale-cni"
-    installed.write_bytes(fitted(built, str(interpreter)))
+    installed.write_bytes(fit_to_python(built, str(interpreter)))
     installed.chmod(0o755)
     assert installed.read_bytes().startswith(b"#!%s " % os.fsencode(interpreter))
     assert run(installed, "--version") == run(built, "--version")
     assert ask_version(installed, state_dir) == ask_version(built, state_dir)
     assert run(interpreter, installed, "--version") == run(built, "--version")
-    assert fitted(installed, str(interpreter)) == installed.read_bytes()
-    assert fitted(installed, None) == built.read_bytes()
-    assert fitted(installed, "/" + "x" * 120) == built.read_bytes()
+    assert fit_to_python(installed, str(interpreter)) == installed.read_bytes()
+    assert fit_to_python(installed, None) == built.read_bytes()
+    assert fit_to_python(installed, "/" + "x" * 120) == built.read_bytes()
 
 
 def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_path: Path) -> None:
     """An old Python hands over to a newer one that the host has, and `python3 FILE` says what is needed."""
     text = built.read_bytes().split(b"-c '", 1)[1]
-    door, onward = (part.decode() for part in text.split(b'\' "$0"', 1)[0].split(b"' '"))
+    fastpath, bootstrap = (part.decode() for part in text.split(b'\' "$0"', 1)[0].split(b"' '"))
     assert (
-        run(old_interpreter, "-IS", "-c", door, onward, built, "--version")
+        run(old_interpreter, "-IS", "-c", fastpath, bootstrap, built, "--version")
         .strip()
         .endswith(artefact.version())
     )
     installed = tmp_path / "tailscale-cni"
-    installed.write_bytes(fitted(built, str(old_interpreter)))
+    installed.write_bytes(fit_to_python(built, str(old_interpreter)))
     installed.chmod(0o755)
     assert run(installed, "--version").strip().endswith(artefact.version())
     asked = subprocess.run([old_interpreter, built], env={}, capture_output=True, text=True, check=False)
@@ -170,16 +170,16 @@ def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_p
 
 def test_says_that_there_is_no_python(tmp_path: Path) -> None:
     """On a host without Python, a runtime gets an error in CNI's words."""
-    stub = tmp_path / "tailscale-cni"
+    launcher = tmp_path / "tailscale-cni"
     values = {
         "PYTHONS": "/nonexistent/python3 /nonexistent/python4",
-        "DOOR": "",
-        "ONWARD": "",
+        "FASTPATH": "",
+        "BOOTSTRAP": "",
         "VERSION": "0",
     }
-    stub.write_text(filled((FRONT / "stub.sh").read_text(encoding="utf-8"), values), encoding="utf-8")
+    launcher.write_text(filled((FRONT / "launcher.sh").read_text(encoding="utf-8"), values), encoding="utf-8")
     done = subprocess.run(
-        ["/bin/sh", stub], env={"CNI_COMMAND": "ADD"}, capture_output=True, text=True, check=False
+        ["/bin/sh", launcher], env={"CNI_COMMAND": "ADD"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert json.loads(done.stdout)["code"] == 50

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 from builds import zipapp
 
-from tailscale_cni.build.interpreter import fitted
-from tests.unit.test_door import ENVIRON, PREV_RESULT, Host
+from tailscale_cni.build.interpreter import fit_to_python
+from tests.unit.test_fastpath import ENVIRON, PREV_RESULT, Host
 
 MODULES = {"_json"}
 FILES = 5
@@ -41,7 +41,7 @@ def host(scratch: Path, request: pytest.FixtureRequest) -> Host:
 def plugin(interpreter: Path, tmp_path: Path) -> Path:
     """The artefact as this Python's ``install`` writes it."""
     path = tmp_path / "tailscale-cni"
-    path.write_bytes(fitted(zipapp(), str(interpreter)))
+    path.write_bytes(fit_to_python(zipapp(), str(interpreter)))
     path.chmod(0o755)
     return path
 
@@ -106,7 +106,7 @@ def test_a_pass_through_writes_and_starts_nothing(host: Host, plugin: Path, verb
 
 def test_a_pass_through_imports_next_to_nothing(host: Host, interpreter: Path) -> None:
     """After it, sys.modules has what a bare interpreter has, and the C part of json."""
-    door = zipapp().read_bytes().split(b"-c '", 1)[1].split(b"' '", 1)[0].decode()
+    fastpath = zipapp().read_bytes().split(b"-c '", 1)[1].split(b"' '", 1)[0].decode()
     look = "import posix, sys\nposix._exit = lambda status: posix.write(2, ' '.join(sys.modules).encode()) and None\n"
 
     def modules(text: str) -> set[str]:
@@ -120,4 +120,4 @@ def test_a_pass_through_imports_next_to_nothing(host: Host, interpreter: Path) -
         )
         return set(done.stderr.decode().split())
 
-    assert modules(door) - modules("posix._exit(0)") == MODULES
+    assert modules(fastpath) - modules("posix._exit(0)") == MODULES

@@ -286,7 +286,7 @@ def test_a_file_that_is_no_map_is_an_error_of_ours(tmp_path: Path, text: str) ->
 
 
 def test_the_roots_are_not_keys_of_the_file(tmp_path: Path) -> None:
-    """The door needs them before it can read YAML, so they stand in the entry alone."""
+    """The fast path needs them before it can read YAML, so they stand in the entry alone."""
     with pytest.raises(errors.InvalidConfiguration):
         load(tmp_path, "stateDir: /somewhere\n")
 
@@ -299,7 +299,7 @@ def test_cleanup_needs_no_valid_configuration(tmp_path: Path) -> None:
 
 
 def test_what_the_door_knows_changes_with_the_file(tmp_path: Path) -> None:
-    """A changed, new or removed file is another view, so that the door goes and asks."""
+    """A changed, new or removed file is another view, so that the fast path goes and asks."""
     before = config.fastpath_note(load(tmp_path))
     assert config.fastpath_note(load(tmp_path, "enroll: all\n")) != before
 
@@ -316,7 +316,7 @@ def test_what_the_runtime_puts_into_an_entry_is_no_key_of_ours(tmp_path: Path) -
 
 
 def test_the_door_learns_of_a_change_that_came_after_the_file_was_read(tmp_path: Path) -> None:
-    """What the door is told is of the file as it was read: one that was changed during a long ADD is a doubt to it."""
+    """What the fast path is told is of the file as it was read: one that was changed during a long ADD is a doubt to it."""
     host = load(tmp_path, "enroll: annotated\n")
     (tmp_path / "config.yaml").write_text("enroll: all\n")
     watch = config.fastpath_note(host)["watch"]

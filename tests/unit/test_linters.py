@@ -71,17 +71,17 @@ def test_go_modules_are_tidy() -> None:
 
 
 def test_shellcheck() -> None:
-    """No shell script has a mistake that shellcheck knows; the stub is read as what it becomes."""
-    scripts = [ROOT / ".ci" / "run", *(path for path in ROOT.rglob("*.sh") if path.name != "stub.sh")]
+    """No shell script has a mistake that shellcheck knows; the launcher is read as what it becomes."""
+    scripts = [ROOT / ".ci" / "run", *(path for path in ROOT.rglob("*.sh") if path.name != "launcher.sh")]
     check(["shellcheck", *scripts])
 
 
 def test_shellcheck_of_the_stub() -> None:
     """The artefact's first lines are sound sh, for any sh."""
-    stub = (ROOT / "packaging" / "front" / "stub.sh").read_text(encoding="utf-8")
-    for name, text in {"PYTHONS": " ".join(PYTHONS), "DOOR": "pass", "ONWARD": "pass"}.items():
-        stub = stub.replace(f"@{name}@", text)
+    launcher = (ROOT / "packaging" / "front" / "launcher.sh").read_text(encoding="utf-8")
+    for name, text in {"PYTHONS": " ".join(PYTHONS), "FASTPATH": "pass", "BOOTSTRAP": "pass"}.items():
+        launcher = launcher.replace(f"@{name}@", text)
     done = subprocess.run(
-        ["shellcheck", "--shell=sh", "-"], input=stub, capture_output=True, text=True, check=False
+        ["shellcheck", "--shell=sh", "-"], input=launcher, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout

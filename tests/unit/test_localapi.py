@@ -115,7 +115,7 @@ def test_a_node_says_when_it_has_its_address(serve: Serve, state: int) -> None:
 
 def test_no_more_is_taken_in_than_an_answer_may_have(serve: Serve) -> None:
     """An answer has no end but the connection's, so the client says where that is."""
-    with pytest.raises(errors.LocalApiFailed, match=f"larger than {localapi.LARGEST_ANSWER} bytes"):
+    with pytest.raises(errors.LocalApiFailed, match=f"larger than {localapi.MAX_ANSWER} bytes"):
         serve(_chunks(-1, 64)).logout()
 
 

@@ -350,7 +350,7 @@ def test_a_child_holds_nothing_of_ours(tmp_path: Path) -> None:
         return b""
 
     try:
-        assert linux.ask(question, 0, 30) is None
+        assert linux.run_bounded(question, 0, 30) is None
         os.close(writing)
         assert os.read(reading, 1) == b""
     finally:
@@ -364,9 +364,9 @@ def test_a_child_that_fails_is_no_answer() -> None:
     def fail() -> bytes:
         raise OSError
 
-    assert linux.ask(fail, 10, 10) is None
-    assert linux.ask(lambda: b"", 10, 10) == b""
-    assert linux.ask(lambda: b"x" * 60000, 10, 10) == b"x" * 60000
+    assert linux.run_bounded(fail, 10, 10) is None
+    assert linux.run_bounded(lambda: b"", 10, 10) == b""
+    assert linux.run_bounded(lambda: b"x" * 60000, 10, 10) == b"x" * 60000
 
 
 def test_an_add_does_not_import_it() -> None:

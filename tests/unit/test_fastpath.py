@@ -1,4 +1,4 @@
-"""The door: what it answers is what the real path answers, and what it does not answer goes there."""
+"""The fast path: what it answers is what the real path answers, and what it does not answer goes there."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from builds import zipapp
-from front import door
+from front import fastpath
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailscale_cni import config, errors, verbs
-from tailscale_cni.build.interpreter import fitted
+from tailscale_cni.build.interpreter import fit_to_python
 from tailscale_cni.cni import dispatch, document
 from tailscale_cni.state.namespaces import FRESH, Namespaces
 
@@ -66,7 +66,7 @@ class Host:
         }
 
     def configure(self, text: str) -> None:
-        """Write config.yaml, and have a call of the real path note what the door must know."""
+        """Write config.yaml, and have a call of the real path note what the fast path must know."""
         self.config_file.write_text(text, encoding="utf-8")
         self.state_dir.mkdir(0o711, exist_ok=True)
         view = config.fastpath_note(config.load_config(self.entry))
@@ -82,12 +82,12 @@ class Host:
         file.write_text(json.dumps(document | {"asked": now, "until": now + FRESH}), encoding="utf-8")
 
     def at_the_door(self, environ: Mapping[str, str] = MappingProxyType({}), **keys: Any) -> bytes | None:
-        """What the door answers; None if it goes on."""
+        """What the fast path answers; None if it goes on."""
         environ, entry = {**ENVIRON, **environ}, self.entry | keys
         try:
-            parsed = door.parse(json.dumps(entry).encode())
+            parsed = fastpath.parse(json.dumps(entry).encode())
             raw = {os.fsencode(name): os.fsencode(value) for name, value in environ.items()}
-            return door.answer(raw, parsed, str(self.state_dir))
+            return fastpath.answer(raw, parsed, str(self.state_dir))
         except Exception:  # noqa: BLE001 - any is a doubt
             return None
 
@@ -111,12 +111,14 @@ def artefact() -> Path:
 
 
 @pytest.fixture(scope="module", params=["built", "fitted"])
-def stub(artefact: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+def launcher(
+    artefact: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
     """The artefact with its archive cut off: what this answers, it answers without it. As built, and as installed."""
     python = os.path.realpath(sys.executable) if request.param == "fitted" else None
-    data = fitted(artefact, python)
+    data = fit_to_python(artefact, python)
     assert data.startswith(b"#!/bin/sh\n") == (python is None)
-    path = tmp_path_factory.mktemp("stub") / "tailscale-cni"
+    path = tmp_path_factory.mktemp("launcher") / "tailscale-cni"
     path.write_bytes(data[: data.index(b"PK\x03\x04")])
     path.chmod(0o755)
     return path
@@ -149,11 +151,11 @@ JSON = st.recursive(
 def test_reads_what_the_archive_reads(
     *, value: dict[str, Any], indent: int | None, ascii_only: bool, noise: bytes, at: int
 ) -> None:
-    """A document that the door reads is one that the real path reads, as the same value."""
+    """A document that the fast path reads is one that the real path reads, as the same value."""
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode(errors="surrogatepass")
     for data in (text, text[:at] + noise + text[at:], text[:at] + text[at + 1 :]):
         try:
-            read = door.parse(data)
+            read = fastpath.parse(data)
         except Exception:  # noqa: BLE001, S112 - any is a doubt
             continue
         assert read == document.decode(data)
@@ -167,8 +169,8 @@ PLAIN = st.text(st.characters(exclude_characters="\\", max_codepoint=0xCFFF))
 @given(st.dictionaries(PLAIN, st.integers() | PLAIN))
 def test_reads_every_plain_document(value: dict[str, Any]) -> None:
     """Whole numbers and text are no reason to doubt."""
-    assert door.parse(json.dumps(value).encode()) == value
-    assert door.parse(json.dumps(value, ensure_ascii=False, indent=2).encode() + b"\r\n") == value
+    assert fastpath.parse(json.dumps(value).encode()) == value
+    assert fastpath.parse(json.dumps(value, ensure_ascii=False, indent=2).encode() + b"\r\n") == value
 
 
 POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={}"
@@ -248,7 +250,7 @@ MUTATED_ENTRY = st.dictionaries(st.sampled_from(KEYS.split()), st.sampled_from(O
 def test_never_answers_otherwise_than_the_archive(
     tmp_path: Path, verb: str, version: str, environ: dict[str, str], keys: dict[str, Any], asked: str
 ) -> None:
-    """Whatever a call looks like: if the door answers it, the real path succeeds, and with the same bytes."""
+    """Whatever a call looks like: if the fast path answers it, the real path succeeds, and with the same bytes."""
     host = Host(tmp_path)
     if asked != "nothing":
         host.has_asked("default", {"tailscale.com/enabled": str(asked == "a wish").lower()})
@@ -303,7 +305,7 @@ def test_goes_on_where_something_was_recorded(host: Host, verb: str) -> None:
 
 
 def test_knows_the_host_by_what_was_noted(host: Host) -> None:
-    """The door trusts enroll.json as long as every watched file is the one that was read."""
+    """The fast path trusts enroll.json as long as every watched file is the one that was read."""
     assert host.at_the_door() is not None
     host.config_file.write_text("tags: [tag:a]\n", encoding="utf-8")
     assert host.at_the_door() is None
@@ -408,24 +410,24 @@ def test_settings_in_the_entry_go_on(host: Host, key: str) -> None:
     assert host.at_the_door(**keys) is None
 
 
-def test_needs_no_archive(host: Host, stub: Path) -> None:
+def test_needs_no_archive(host: Host, launcher: Path) -> None:
     """The artefact answers for pods that are not enrolled without its archive: here it has none."""
     entry = json.dumps(host.entry).encode()
-    done = call(stub, ENVIRON, entry)
+    done = call(launcher, ENVIRON, entry)
     assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, PREV_RESULT, b"")
     for verb in ("DEL", "CHECK"):
-        done = call(stub, ENVIRON | {"CNI_COMMAND": verb}, entry)
+        done = call(launcher, ENVIRON | {"CNI_COMMAND": verb}, entry)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert list(host.state_dir.parent.iterdir()) == []
 
 
-def test_needs_no_writable_disk(host: Host, stub: Path) -> None:
+def test_needs_no_writable_disk(host: Host, launcher: Path) -> None:
     """A host on which nothing at all can be written still starts its other pods."""
     readonly = (
         'mount --make-rprivate / && mount -o remount,bind,ro / && ! touch /tmp/x 2>/dev/null && exec "$0"'
     )
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", readonly, stub],
+        ["unshare", "--mount", "sh", "-c", readonly, launcher],
         input=json.dumps(host.entry).encode(),
         env=ENVIRON | {"PATH": os.defpath + ":/usr/sbin:/sbin"},
         capture_output=True,
@@ -435,7 +437,7 @@ def test_needs_no_writable_disk(host: Host, stub: Path) -> None:
     assert (done.returncode, json.loads(done.stdout or b"null")) == (0, PREV_RESULT), done.stderr
 
 
-def test_hostile_environment_changes_nothing(host: Host, stub: Path, tmp_path: Path) -> None:
+def test_hostile_environment_changes_nothing(host: Host, launcher: Path, tmp_path: Path) -> None:
     """No variable of the runtime's environment reaches the interpreter, and none is needed."""
     for name in ("posix", "sys", "_json", "sitecustomize", "usercustomize"):
         (tmp_path / f"{name}.py").write_text("import os; os._exit(99)\n", encoding="utf-8")
@@ -454,7 +456,7 @@ def test_hostile_environment_changes_nothing(host: Host, stub: Path, tmp_path: P
         "python": str(tmp_path / "python3"),
         "SHIV_ROOT": str(tmp_path),
     }
-    done = call(stub, ENVIRON | hostile, json.dumps(host.entry).encode(), cwd=tmp_path)
+    done = call(launcher, ENVIRON | hostile, json.dumps(host.entry).encode(), cwd=tmp_path)
     assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, PREV_RESULT, b"")
 
 
@@ -490,7 +492,7 @@ ODD_DOCUMENTS: dict[str, tuple[Callable[[Host], bytes], int]] = {
 
 @pytest.mark.parametrize("name", ODD_DOCUMENTS)
 def test_what_is_odd_gets_a_proper_error(host: Host, artefact: Path, name: str) -> None:
-    """The archive answers what the door does not, with what the door has read: an error in CNI's words, and no traceback."""
+    """The archive answers what the fast path does not, with what the fast path has read: an error in CNI's words, and no traceback."""
     document, code = ODD_DOCUMENTS[name]
     done = call(artefact, ENVIRON, document(host))
     assert done.returncode == 1
@@ -499,7 +501,7 @@ def test_what_is_odd_gets_a_proper_error(host: Host, artefact: Path, name: str) 
 
 
 def test_a_big_document_is_no_error(host: Host, artefact: Path) -> None:
-    """What is longer than the door reads is read to its end by the real path."""
+    """What is longer than the fast path reads is read to its end by the real path."""
     entry = valid(host, args={"padding": "x" * 3_000_000})
     done = call(artefact, ENVIRON, entry)
     assert (done.returncode, json.loads(done.stdout)) == (0, PREV_RESULT), done.stderr

@@ -1,6 +1,6 @@
-"""From the door into the archive: find the site-packages of this build, and run what is in them.
+"""From the fast path into the archive: find the site-packages of this build, and run what is in them.
 
-`door.py` runs this text in its own place: `data` is what it has read of standard input, `state_dir` the conflist entry's
+`fastpath.py` runs this text in its own place: `data` is what it has read of standard input, `state_dir` the conflist entry's
 or None, and the arguments are this text, the artefact's path, and the command line. The unpacked site-packages are used if they are there,
 whole and nobody else's; else they are unpacked into a stateDir that exists; else they are imported from the archive as it
 is, which takes longer and writes nothing. Whatever fails here is an answer in CNI's words and no traceback.
@@ -17,7 +17,7 @@ from collections.abc import Callable  # left out by the build
 PYTHONS = "@PYTHONS@"
 
 if sys.version_info < (3, 10):
-    # The same command line for the next one that stub.sh would have tried. Up to here the syntax is Python 3.6's.
+    # The same command line for the next one that launcher.sh would have tried. Up to here the syntax is Python 3.6's.
     with open("/proc/self/cmdline", "rb") as file:
         line = file.read().split(b"\0")[1:-1]
     pythons = PYTHONS.split()

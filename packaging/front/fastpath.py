@@ -1,10 +1,10 @@
 """The pass-through: answers the CNI call for a pod that is not enrolled, from local files, at the price of a bare Python.
 
-This is the first code of every call. `stub.sh` hands its text to an interpreter (`-IS -c`); onward.py's text, the
+This is the first code of every call. `launcher.sh` hands its text to an interpreter (`-IS -c`); bootstrap.py's text, the
 artefact's own path and the command line are its arguments. It must not import anything that costs (`json` alone
 doubles the time), must not open the archive, lock or write anything, and must not answer where the real path
 (`tailscale_cni.cni.dispatch`) might answer otherwise: at every doubt it goes on there, with what it has read of
-standard input. docs/architecture.md, "The door", says what it may answer.
+standard input. docs/architecture.md says what it may answer.
 
 A doubt is an exception, of any kind: an assertion (`-I` makes sure that they are on), a key that is not there. `_json` is
 CPython's own, and private: whatever it does not do as expected is a doubt too.
