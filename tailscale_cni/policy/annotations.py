@@ -1,6 +1,6 @@
 """The annotation table: one row per annotation that a pod or a namespace may carry, parsed once to a typed value.
 
-Where Tailscale's operator has the annotation, the name and the meaning are its own.
+Annotations that Tailscale's Kubernetes operator also has keep its name and meaning.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ MOST_TAGS = 32
 
 
 class Unparsable(ValueError):
-    """A value that its row's parser does not take."""
+    """A value that the parser of its row rejects."""
 
 
 class NotYet(ValueError):
-    """A value, or an annotation, that a later version takes."""
+    """An annotation, or a value, that this version does not support."""
 
 
 class Annotation(NamedTuple):
     """A row of the table.
 
-    ``parse`` is None where the feature is not in this version: the annotation is refused, never ignored.
-    ``default`` is the host's setting that holds where nobody says anything; without one, it is off.
-    ``permission`` is the list in the host's ``permissions`` that has to have it.
+    ``takes`` describes valid values. ``parse`` is None for a feature that is not implemented: the annotation is rejected.
+    ``default`` is the host's setting that applies without the annotation; if it is empty, the feature is off.
+    ``permission`` is the list in the host's ``permissions`` that must contain the value (``tags``) or the name (``features``).
     """
 
     name: str
@@ -43,26 +43,26 @@ class Annotation(NamedTuple):
 
     @property
     def key(self) -> str:
-        """As kubectl shows it."""
+        """The full name, as kubectl shows it."""
         return PREFIX + self.name
 
 
 def flag(value: str) -> bool:
-    """``"true"`` or ``"false"``, as Kubernetes writes them."""
+    """Parse ``"true"`` or ``"false"``. Raises Unparsable."""
     if value not in ("true", "false"):
         raise Unparsable
     return value == "true"
 
 
 def dns_label(value: str) -> str:
-    """What a node can be called."""
+    """Parse a hostname. Raises Unparsable."""
     if not is_label(value):
         raise Unparsable
     return value
 
 
 def tags(value: str) -> tuple[str, ...]:
-    """Each once, in their order. None at all would make the node a user's."""
+    """Parse a comma-separated list of tags, without duplicates, in order. Raises Unparsable, also for none: such a node is a user's."""
     names = [name.strip(" ") for name in value.split(",", MOST_TAGS)]
     if len(names) > MOST_TAGS or not all(map(is_tag, names)):
         raise Unparsable
@@ -70,53 +70,58 @@ def tags(value: str) -> tuple[str, ...]:
 
 
 FLAG = '"true" or "false"'
-LABEL = "a DNS label: 1 to 63 of a-z, 0-9 and -, not at an end"
+LABEL = "a DNS label: 1 to 63 characters of a-z, 0-9 and -, not starting or ending with -"
 TAGS = f"1 to {MOST_TAGS} tags, as in tag:web,tag:public"
 PORTS = "ports of the pod, as in 443:8080"
 
 TABLE = (
     Annotation("enabled", FLAG, flag, "enroll", "features", "Whether the pod becomes a node."),
-    Annotation("tags", TAGS, tags, "tags", "tags", "The node's tags, instead of the host's."),
-    Annotation("hostname", LABEL, dns_label, "hostnameTemplate", "features", "The node's name."),
+    Annotation("tags", TAGS, tags, "tags", "tags", "The node's tags. They replace the default tags."),
+    Annotation("hostname", LABEL, dns_label, "hostnameTemplate", "features", "The node's hostname."),
     Annotation(
         "ephemeral",
         FLAG,
         flag,
         "ephemeral",
         "features",
-        "Whether the node is forgotten when its pod ends.",
+        "Whether the node is deleted when its pod ends.",
     ),
     Annotation(
-        "required", FLAG, flag, "", "features", "Fail the pod's start rather than start it off the tailnet."
+        "required",
+        FLAG,
+        flag,
+        "",
+        "features",
+        "Whether the pod fails to start while its node is not connected.",
     ),
-    Annotation("exit-node", FLAG, None, "", "features", "Offer the pod as an exit node."),
+    Annotation("exit-node", FLAG, None, "", "features", "Offer the node as an exit node."),
     Annotation(
         "use-exit-node", "a node", None, "", "features", "Send the pod's traffic through an exit node."
     ),
-    Annotation("advertise-routes", "networks", None, "", "features", "Subnet routes that the node offers."),
+    Annotation("advertise-routes", "networks", None, "", "features", "Advertise these subnet routes."),
     Annotation("accept-routes", FLAG, None, "", "features", "Use the subnet routes of other nodes."),
-    Annotation("ssh", FLAG, None, "", "features", "Tailscale SSH to the node."),
+    Annotation("ssh", FLAG, None, "", "features", "Enable Tailscale SSH on the node."),
     Annotation(
-        "ssh-container", "a container", None, "", "features", "The container that Tailscale SSH enters."
+        "ssh-container", "a container", None, "", "features", "The container for Tailscale SSH sessions."
     ),
-    Annotation("funnel", PORTS, None, "", "features", "Ports of the pod that are open to the internet."),
-    Annotation("serve", PORTS, None, "", "features", "Ports of the pod that are served on the tailnet."),
+    Annotation("funnel", PORTS, None, "", "features", "Ports of the pod to expose to the internet."),
+    Annotation("serve", PORTS, None, "", "features", "Ports of the pod to serve on the tailnet."),
     Annotation(
         "taildrop",
         "an absolute path",
         None,
         "",
         "features",
-        "A directory of the container that receives files.",
+        "A directory in the container for received files.",
     ),
-    Annotation("dns", FLAG, None, "", "features", "Resolve tailnet names inside the pod."),
+    Annotation("dns", FLAG, None, "", "features", "Resolve tailnet names in the pod."),
 )
 
 ROWS = {row.key: row for row in TABLE}
 
 
 class Wish(NamedTuple):
-    """What an annotation asks for: typed, and as it was written by whom."""
+    """A parsed annotation: its row, typed value, original text, and ``who`` set it (a pod, a namespace or a host)."""
 
     row: Annotation
     value: Any
@@ -125,7 +130,7 @@ class Wish(NamedTuple):
 
 
 def parse(who: str, annotations: Mapping[str, str]) -> dict[str, Wish]:
-    """Wishes by short name. Annotations that are not in the table belong to somebody else.
+    """Return the parsed annotations by short name. Annotations that are not in the table are ignored.
 
     Raises InvalidAnnotation and UnsupportedAnnotation, which name ``who``, the annotation and the value.
     """
