@@ -101,7 +101,9 @@ def answer(environ, entry, state_dir):  # type: (Mapping[bytes, bytes], dict[str
 
     # The pod does not ask to be a node, and the host enrols none that does not ask.
     config_file = entry.get("configFile", "/etc/tailscale-cni/config.yaml")
-    flags = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK  # a FIFO is a doubt, and must not hold the call
+    flags = (
+        posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK
+    )  # a FIFO is a doubt, and must not hold the call
     try:
         known = parse(read(posix.open(state_dir + "/enroll.json", flags)))
     except FileNotFoundError:
