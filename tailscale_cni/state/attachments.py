@@ -172,6 +172,9 @@ def _check(attachment: Attachment) -> None:
         ipaddress.ip_network(network)
     for part in (attachment.identity, *attachment.former, attachment.namespace, attachment.name):
         records.word(part)
+    for path in (attachment.run_dir, attachment.netns or "/"):
+        if not path.startswith("/"):
+            raise ValueError(f"{path} is no absolute path")
     for name, choices in CHOICES.items():
         if getattr(attachment, name) not in choices:
             raise ValueError(f"{name} is not what it should be")
@@ -240,7 +243,8 @@ class Attachments:
         """
         path = _record(self.state_dir, network, container_id, ifname)
         try:
-            return _load(path, (network, container_id, ifname))
+            found = _load(path, (network, container_id, ifname))
+            return found and self._in_place(found)
         except errors.UnreadableState as e:
             records.warn(f"{e}; its pod is no node any more when it ends, and then the file goes")
             self._keep_a_copy(path)
@@ -250,6 +254,12 @@ class Attachments:
         """What it is by now; None if a DEL, or another ADD of the same container, has taken it away."""
         found = self.get(attachment.network, attachment.container_id, attachment.ifname)
         return found if found and found.nonce == attachment.nonce else None
+
+    def _in_place(self, attachment: Attachment) -> Attachment:
+        """With the state directory in which it was found. The one in the record is that, perhaps spelled otherwise, or is wrong."""
+        recorded = attachment.state_dir
+        is_same = recorded == self.state_dir or os.path.realpath(recorded) == os.path.realpath(self.state_dir)
+        return attachment if is_same else attachment._replace(state_dir=self.state_dir)
 
     def _bare(self, network: str, container_id: str, ifname: str) -> Attachment:
         return Attachment(
@@ -270,7 +280,7 @@ class Attachments:
             if content is not None:
                 directory = f"{self.state_dir}/unreadable"
                 files.make_directory(directory)
-                files.write(f"{directory}/{os.path.basename(os.path.dirname(path))}", content)
+                files.write_volatile(f"{directory}/{os.path.basename(os.path.dirname(path))}", content)
 
     def at(self, record: str) -> Attachment | None:
         """By the file that it is in."""
