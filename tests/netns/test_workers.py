@@ -24,7 +24,6 @@ def programs(scratch: Path) -> Path:
     return directory
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("package", PACKAGES, ids=str)
 def test_the_go_programs_pass_their_own_tests(package: Path, programs: Path) -> None:
     """`go test` of a package, with the features that are linked into the artefact."""
