@@ -16,17 +16,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailscale_cni import config, errors
-from tailscale_cni.conflist import entry
+from tailscale_cni.install.conflist import entry
+from tailscale_cni.install.keep_in_step import keep_in_step
+from tailscale_cni.install.record import Installation
+from tailscale_cni.node import teardown
 from tailscale_cni.state import backoff, files, outbox, records
 from tailscale_cni.state.attachments import Attachment, Attachments
 from tailscale_cni.state.backoff import Backoff, TooSoon
 from tailscale_cni.state.host import host_id
 from tailscale_cni.state.identities import Identity
-from tailscale_cni.state.installation import Installation
 from tailscale_cni.state.namespaces import Known, Namespaces
 from tailscale_cni.state.outbox import Deletion, Outbox
 from tailscale_cni.state.releases import Release, Releases
-from tailscale_cni.verbs import leaving, upkeep
 
 ODD: tuple[Any, ...] = (
     None,
@@ -172,7 +173,7 @@ class Host:
         except TooSoon as e:  # the host's own
             wait = e.seconds
         assert wait <= backoff.UNREACHED.longest
-        upkeep.keep_in_step(config.Config.load(self.entry))
+        keep_in_step(config.load_config(self.entry))
 
 
 def _attachment(host: Host) -> Path:
@@ -212,7 +213,7 @@ def _installation(host: Host) -> Path:
 
 
 def _fast_path(host: Host) -> Path:
-    upkeep.keep_in_step(config.Config.load(host.entry))
+    keep_in_step(config.load_config(host.entry))
     return host.state_dir / "enroll.json"
 
 
@@ -229,7 +230,7 @@ def _use_attachment(host: Host) -> None:
     (found,) = store.of_container(host.victim, "eth0")
     expected = host.attachment(host.victim)
     assert (found.record, found.worker_dir) == (expected.record, expected.worker_dir)
-    leaving.end(found)
+    teardown.end(found)
     assert not Path(found.record).parent.exists()
 
 
