@@ -26,8 +26,8 @@ GONE = 3
 MOVED = 4
 """Exit status of ``sync``: the node is to be another one, and its processes have to begin anew."""
 
-AGAIN = 11
-"""Exit status of ``rekey``: the control plane may have a key soon. CNI's code for "try again later"."""
+AGAIN = 20
+"""Exit status of ``rekey``: the control plane is away and may have a key soon."""
 
 SOON = 10.0
 """Seconds that are soon."""

@@ -1,0 +1,27 @@
+"""The exit statuses that the Go programs and Python agree on (workers/internal/exits/exits.go)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tailscale_cni.cli import worker
+from tailscale_cni.worker import systemd
+
+TABLE = Path(__file__).parents[2] / "workers" / "internal" / "exits" / "exits.go"
+STATUSES = {
+    name: int(number)
+    for name, number in re.findall(r"^\t(\w+) += (\d+) // \w", TABLE.read_text(encoding="utf-8"), re.MULTILINE)
+}
+
+
+def test_no_number_has_two_meanings() -> None:
+    """Whoever returns a status, it means the same."""
+    assert len(STATUSES) == 9
+    assert len(set(STATUSES.values())) == len(STATUSES)
+
+
+def test_python_and_go_have_the_same_numbers() -> None:
+    """What a task returns is what the supervisor takes it for, and what is final for systemd."""
+    assert (worker.GONE, worker.MOVED, worker.AGAIN) == (STATUSES["Gone"], STATUSES["Moved"], STATUSES["AskAgain"])
+    assert systemd.FINAL.split() == [str(STATUSES["Done"]), str(STATUSES["Gone"])]
