@@ -17,6 +17,9 @@ TAILSCALE_PATCHES = tuple(path for path in PATCHES if read(path).module == "tail
 DEVCONTROL = PACKAGING.parent / "tests" / "devcontrol"
 TOOLS = PACKAGING.parent / "tests" / "tools"
 
+WORKER_ENVIRON = {"GOEXPERIMENT": "nogreenteagc"}
+"""The collector of Go 1.25: the new one is faster on large heaps, and makes that of an idle worker a tenth larger."""
+
 # What a developer may have set for other work, and would make another program of the same sources.
 CHANGES_RESULTS = {"GOAMD64", "GOARM64", "GOEXPERIMENT", "GODEBUG", "GOFIPS140"}
 
@@ -105,8 +108,7 @@ def module_sources(module: Path) -> Path:
 def workers(goarch: str = "amd64") -> Path:
     """The directory of `worker` and `supervisor`, as the artefact of that architecture carries them.
 
-    workers/tags.txt leaves out what no enrolled pod uses. The garbage collector is the one of Go 1.25: the new one is faster on heaps
-    that are large, and an idle worker's is 2 MB, which it makes a tenth larger. Its books are made for a small heap.
+    workers/tags.txt leaves out the features of tailscale that no enrolled pod uses; workers/features.txt says why the others stay.
     """
     return go_build(
         WORKERS,
@@ -114,7 +116,7 @@ def workers(goarch: str = "amd64") -> Path:
         tags=(WORKERS / "tags.txt").read_text(encoding="ascii").strip(),
         ldflags="-s -w -buildid=",
         goarch=goarch,
-        env={"GOEXPERIMENT": "nogreenteagc"},
+        env=WORKER_ENVIRON,
         patches=PATCHES,
     )
 

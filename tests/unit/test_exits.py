@@ -11,7 +11,9 @@ from tailscale_cni.worker import systemd
 TABLE = Path(__file__).parents[2] / "workers" / "internal" / "exits" / "exits.go"
 STATUSES = {
     name: int(number)
-    for name, number in re.findall(r"^\t(\w+) += (\d+) // \w", TABLE.read_text(encoding="utf-8"), re.MULTILINE)
+    for name, number in re.findall(
+        r"^\t(\w+) += (\d+) +// \w", TABLE.read_text(encoding="utf-8"), re.MULTILINE
+    )
 }
 
 
@@ -23,5 +25,9 @@ def test_no_number_has_two_meanings() -> None:
 
 def test_python_and_go_have_the_same_numbers() -> None:
     """What a task returns is what the supervisor takes it for, and what is final for systemd."""
-    assert (worker.GONE, worker.MOVED, worker.AGAIN) == (STATUSES["Gone"], STATUSES["Moved"], STATUSES["AskAgain"])
+    assert (STATUSES["Gone"], STATUSES["Moved"], STATUSES["AskAgain"]) == (
+        worker.GONE,
+        worker.MOVED,
+        worker.AGAIN,
+    )
     assert systemd.FINAL.split() == [str(STATUSES["Done"]), str(STATUSES["Gone"])]
