@@ -34,7 +34,7 @@ func derpMap(addr netip.AddrPort, stun uint16) *tailcfg.DERPMap {
 	}
 	return &tailcfg.DERPMap{
 		OmitDefaultRegions: true,
-		Regions: map[int]*tailcfg.DERPRegion{
+		Regions: map[tailcfg.DERPRegionID]*tailcfg.DERPRegion{
 			regionID: {RegionID: regionID, RegionCode: "dev", RegionName: "Development", Nodes: []*tailcfg.DERPNode{node}},
 		},
 	}

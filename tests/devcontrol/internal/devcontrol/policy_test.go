@@ -11,7 +11,7 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-const examples = "../../../examples/acl"
+const examples = "../../../../examples/acl"
 
 func parse(t *testing.T, text string) *Policy {
 	t.Helper()
@@ -65,27 +65,27 @@ func TestPolicyRefuses(t *testing.T) {
 		`{"acls": [}`: "hujson",
 		`{"acl": []}`: `unknown field "acl"`,
 		`{"ssh": []}`: `unknown field "ssh"`,
-		`{"acls": [{"action": "accept", "users": ["*"]}]}`:                               `unknown field "users"`,
-		`{"acls": [], "ACLs": []}`:                                                       "ACLs is there twice",
-		`{"acls": [{"action": "deny"}]}`:                                                 `"deny", not accept`,
-		`{"acls": [{"action": "accept", "proto": "sctp"}]}`:                              `"sctp" is not supported`,
-		`{"acls": [{"action": "accept", "src": ["*"], "dst": ["tag:b:80"]}]}`:            `"tag:b" is not defined`,
-		`{"acls": [{"action": "accept", "src": ["group:x"], "dst": ["*:80"]}]}`:          `"group:x" is not defined`,
-		`{"acls": [{"action": "accept", "src": ["autogroup:self"], "dst": ["*:80"]}]}`:   `"autogroup:self" is not`,
-		`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*"]}]}`:                   "no port",
-		`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:80-20"]}]}`:             `"80-20" is no port`,
-		`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:http"]}]}`:              `"http" is no port`,
-		`{"acls": [{"action": "accept", "src": ["*"], "dst": ["autogroup:shared:80"]}]}`: "no destination",
-		`{"grants": [{"src": ["*"], "dst": ["*"], "app": {}}]}`:                          `unknown field "app"`,
-		`{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["gre:*"]}]}`:                    `"gre" is not supported`,
-		`{"groups": {"family": []}}`:                                                     "group:NAME",
-		`{"groups": {"group:a": ["group:b"]}}`:                                           "no user",
-		`{"tagOwners": {"a": []}}`:                                                       "tagOwners",
-		`{"tagOwners": {"tag:a": ["tag:b"]}}`:                                            `"tag:b" is not defined`,
-		`{"hosts": {"a": "b"}}`:                                                          "no address",
-		`{` + tags + `"tests": [{"src": "tag:a", "accept": ["tag:a:80"]}]}`:              "expected true",
-		`{` + tags + `"tests": [{"src": "tag:x", "accept": ["tag:a:80"]}]}`:              "no tag, user or host",
-		`{` + tags + `"tests": [{"src": "tag:a", "deny": ["tag:a:80-90"]}]}`:             "not a node and a port",
+		`{"acls": [{"action": "accept", "users": ["*"]}]}`:                                                                              `unknown field "users"`,
+		`{"acls": [], "ACLs": []}`:                                                                                                      "ACLs is there twice",
+		`{"acls": [{"action": "deny"}]}`:                                                                                                `"deny", not accept`,
+		`{"acls": [{"action": "accept", "proto": "sctp"}]}`:                                                                             `"sctp" is not supported`,
+		`{"acls": [{"action": "accept", "src": ["*"], "dst": ["tag:b:80"]}]}`:                                                           `"tag:b" is not defined`,
+		`{"acls": [{"action": "accept", "src": ["group:x"], "dst": ["*:80"]}]}`:                                                         `"group:x" is not defined`,
+		`{"acls": [{"action": "accept", "src": ["autogroup:self"], "dst": ["*:80"]}]}`:                                                  `"autogroup:self" is not`,
+		`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*"]}]}`:                                                                  "no port",
+		`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:80-20"]}]}`:                                                            `"80-20" is no port`,
+		`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:http"]}]}`:                                                             `"http" is no port`,
+		`{"acls": [{"action": "accept", "src": ["*"], "dst": ["autogroup:shared:80"]}]}`:                                                "no destination",
+		`{"grants": [{"src": ["*"], "dst": ["*"], "app": {}}]}`:                                                                         `unknown field "app"`,
+		`{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["gre:*"]}]}`:                                                                   `"gre" is not supported`,
+		`{"groups": {"family": []}}`:                                                                                                    "group:NAME",
+		`{"groups": {"group:a": ["group:b"]}}`:                                                                                          "no user",
+		`{"tagOwners": {"a": []}}`:                                                                                                      "tagOwners",
+		`{"tagOwners": {"tag:a": ["tag:b"]}}`:                                                                                           `"tag:b" is not defined`,
+		`{"hosts": {"a": "b"}}`:                                                                                                         "no address",
+		`{` + tags + `"tests": [{"src": "tag:a", "accept": ["tag:a:80"]}]}`:                                                             "expected true",
+		`{` + tags + `"tests": [{"src": "tag:x", "accept": ["tag:a:80"]}]}`:                                                             "no tag, user or host",
+		`{` + tags + `"tests": [{"src": "tag:a", "deny": ["tag:a:80-90"]}]}`:                                                            "not a node and a port",
 		`{` + tags + `"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}], "tests": [{"src": "tag:a", "deny": ["tag:a:80"]}]}`: "expected false",
 	} {
 		if _, err := ParsePolicy([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {

@@ -1,8 +1,8 @@
-// Package tests runs this module's programs as they are shipped: as processes, in network namespaces and on TUN devices of
+// Package lab runs worker, supervisor and devcontrol as they are shipped: as processes, in network namespaces and on TUN devices of
 // their own, with a control plane. Everything is made anew, has a unique name and is removed with the test.
 //
 // It needs root, iproute2, util-linux and ping. It touches nothing that it has not made.
-package tests
+package lab
 
 import (
 	"bufio"
@@ -65,22 +65,21 @@ var builds struct {
 	done map[string]string
 }
 
-// Program is the path of a program of this module, as it is shipped: from the directory $WORKERS_BIN if that is set, else built,
-// once per test binary.
+// workers is the directory of the module of the worker and the supervisor.
+const workers = "../../../workers"
+
+// Program is the path of a program, as it is shipped. $PROGRAMS names the directory that the build has put it into.
 func Program(t testing.TB, name string) string {
 	t.Helper()
-	if dir := os.Getenv("WORKERS_BIN"); dir != "" {
-		return filepath.Join(dir, name)
+	dir := os.Getenv("PROGRAMS")
+	if dir == "" {
+		t.Fatal("$PROGRAMS is not set: tests/netns/test_workers.py builds the programs and runs these tests")
 	}
-	args := []string{}
-	if name == "worker" {
-		args = append(args, "-tags="+Tags(t))
-	}
-	return Build(t, "tailscale-cni/workers/cmd/"+name, args...)
+	return filepath.Join(dir, name)
 }
 
 // Build builds a package of this module, once per test binary, and returns the program's path.
-func Build(t testing.TB, pkg string, options ...string) string {
+func Build(t testing.TB, pkg string) string {
 	t.Helper()
 	builds.Lock()
 	defer builds.Unlock()
@@ -98,8 +97,7 @@ func Build(t testing.TB, pkg string, options ...string) string {
 		builds.dir, builds.done = dir, map[string]string{}
 	}
 	path := filepath.Join(builds.dir, filepath.Base(pkg))
-	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", path}, options...)
-	cmd := exec.Command("go", append(args, pkg)...)
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", path, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
@@ -108,7 +106,7 @@ func Build(t testing.TB, pkg string, options ...string) string {
 	return path
 }
 
-// RemovePrograms removes what Program built; TestMain calls it at the end.
+// RemovePrograms removes what Build built; TestMain calls it at the end.
 func RemovePrograms() {
 	if builds.dir != "" {
 		os.RemoveAll(builds.dir)
@@ -118,7 +116,7 @@ func RemovePrograms() {
 // Tags are the build tags of the worker.
 func Tags(t testing.TB) string {
 	t.Helper()
-	text, err := os.ReadFile("../tags.txt")
+	text, err := os.ReadFile(workers + "/tags.txt")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ type Node struct {
 	Ephemeral bool
 	Hostinfo  *tailcfg.Hostinfo
 	Endpoints []netip.AddrPort
-	HomeDERP  int
+	HomeDERP  tailcfg.DERPRegionID
 	Version   tailcfg.CapabilityVersion
 	Created   time.Time
 	LastSeen  time.Time

@@ -1,4 +1,4 @@
-package tests
+package lab
 
 import (
 	"fmt"
@@ -36,7 +36,7 @@ func newPit(t testing.TB, args ...string) *pit {
 		t.Fatal(err)
 	}
 	// The artefact: notes its arguments, what it inherited, and prints what ./answer holds, to rekey. It fails as often
-	// as ./failures has lines, with the exit statuses that they hold.
+	// as ./failures has lines, with the exit statuses that they hold. To logout it does what ./logout says.
 	script := fmt.Sprintf(`#!/bin/sh
 cd %s
 echo "$@" >> asked
@@ -44,6 +44,7 @@ echo "$@" >> asked
 if [ "$2" = sync ]; then echo begin >> syncs; fi
 if [ -s failures ]; then s=$(head -n1 failures); sed -i 1d failures; echo no such luck >&2; exit $s; fi
 if [ "$2" = rekey ]; then cat answer; fi
+if [ "$2" = logout ] && [ -e logout ]; then . ./logout; fi
 if [ "$2" = attend ]; then echo by the way >&2; fi
 if [ "$2" = sync ]; then echo end >> syncs; fi
 `, p.dir)
@@ -104,7 +105,7 @@ func (p *pit) begin(line string) *pit {
 	out.Close()
 	argv := []string{Program(p.t, "supervisor"), "--id", "0123456789ab", "--self", p.file("artefact"), "--state-dir", "/nowhere",
 		"--netns", p.pod.Path, "--netns-inode", strconv.FormatUint(p.pod.Inode(), 10), "--uid", strconv.Itoa(workerUID)}
-	argv = append(append(argv, p.args...), "--", Build(p.t, "tailscale-cni/workers/tests/testdata/fakeworker"), "--hostname", "web")
+	argv = append(append(argv, p.args...), "--", Build(p.t, "tailscale-cni/devcontrol/lab/testdata/fakeworker"), "--hostname", "web")
 	cmd := p.host.Inside(argv...)
 	cmd.Dir, cmd.Env = p.state, []string{"TS_AUTHKEY=tskey-x", "SECRET=x", "PATH=/nowhere"}
 	stray, err := os.Open("/dev/null")
@@ -143,6 +144,12 @@ func (p *pit) killWorker() {
 	syscall.Kill(pid, syscall.SIGKILL)
 }
 
+// workerEnds waits until no worker is left. The supervisor's working directory is the worker's.
+func (p *pit) workerEnds() {
+	p.t.Helper()
+	WaitUntil(p.t, "the worker has ended", func() bool { return strings.Count(processesIn(p.t, p.state), " ") == 1 })
+}
+
 func (p *pit) asked(line string) {
 	p.t.Helper()
 	WaitUntil(p.t, "the artefact is asked: "+line, func() bool { return strings.Contains(p.read("asked"), line+"\n") })
@@ -177,12 +184,12 @@ func TestSupervisorStartsAgain(t *testing.T) {
 	}
 }
 
-// A control plane that is away (rekey exits with 11) is asked every few seconds, for as long as it takes.
+// A control plane that is away (rekey exits with 20) is asked every few seconds, for as long as it takes.
 func TestSupervisorAsksSoon(t *testing.T) {
 	t.Parallel()
 	p := newPit(t)
 	p.write("answer", "key k\n")
-	p.write("failures", strings.Repeat("11\n", 5)) // 2+2+4+8+8+8 s at most; with the other delays it would take over a minute
+	p.write("failures", strings.Repeat("20\n", 5)) // 2+2+4+8+8+8 s at most; with the other delays it would take over a minute
 	p.script("exit 10", "stay")
 	p.begin("start")
 	WaitUntil(t, "the second start", func() bool { return strings.Count(p.read("asked"), "rekey") == 6 })
@@ -259,6 +266,72 @@ func TestSupervisorEnds(t *testing.T) {
 				t.Errorf("left behind: %s", left)
 			}
 		})
+	}
+}
+
+// SIGTERM ends the supervisor at once, whatever it is waiting for.
+func TestSupervisorObeysSIGTERMAtAnyMoment(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		begin  func(*pit)
+		unless string // the task that would come if the supervisor did not obey
+	}{
+		// Five crashes make the delay before the next step 3.2 s.
+		{"before it runs anew", func(p *pit) {
+			p.script("exit 1", "exit 1", "exit 1", "exit 1", "exit 1", "exit 12")
+			p.begin("start").starts(6)
+			p.workerEnds()
+		}, "worker run"},
+		{"before the next start", func(p *pit) {
+			p.script("exit 1", "exit 1", "exit 1", "exit 1", "exit 1", "exit 1")
+			p.begin("start").starts(6)
+			p.workerEnds()
+		}, ""},
+		{"before it asks for a key", func(p *pit) {
+			p.script("exit 10")
+			p.begin("start").starts(1)
+			p.workerEnds()
+		}, "worker rekey"},
+		{"while the node is logged out", func(p *pit) {
+			p.args = []string{"--ephemeral"}
+			p.write("logout", "exec sleep 60\n")
+			p.begin("start").starts(1)
+			p.pod.Delete()
+			p.asked("worker logout --state-dir /nowhere 0123456789ab")
+		}, "worker reap"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPit(t)
+			test.begin(p)
+			starts := p.read("state/starts")
+			p.Signal(syscall.SIGTERM)
+			if status := p.Wait(); status != 0 {
+				t.Errorf("exit status %d, want 0", status)
+			}
+			if asked := p.read("asked"); test.unless != "" && strings.Contains(asked, test.unless) {
+				t.Errorf("asked %q", asked)
+			}
+			if now := p.read("state/starts"); now != starts {
+				t.Errorf("the worker was started again: %q", now)
+			}
+			if left := processesIn(t, p.state); left != "" {
+				t.Errorf("left behind: %s", left)
+			}
+		})
+	}
+}
+
+// A worker that ends because its node is logged out, or for another reason meanwhile, is not started again: the rest is removed.
+func TestWorkerEndsByTheLogout(t *testing.T) {
+	t.Parallel()
+	p := newPit(t, "--ephemeral")
+	p.write("logout", "kill -9 $(sed -n 's/^Pid:.//p' state/self); sleep 1\n") // long enough for a start
+	p.begin("start").starts(1)
+	p.pod.Delete()
+	p.asked("worker reap --state-dir /nowhere 0123456789ab")
+	if starts := p.starts(1); len(starts) != 1 {
+		t.Errorf("started %d times", len(starts))
 	}
 }
 
@@ -495,7 +568,7 @@ func TestSupervisorIsSmall(t *testing.T) {
 	if kib := anonymous(t, p.PID()); kib > 1500 {
 		t.Errorf("%d KiB of anonymous memory", kib)
 	}
-	for dep := range strings.Lines(Run(t, "go", "list", "-deps", "tailscale-cni/workers/cmd/supervisor")) {
+	for dep := range strings.Lines(Run(t, "go", "list", "-C="+workers, "-deps", "./cmd/supervisor")) {
 		path := strings.TrimSpace(dep)
 		first, _, _ := strings.Cut(path, "/")
 		if strings.Contains(first, ".") && path != "golang.org/x/sys/unix" {

@@ -19,7 +19,7 @@ import (
 
 	"tailscale.com/envknob"
 
-	"tailscale-cni/workers/internal/devcontrol"
+	"tailscale-cni/devcontrol/internal/devcontrol"
 )
 
 func main() {

@@ -1,4 +1,4 @@
-package tests
+package lab
 
 import (
 	"debug/buildinfo"
@@ -12,7 +12,7 @@ import (
 func features(t *testing.T) []string {
 	t.Helper()
 	var linked []string
-	for dep := range strings.Lines(Run(t, "go", "list", "-deps", "-tags="+Tags(t), "tailscale-cni/workers/cmd/worker")) {
+	for dep := range strings.Lines(Run(t, "go", "list", "-C="+workers, "-deps", "-tags="+Tags(t), "./cmd/worker")) {
 		if name, ok := strings.CutPrefix(strings.TrimSpace(dep), "tailscale.com/feature/"); ok {
 			linked = append(linked, name)
 		}

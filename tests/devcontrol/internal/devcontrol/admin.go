@@ -30,21 +30,21 @@ type KeyResponse struct {
 
 // NodeInfo is a node as the admin API shows it.
 type NodeInfo struct {
-	ID        string           `json:"id"`
-	StableID  string           `json:"stableID"`
-	NodeKey   string           `json:"nodeKey"`
-	Name      string           `json:"name"`
-	FQDN      string           `json:"fqdn"`
-	Hostname  string           `json:"hostname"`
-	Addresses []netip.Addr     `json:"addresses"`
-	Tags      []string         `json:"tags"`
-	Ephemeral bool             `json:"ephemeral"`
-	Expired   bool             `json:"expired"`
-	Online    bool             `json:"online"`
-	LastSeen  time.Time        `json:"lastSeen"`
-	Endpoints []netip.AddrPort `json:"endpoints"`
-	Routes    []netip.Prefix   `json:"routes"`
-	HomeDERP  int              `json:"homeDERP"`
+	ID        string               `json:"id"`
+	StableID  string               `json:"stableID"`
+	NodeKey   string               `json:"nodeKey"`
+	Name      string               `json:"name"`
+	FQDN      string               `json:"fqdn"`
+	Hostname  string               `json:"hostname"`
+	Addresses []netip.Addr         `json:"addresses"`
+	Tags      []string             `json:"tags"`
+	Ephemeral bool                 `json:"ephemeral"`
+	Expired   bool                 `json:"expired"`
+	Online    bool                 `json:"online"`
+	LastSeen  time.Time            `json:"lastSeen"`
+	Endpoints []netip.AddrPort     `json:"endpoints"`
+	Routes    []netip.Prefix       `json:"routes"`
+	HomeDERP  tailcfg.DERPRegionID `json:"homeDERP"`
 }
 
 // AdminHandler is the API that tests drive the tailnet by. Whoever can reach it owns the tailnet.
