@@ -7,6 +7,8 @@ BUILD := $(PYTHON) packaging/build.py
 export PYTHONPATH := $(CURDIR)/packaging
 export PYTHONDONTWRITEBYTECODE := 1
 IN_VENV = venv=$$($(BUILD) venv) && exec "$$venv"
+# Tests of the kernel and of clusters wait more than they work: two of them to a CPU.
+PROCESSES ?= $(shell echo $$((2 * $$(nproc))))
 
 .PHONY: help zipapp test unit netns hosts cluster lint bench demo demo-cluster docs lock clean
 .DEFAULT_GOAL := help
@@ -19,11 +21,13 @@ zipapp: ## build dist/tailscale-cni; with ARCH=arm64, dist/tailscale-cni-arm64
 
 test: ## run all test suites
 	@$(BUILD) need unit netns hosts cluster
-	@$(IN_VENV) -m pytest
+	@$(IN_VENV) -m tests.prepare unit netns hosts cluster
+	@$(IN_VENV) -m pytest --numprocesses=$(PROCESSES)
 
 unit netns hosts cluster: ## run one test suite
 	@$(BUILD) need $@
-	@$(IN_VENV) -m pytest $(if $(filter unit,$@),--numprocesses=auto) tests/$@
+	@$(IN_VENV) -m tests.prepare $@
+	@$(IN_VENV) -m pytest --numprocesses=$(PROCESSES) tests/$@
 
 lint: ## run the linters
 	@$(BUILD) need unit

@@ -37,10 +37,16 @@ def _errors() -> str:
     text = f"""{NOTE}
 # Errors
 
-What the plugin and its commands can say, by CNI error code. Codes below 100 are the CNI specification's; from 100 on, ours.
-*Words in italics* are filled in.
+To find an error, run `kubectl describe pod POD` and look for its code or its text in this table. Commands print the same errors.
 
-| code | what it says | what to do |
+```
+Warning  FailedCreatePodSandBox  kubelet  Failed to create pod sandbox: … plugin type="tailscale-cni" failed (add): pod default/web:
+annotation tailscale.com/hostname='Web' is not valid: expected a DNS label: …
+```
+
+Codes below 100 are defined in the CNI specification. Codes from 100 on are specific to tailscale-cni. Placeholders are in *italics*.
+
+| code | message | what to do |
 |---|---|---|
 """
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.Error)]
@@ -61,7 +67,7 @@ TABLE = re.compile(r"(<!-- table: (\w+) .*?-->\n).*?(<!-- end -->)", re.DOTALL)
 
 def _annotations() -> str:
     head = (
-        "| annotation | value | where nobody says anything | permission | what it does | in this version |\n"
+        "| annotation | value | default | permission | description | in this version |\n"
         "|---|---|---|---|---|---|\n"
     )
     rows = (
@@ -79,7 +85,7 @@ def _annotations() -> str:
 
 
 def _settings(rows: tuple[config.Setting, ...]) -> str:
-    head = "| key | default | what it is |\n|---|---|---|\n"
+    head = "| key | default | description |\n|---|---|---|\n"
     return head + "".join(f"| `{row.key}` | {_default(row.default)} | {row.help} |\n" for row in rows)
 
 

@@ -1,7 +1,7 @@
-"""Two doors: a CNI call if CNI_COMMAND is set, else the command line.
+"""The entry point: a CNI call if CNI_COMMAND is set, else the command line.
 
-The artefact comes here with what it has already read of standard input (packaging/front/), `python -m tailscale_cni`
-in a checkout with nothing.
+The bootstrap (packaging/front/) passes what the fast path has read of standard input. `python -m tailscale_cni` in a checkout has read
+nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Resumed(io.RawIOBase):
-    """Standard input from its beginning, part of which has been read already."""
+    """Standard input from its beginning, of which a part has been read already."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head, self._rest = head, rest
@@ -36,7 +36,7 @@ class _Resumed(io.RawIOBase):
 
 
 def choose() -> Callable[[bytes], int]:
-    """What this process is for, imported. It takes what has been read of standard input and returns the exit status."""
+    """Import what this process is for. The result takes what has been read of standard input and returns the exit status."""
     if "CNI_COMMAND" in os.environ:
         from tailscale_cni import verbs
         from tailscale_cni.cni import dispatch
@@ -53,7 +53,7 @@ def choose() -> Callable[[bytes], int]:
 
 
 def main() -> int:
-    """Do it; returns the exit status."""
+    """Answer the call or run the command, and return the exit status."""
     return choose()(b"")
 
 

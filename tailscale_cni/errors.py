@@ -1,10 +1,9 @@
-"""Every error that a person can meet: its code, its sentence, its hint.
+"""Every error that a user can see: its code, its sentence and its hint.
 
-The class *is* the error. Its docstring is the sentence, with the names of the values that make it
-concrete in braces; ``hint`` says what to do now; ``code`` is what CNI prints: below 100 the CNI
-specification's (section "Error"), from 100 on ours.
+The class is the error. Its docstring is the sentence, with the names of its values in braces. ``hint`` says what to do. ``code`` is the
+CNI error code: codes below 100 are from the CNI specification (section "Error"), codes from 100 on are specific to this plugin.
 
-This module imports nothing of ours.
+This module imports no other module of this package.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 SHOWN = 200
-"""How many characters of a foreign value an error shows."""
+"""The maximum number of characters of an untrusted value that an error shows."""
 
 
 def show(value: object) -> str:
-    """A foreign value as it may be printed: no control characters, no bidirectional tricks, cut."""
+    """Return an untrusted value in printable form: ASCII, without control or bidirectional characters, at most ``SHOWN`` long."""
     text = ascii(value) if isinstance(value, str) else ascii(str(value))[1:-1]
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
@@ -28,18 +27,18 @@ class Error(Exception):
     hint: ClassVar[str] = ""
 
     def __init__(self, **values: object) -> None:
-        """Values fill the sentence's and the hint's braces. Foreign ones are given through ``show``."""
+        """``values`` fill the braces of the sentence and of the hint. Untrusted values must go through ``show`` first."""
         self.values = values
         super().__init__(self.sentence)
 
     @property
     def sentence(self) -> str:
-        """What happened, to what."""
+        """What is wrong."""
         return " ".join((type(self).__doc__ or "").split()).format(**self.values)
 
     @property
     def advice(self) -> str:
-        """What to do now."""
+        """What to do about it."""
         return self.hint.format(**self.values)
 
 
@@ -47,14 +46,14 @@ class IncompatibleVersion(Error):
     """CNI version {version} is not supported"""
 
     code = 1
-    hint = "This plugin speaks {supported}; set one of them as cniVersion of the network list."
+    hint = "Set cniVersion in the network list to one of {supported}."
 
 
 class VerbTooNew(Error):
-    """CNI version {version} has no {verb}: it came with {since}"""
+    """{verb} is not defined in CNI version {version}: it was added in {since}"""
 
     code = 1
-    hint = "Set {since} or a newer one as cniVersion of the network list."
+    hint = "Set cniVersion in the network list to {since} or newer."
 
 
 class UnsupportedField(Error):
@@ -65,10 +64,10 @@ class UnsupportedField(Error):
 
 
 class UnknownContainer(Error):
-    """container {container_id} is not known here"""
+    """container {container_id} is not a Tailscale node, but its pod should be"""
 
     code = 3
-    hint = "The pod should be a node and is none: it was added before the plugin was installed. Restart it."
+    hint = "The pod was started before the plugin was installed. Delete the pod, so that its workload creates it again."
 
 
 class BadEnvironment(Error):
@@ -82,14 +81,14 @@ class InputOutput(Error):
     """{what}: {reason}"""
 
     code = 5
-    hint = "Look at the disk and the permissions of {path}."
+    hint = "Check the disk ('df', 'findmnt -T') and the permissions of {path}."
 
 
 class Undecodable(Error):
     """the network configuration on standard input cannot be read: {reason}"""
 
     code = 6
-    hint = "It must be one JSON object in UTF-8, as the CNI specification describes it."
+    hint = "The input must be one JSON object in UTF-8, as described in the CNI specification."
 
 
 class InvalidConfiguration(Error):
@@ -100,58 +99,56 @@ class InvalidConfiguration(Error):
 
 
 class MissingPrevResult(Error):
-    """there is no prevResult: no plugin ran before this one"""
+    """prevResult is missing: no plugin ran before this one"""
 
     code = 7
-    hint = (
-        "tailscale-cni is a chained plugin: list it after the primary one; 'tailscale-cni install' does it."
-    )
+    hint = "tailscale-cni must follow the primary CNI plugin in the network list. Run 'tailscale-cni install' to set this up."
 
 
 class InvalidNetns(Error):
-    """{path} is not a network namespace that a pod can have: {reason}"""
+    """{path} is not a valid network namespace for a pod: {reason}"""
 
     code = 8
-    hint = "CNI_NETNS must be the path of the pod's own network namespace."
+    hint = "Set CNI_NETNS to the path of the pod's own network namespace."
 
 
 class Busy(Error):
-    """another call for {what} has not ended within {seconds:.0f} s"""
+    """another call for {what} did not finish within {seconds:.0f} s"""
 
     code = 11
-    hint = "The runtime tries again. If this stays, look for a hanging tailscale-cni process on the host."
+    hint = "The runtime retries. If the error persists, look for a hanging process with 'pgrep -af tailscale-cni' on the host."
 
 
 class Interrupted(Error):
     """the call was interrupted by a signal"""
 
     code = 11
-    hint = "The runtime tries again by itself."
+    hint = "The runtime retries automatically."
 
 
 class NetworkChanged(Error):
-    """{pod}: the primary network's list has changed, and this call was made by the list of before"""
+    """{pod}: the primary network list has changed, and this call used the previous one"""
 
     code = 11
-    hint = "The runtime tries again by itself, with the list of now."
+    hint = "The runtime retries automatically with the new list."
 
 
 class NotConnected(Error):
-    """{pod} must not start off the tailnet, and is not connected after {seconds:g} s: {state}"""
+    """{pod} requires the tailnet, and its node is not connected after {seconds:g} s: {state}"""
 
     code = 11
-    hint = "It is annotated tailscale.com/required. {advice}"
+    hint = "The pod is annotated tailscale.com/required. {advice}"
 
 
 class ControlUnavailable(Error):
-    """{pod}: the control plane {url} cannot be used now: {reason}"""
+    """{pod}: the control plane {url} is unavailable: {reason}"""
 
     code = 11
     hint = "{advice}"
 
     @property
     def again(self) -> float:
-        """Seconds until it may be asked again; 0 if it has not said."""
+        """Seconds until the control plane accepts another request; 0 if it did not say."""
         again = self.values.get("again")
         return again if isinstance(again, float) else 0.0
 
@@ -167,161 +164,157 @@ class Internal(Error):
     """unexpected {kind}: {reason}"""
 
     code = 100
-    hint = "This is a defect of tailscale-cni. Please report it with the line that it logged."
+    hint = "This is a bug in tailscale-cni. Please report it, and include the log line."
 
 
 class InvalidAnnotation(Error):
     """{pod}: annotation {annotation}={value} is not valid: expected {expected}"""
 
     code = 101
-    hint = "Mend the annotation; the pod starts at the next try. docs/annotations.md lists them all."
+    hint = "Correct the annotation ('kubectl annotate --overwrite pod', or the workload's template); the pod starts at the next retry."
 
 
 class UnsupportedAnnotation(Error):
     """{pod}: annotation {annotation}={value} is not supported by this version"""
 
     code = 102
-    hint = "Remove the annotation, or install a version that has the feature."
+    hint = "Remove the annotation, or install a version of tailscale-cni that supports it."
 
 
 class NoTun(Error):
-    """{pod}: a TUN interface cannot be made: {reason}"""
+    """{pod}: the TUN interface cannot be created: {reason}"""
 
     code = 103
-    hint = "The host's kernel must have the tun module (modprobe tun) and /dev/net/tun must exist."
+    hint = "Run 'modprobe tun' on the host, and check that /dev/net/tun exists."
 
 
 class NoFirewall(Error):
-    """{what}: this kernel has no nf_tables ({reason})"""
+    """{what}: the kernel does not support nf_tables ({reason})"""
 
     code = 104
-    hint = "modprobe nf_tables; or set antiSpoofing: false, which lets neighbours forge tailnet addresses."
+    hint = "Run 'modprobe nf_tables' on the host, or set antiSpoofing: false, which allows other pods to forge tailnet addresses."
 
 
 class NetworkFailed(Error):
     """{what}: {reason}"""
 
     code = 105
-    hint = (
-        "The pod's network could not be configured. The runtime tries again; if it stays, please report it."
-    )
+    hint = "The pod's network could not be configured. The runtime retries. If the error persists, please report it with the log line."
 
 
 class NoAuthKey(Error):
-    """there is no auth key: {reason}"""
+    """no auth key is available: {reason}"""
 
     code = 106
     hint = "{advice}"
 
 
 class WorkerFailed(Error):
-    """{pod}: the node's processes could not be started: {reason}"""
+    """{pod}: the worker could not be started: {reason}"""
 
     code = 107
-    hint = "Look at {log}."
+    hint = "See the node's log, {log}."
 
 
 class NotUpgraded(Error):
-    """{pod} does not come back as a node with this version, within {seconds:g} s"""
+    """{pod}: its node did not reconnect within {seconds:g} s after the upgrade to this version"""
 
     code = 112
     hint = (
-        "The nodes that have another one keep that. Look at {log}, and run 'tailscale-cni upgrade' again when it is mended; "
-        "or go back: run 'install' of the version before."
+        "The remaining nodes keep their version. See {log}, fix the cause and run 'tailscale-cni upgrade' again, "
+        "or go back: run 'install' of the previous version."
     )
 
 
 class AnotherVersion(Error):
-    """{pod}: {path}, which starts its node, is another version than this file"""
+    """{pod}: its node is started by {path}, which is another version than this file"""
 
     code = 116
-    hint = "Run 'install' of this file, which puts it there and upgrades; or 'upgrade' of that one; or start the pod anew."
+    hint = "Run 'install' of this file to replace and upgrade it, run '{path} upgrade', or delete the pod so that it is created again."
 
 
 class UnsafeDirectory(Error):
-    """{path} is not safe to keep state in: {reason}"""
+    """the state directory {path} is not safe: {reason}"""
 
     code = 108
-    hint = "It must be root's, and nobody else's to write to: 'chown root: {path}; chmod go-w {path}'."
+    hint = "Only root may own it and write to it: 'chown root: {path}; chmod go-w {path}'."
 
 
 class CheckFailed(Error):
     """{pod}: {findings}"""
 
     code = 109
-    hint = "Something changed the pod's network after it was set up. Deleting the pod makes it anew."
+    hint = "The pod's network was changed after setup. Delete the pod to set it up again."
 
 
 class DeletedMeanwhile(Error):
     """{pod}: the container was deleted while it was being added"""
 
     code = 110
-    hint = "Nothing is left of it. The runtime decides whether it adds the pod again."
+    hint = "Nothing of the node is left. The runtime decides whether to add the pod again."
 
 
 class NothingFree(Error):
-    """all {what} from {first} to {last} are taken"""
+    """all {what} from {first} to {last} are in use"""
 
     code = 111
-    hint = "Give more of them with {key} in the host's configuration, or remove pods."
+    hint = "Change {key} in the host's configuration, or remove pods."
 
 
 class NoPrimary(Error):
-    """{directory} has no network list that tailscale-cni could follow: {reason}"""
+    """{directory} has no network list of a primary CNI plugin: {reason}"""
 
     code = 113
-    hint = (
-        "Install a primary CNI (flannel, calico, cilium, …) first, or name its directory with --cni-conf-dir."
-    )
+    hint = "Install a primary CNI plugin (flannel, calico, cilium, …) first, or pass its directory with --cni-conf-dir."
 
 
 class LocalApiFailed(Error):
-    """the node's LocalAPI does not answer: {reason}"""
+    """the node's LocalAPI does not respond: {reason}"""
 
     code = 114
-    hint = "The worker may be restarting. Look at its log ({log})."
+    hint = "The worker may be restarting. See its log, {log}."
 
 
 class AlreadyNode(Error):
-    """{pod} is a node already, through its interface {ifname}"""
+    """{pod} is already a node, with the interface {ifname}"""
 
     code = 117
-    hint = "A pod has one tailnet interface: chain tailscale-cni into one of its networks only."
+    hint = "A pod can have one tailnet interface. Chain tailscale-cni into only one of the pod's networks."
 
 
 class NodeDeleted(Error):
-    """{pod}: its node was deleted from the tailnet, and is not registered anew (onDeleted is stop)"""
+    """{pod}: its node was deleted from the tailnet and is not registered again (onDeleted is stop)"""
 
     code = 118
-    hint = "Delete the pod: the one that takes its place is a new node. With onDeleted: register, a node comes back by itself."
+    hint = "Delete the pod: its replacement is a new node. With onDeleted: register, a deleted node registers again automatically."
 
 
 class IdentityInUse(Error):
-    """{identity} is not forgotten: {pod} is that node now"""
+    """{identity} cannot be forgotten: {pod} is using this identity"""
 
     code = 119
-    hint = "Delete the pod, or the workload that makes it, and forget it then."
+    hint = "Delete the pod or its workload first, then run 'tailscale-cni identities forget {identity}'."
 
 
 class NoSuchIdentity(Error):
-    """no identity {identity} is kept on this host"""
+    """{identity} is not a retained identity of this host"""
 
     code = 123
     hint = "{advice}"
 
 
 class UnreadableState(Error):
-    """{path} cannot be read as state of this plugin: {reason}"""
+    """{path} is not a valid state file: {reason}"""
 
     code = 115
-    hint = "Remove it; it is written anew."
+    hint = "Remove it; it is written again."
 
 
 class NotPermitted(Error):
     """{pod}: annotation {annotation}={value} is not permitted: pods of namespace {namespace} may not ask for {refused}"""
 
     code = 120
-    hint = "Ask for less; or an admin of the host allows it with '{line}' in {where}. docs/annotations.md says more."
+    hint = "Change the annotation, or allow it on the host with '{line}' in {where}. See docs/annotations.md."
 
 
 class BadKubeconfig(Error):
@@ -332,40 +325,38 @@ class BadKubeconfig(Error):
 
 
 class KubernetesFailed(Error):
-    """the Kubernetes API gives no answer: {reason}"""
+    """the Kubernetes API request failed: {reason}"""
 
     code = 131
-    hint = "Most pods start without it, by what is known. docs/namespaces.md says what the kubeconfig must allow."
+    hint = "Most pods start without the API. Check it with 'kubectl get --raw /readyz'; docs/namespaces.md lists the permissions."
 
 
 class KubernetesForbids(KubernetesFailed):
-    """the Kubernetes API does not allow it: {reason}"""
+    """the Kubernetes API denied the request: {reason}"""
 
     code = 132
-    hint = (
-        "Apply manifests/rbac.yaml of this version; docs/namespaces.md says what the kubeconfig must allow."
-    )
+    hint = "Run 'kubectl apply -f manifests/rbac.yaml' with this version's file. docs/namespaces.md lists the permissions."
 
 
 class IdentityUnknown(Error):
-    """{pod} is to be the node that it was, and whether another host still runs that one cannot be found out: {reason}"""
+    """{pod} cannot get its identity, because another host may still run it: {reason}"""
 
     code = 11
-    hint = "The runtime tries again by itself. Is the Kubernetes API up, and does {kubeconfig} reach it? docs/identities.md says more."
+    hint = "The runtime retries automatically. Check that {kubeconfig} reaches the Kubernetes API. See docs/identities.md."
 
 
 class KeyHasItsTags(Error):
-    """{pod}: the node should have the tags {tags}, and the static auth key gives it {given}"""
+    """{pod}: the node cannot have the tags {tags}, because the static auth key assigns {given}"""
 
     code = 121
     hint = (
-        "A static key's tags were chosen when it was made: 'tags' in the host's configuration says which they are. "
-        "Ask for none (tailscale.com/tags, autoNamespaceTag), or let the control plane make a key per pod."
+        "A static auth key has fixed tags; list them in 'tags' in the host's configuration. Remove tailscale.com/tags "
+        "and autoNamespaceTag, or set up an OAuth client or a Headscale API key, so that each pod gets its own auth key."
     )
 
 
 class ControlRefused(Error):
-    """{pod}: the control plane {url} refuses: {reason}"""
+    """{pod}: the control plane {url} refused the request: {reason}"""
 
     code = 122
     hint = "{advice}"

@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from . import errors
 
@@ -28,8 +28,7 @@ TUNSETIFF = 0x400454CA  # linux/if_tun.h
 TUNSETPERSIST = 0x400454CB
 TUNSETOWNER = 0x400454CC
 IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
-SIOCGIFFLAGS, SIOCGIFMTU, SIOCSIFMTU = 0x8913, 0x8921, 0x8922  # linux/sockios.h
-IFF_UP = 0x1  # linux/if.h
+SIOCSIFMTU = 0x8922  # linux/sockios.h
 
 OWN_NETNS = "/proc/self/ns/net"
 
@@ -115,7 +114,8 @@ def open_tun(name: str, owner: int, mtu: int, wait: float = 0) -> int:
         _attach(fd, struct.pack("16sH22x", name.encode(), flags), wait)
         fcntl.ioctl(fd, TUNSETOWNER, owner)
         fcntl.ioctl(fd, TUNSETPERSIST, 1)
-        _ifreq(name, SIOCSIFMTU, "=i", mtu)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            fcntl.ioctl(control, SIOCSIFMTU, struct.pack("16si20x", name.encode(), mtu))
     except BaseException:
         os.close(fd)
         raise
@@ -138,28 +138,12 @@ def _attach(fd: int, request: bytes, wait: float) -> None:
             return
 
 
-class Link(NamedTuple):
-    """A network interface."""
-
-    ifindex: int
-    mtu: int
-    up: bool
-
-
-def link(name: str) -> Link | None:
-    """The interface ``name`` of the calling thread's network namespace; None if there is none."""
+def has_interface(name: str) -> bool:
+    """Whether the calling thread's network namespace has an interface ``name``."""
     try:
-        index = socket.if_nametoindex(name)
-        return Link(index, _ifreq(name, SIOCGIFMTU, "=i"), bool(_ifreq(name, SIOCGIFFLAGS, "=H") & IFF_UP))
+        return bool(socket.if_nametoindex(name))
     except OSError:
-        return None
-
-
-def _ifreq(name: str, request: int, kind: str, value: int = 0) -> int:
-    """Get or set one value of an interface: netdevice(7)."""
-    packed = struct.pack("16s24s", name.encode(), struct.pack(kind, value))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        return int(struct.unpack_from(kind, fcntl.ioctl(control, request, packed), 16)[0])
+        return False
 
 
 def boot_id() -> str:

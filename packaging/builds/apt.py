@@ -9,6 +9,7 @@ from builds.cache import locked
 
 SUITES = {
     "venv": ["python3-venv"],
+    "patch": ["patch"],
     "unit": ["openssl", "shellcheck", "strace"],
     "netns": ["iproute2", "iputils-ping", "nftables", "procps"],
     "hosts": ["iproute2", "mmdebstrap", "systemd-container"],

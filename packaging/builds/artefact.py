@@ -78,7 +78,9 @@ def site_packages(target: Path, goarch: str) -> Path:
 def dependencies() -> Path:
     """The locked dependencies as pure Python, without what an installer leaves behind.
 
-    PyYAML and charset-normalizer bring compiled parts for one version of Python; both do without.
+    PyYAML and charset-normalizer bring compiled parts for one version of Python; both work without them. ``pyroute2/__init__.py`` is
+    emptied: it imports the whole library, asyncio included, which takes 140 ms of an ADD that needs 15 ms of it
+    (docs/adr/0009-netlink.md). Its submodules do not need it.
     """
 
     def build(directory: Path) -> None:
@@ -97,6 +99,7 @@ def dependencies() -> Path:
             )
             if of_installer or path.suffix in (".so", ".pyc", ".pyi", ".pyx", ".pxd"):
                 path.unlink()
+        (directory / "pyroute2" / "__init__.py").write_bytes(b"")
 
     return build_once(
         f"dependencies-{digest([RUNTIME_LOCK.read_bytes(), Path(__file__).read_bytes()])}", build

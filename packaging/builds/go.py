@@ -3,16 +3,22 @@
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from builds.cache import build_once, digest
-from builds.changes import CHANGES, Change, apply
 from builds.environment import PACKAGING, pip_install, venv
+from builds.patches import patched_sources, read
 
 GO_LOCK = PACKAGING / "go.lock"
 WORKERS = PACKAGING.parent / "workers"
+PATCHES = tuple(sorted((WORKERS / "patches").glob("*.patch")))
+TAILSCALE_PATCHES = tuple(path for path in PATCHES if read(path).module == "tailscale.com")
+DEVCONTROL = PACKAGING.parent / "tests" / "devcontrol"
+TOOLS = PACKAGING.parent / "tests" / "tools"
+
+WORKER_ENVIRON = {"GOEXPERIMENT": "nogreenteagc"}
+"""The collector of Go 1.25: the new one is faster on large heaps, and makes that of an idle worker a tenth larger."""
 
 # What a developer may have set for other work, and would make another program of the same sources.
 CHANGES_RESULTS = {"GOAMD64", "GOARM64", "GOEXPERIMENT", "GODEBUG", "GOFIPS140"}
@@ -64,43 +70,45 @@ def go_build(
     ldflags: str = "-s -w",
     goarch: str = "amd64",
     env: dict[str, str] | None = None,
-    changes: tuple[Change, ...] = (),
+    patches: Sequence[Path] = (),
 ) -> Path:
     """Build `{name: package path}` of a module, statically, and return the directory that holds the programs.
 
-    `tags` are separated by commas, `env` is added to the environment (GOARM64, GODEBUG …) and to the key, and so are
-    `changes` of what it is built of. The directory is named after the module and the content of all that goes in. Raises
-    subprocess.CalledProcessError, where the compiler's words are on standard error by then; ValueError where a change does not fit.
+    `tags` are separated by commas, `env` is added to the environment (GOARM64, GODEBUG …), and `patches` are patch files for modules
+    that this one requires (builds/patches.py). The directory is named after the module and the content of all that goes in. Raises
+    subprocess.CalledProcessError after the compiler has said why on standard error; ValueError where a patch does not fit.
     """
     added = {"CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": goarch, **(env or {})}
     content = (
         part for path in sources(module) for part in (str(path.relative_to(module)), path.read_bytes())
     )
     inputs = [repr(sorted(packages.items())), tags, ldflags, repr(added)]
-    if changes:
-        inputs += [repr(changes), Path(__file__).with_name("changes.py").read_text(encoding="utf-8")]
+    if patches:
+        own = Path(__file__).with_name("patches.py")
+        inputs += [path.read_text(encoding="utf-8") for path in (own, *patches)]
     key = digest([GO_LOCK.read_bytes(), *inputs, *content])
 
     def build(directory: Path) -> None:
         print(f"building {' '.join(packages)} ({goarch})", file=sys.stderr)
+        folder = patched_sources(module, patches, go_toolchain(), go_environ()) if patches else module
         options = ["-trimpath", "-buildvcs=false", f"-tags={tags}", f"-ldflags={ldflags}"]
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = module
-            if changes:
-                folder, more = apply(changes, go_toolchain(), module, Path(scratch), go_environ(**added))
-                options += more
-            for name, package in packages.items():
-                command = [str(go_toolchain()), "build", *options, "-o", str(directory / name), package]
-                subprocess.run(command, cwd=folder, env=go_environ(**added), check=True, stdout=sys.stderr)
+        for name, package in packages.items():
+            command = [str(go_toolchain()), "build", *options, "-o", str(directory / name), package]
+            subprocess.run(command, cwd=folder, env=go_environ(**added), check=True, stdout=sys.stderr)
 
     return build_once(f"{module.name}-{goarch}-{key}", build)
+
+
+def module_sources(module: Path) -> Path:
+    """Where `go vet` and `go test` run for a module of ours: its directory, or its copy with the patched modules that it is built of."""
+    patches = {WORKERS: PATCHES, TOOLS: TAILSCALE_PATCHES}.get(module, ())
+    return patched_sources(module, patches, go_toolchain(), go_environ()) if patches else module
 
 
 def workers(goarch: str = "amd64") -> Path:
     """The directory of `worker` and `supervisor`, as the artefact of that architecture carries them.
 
-    workers/tags.txt leaves out what no enrolled pod uses. The garbage collector is the one of Go 1.25: the new one is faster on heaps
-    that are large, and an idle worker's is 2 MB, which it makes a tenth larger. Its books are made for a small heap.
+    workers/tags.txt leaves out the features of tailscale that no enrolled pod uses; workers/features.txt says why the others stay.
     """
     return go_build(
         WORKERS,
@@ -108,14 +116,14 @@ def workers(goarch: str = "amd64") -> Path:
         tags=(WORKERS / "tags.txt").read_text(encoding="ascii").strip(),
         ldflags="-s -w -buildid=",
         goarch=goarch,
-        env={"GOEXPERIMENT": "nogreenteagc"},
-        changes=CHANGES,
+        env=WORKER_ENVIRON,
+        patches=PATCHES,
     )
 
 
 def devcontrol() -> Path:
     """`devcontrol`, the control plane for the demo and the tests. It is never shipped."""
-    return go_build(WORKERS, {"devcontrol": "./cmd/devcontrol"}, goarch=machine_goarch()) / "devcontrol"
+    return go_build(DEVCONTROL, {"devcontrol": "."}, goarch=machine_goarch()) / "devcontrol"
 
 
 def machine_goarch() -> str:

@@ -1,12 +1,19 @@
-"""The lock files: what setup.cfg asks for, resolved for every supported Python at once, with hashes."""
+"""The lock files: what setup.cfg asks for, resolved for every supported Python at once, with hashes; and the Go modules.
+
+The Go modules follow tailscale.com. Its newest release is taken whose `go` line the toolchain of packaging/go.lock satisfies, and all of
+whose modules the module proxy serves.
+"""
 
 import configparser
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from builds.environment import PACKAGING, venv
+from builds.go import DEVCONTROL, PATCHES, TOOLS, WORKERS, go_environ, go_toolchain
+from builds.patches import read
 
 HEADER = "# Made by `make lock` from setup.cfg. Do not edit.\n"
 
@@ -20,6 +27,7 @@ def lock() -> None:
     extras = setup["options.extras_require"]
     write(PACKAGING / "dev.lock", runtime + extras["dev"])
     write(PACKAGING / "bench.lock", runtime + extras["dev"] + "\n" + extras["bench"])
+    lock_go()
 
 
 def write(target: Path, requirements: str) -> None:
@@ -34,3 +42,80 @@ def write(target: Path, requirements: str) -> None:
         )
     target.write_text(HEADER + resolved.stdout, encoding="utf-8")
     print(f"wrote {target}", file=sys.stderr)
+
+
+def lock_go() -> None:
+    """Bring the Go modules to the newest tailscale.com that can be built, and say what to look at."""
+    for version in releases():
+        if refused := next(
+            (why for module in (WORKERS, DEVCONTROL, TOOLS) if (why := require(module, version))), None
+        ):
+            print(f"tailscale.com {version} is not taken: {refused}", file=sys.stderr)
+            continue
+        print(f"the Go modules require tailscale.com {version}", file=sys.stderr)
+        break
+    for patch in map(read, PATCHES):
+        required = go(WORKERS, "list", "-mod=mod", "-m", "-f={{.Version}}", patch.module)
+        if required != patch.version:
+            print(
+                f"judge again: {patch.path} was judged against {patch.version}, not {required}",
+                file=sys.stderr,
+            )
+    print(
+        "then run: pytest tests/unit/test_patches.py tests/unit/test_tags.py, and make netns", file=sys.stderr
+    )
+
+
+def releases() -> list[str]:
+    """The stable releases of tailscale.com (an even minor version) from the newest one down to the one in use."""
+    versions = go(
+        WORKERS, "list", "-mod=mod", "-m", "-versions", '-f={{join .Versions " "}}', "tailscale.com"
+    ).split()
+    current = go(WORKERS, "list", "-mod=mod", "-m", "-f={{.Version}}", "tailscale.com")
+    return newest_first(versions, current)
+
+
+def newest_first(versions: list[str], current: str) -> list[str]:
+    """The stable ones of some versions, newest first, down to the current one."""
+    numbers = {
+        version: tuple(map(int, found.groups()))
+        for version in versions
+        if (found := re.fullmatch(r"v(\d+)\.(\d+)\.(\d+)", version)) and int(found[2]) % 2 == 0
+    }
+    return sorted(
+        (one for one in numbers if numbers[one] >= numbers[current]), key=numbers.__getitem__, reverse=True
+    )
+
+
+def require(module: Path, version: str) -> str | None:
+    """Have a module require that version of tailscale.com. If that cannot be, leave it as it was and return why.
+
+    The tests of others' packages may need modules that cannot be had; what is built may not.
+    """
+    files = {path: path.read_bytes() for path in (module / "go.mod", module / "go.sum")}
+    try:
+        go_version = go(module, "list", "-mod=mod", "-m", "-f={{.GoVersion}}", f"tailscale.com@{version}")
+        go(module, "mod", "edit", f"-require=tailscale.com@{version}", f"-go={go_version}")
+        tidy = [str(go_toolchain()), "mod", "tidy", "-e"]
+        done = subprocess.run(tidy, cwd=module, env=go_environ(), capture_output=True, text=True, check=False)
+        if "requires go >= " in done.stderr:
+            done.check_returncode()
+        go(module, "list", "-deps", "./...", *(["tool"] if module == TOOLS else []))
+    except subprocess.CalledProcessError as error:
+        for path, content in files.items():
+            path.write_bytes(content)
+        return next(line for line in error.stderr.splitlines() if not line.startswith("go: downloading"))
+    return None
+
+
+def go(module: Path, *arguments: str) -> str:
+    """What the pinned `go` prints in a module. Raises subprocess.CalledProcessError with what it says."""
+    done = subprocess.run(
+        [str(go_toolchain()), *arguments],
+        cwd=module,
+        env=go_environ(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()

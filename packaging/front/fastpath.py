@@ -101,8 +101,11 @@ def answer(environ, entry, state_dir):  # type: (Mapping[bytes, bytes], dict[str
 
     # The pod must not ask to be enrolled, and the host must not enroll pods that do not ask.
     config_file = entry.get("configFile", "/etc/tailscale-cni/config.yaml")
+    flags = (
+        posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK
+    )  # a FIFO is a doubt, and must not hold the call
     try:
-        known = parse(read(posix.open(state_dir + "/enroll.json", posix.O_RDONLY | posix.O_CLOEXEC)))
+        known = parse(read(posix.open(state_dir + "/enroll.json", flags)))
     except FileNotFoundError:
         known = {"version": 1, "enroll": "annotated", "watch": {config_file: None}}
     assert known["version"] == 1 and config_file in known["watch"]
@@ -119,7 +122,7 @@ def answer(environ, entry, state_dir):  # type: (Mapping[bytes, bytes], dict[str
 
             # The namespace's last known annotations must not enroll it either.
             path = state_dir + "/namespaces/" + namespace + ".json"
-            known = parse(read(posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)))
+            known = parse(read(posix.open(path, flags)))
             assert known["asked"] <= monotonic() < known["until"]
         assert known["enroll"] in ("annotated", "asked")
 

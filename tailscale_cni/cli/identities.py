@@ -104,7 +104,7 @@ def run_forget(arguments: argparse.Namespace) -> int:
         outcome = "will be deleted when the cluster can be told"
     else:
         deletions.deliver(state_dir, SECONDS)
-        later = any(farewell.node_id == found.identity.node_id for farewell in Outbox(state_dir).all())
+        later = any(deletion.node_id == found.identity.node_id for deletion in Outbox(state_dir).all())
         outcome = "will be deleted when the control plane can be told" if later else "is deleted"
     sys.stderr.write(f"its keys are removed, and the node of {found.node} {outcome}\n")
     return 0

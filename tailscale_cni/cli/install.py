@@ -118,9 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     entry = _entry(arguments)
     host = resolve.load(entry | {"configFile": root + arguments.config_file})
     _install_binary(root, bin_dir)
-    installation = Installation(conf_dir, bin_dir, entry)
-    if Installation.load(root + arguments.state_dir) != installation:
-        installation.save(root + arguments.state_dir)
+    _record(root + arguments.state_dir, Installation(conf_dir, bin_dir, entry))
     if not root:
         binaries.worker_binary()  # unpack this build now, so that the first pod need not wait for it
     files.put(f"{root}{conf_dir}/{conflist.NAME}", conflist.derive(primary, entry), 0o644)
@@ -134,6 +132,19 @@ def run(arguments: argparse.Namespace) -> int:
     if not root:
         cache.prune(arguments.state_dir)
     return 0
+
+
+def _record(state_dir: str, installation: Installation) -> None:
+    """Write down what is installed, if that is not what is written there. What cannot be read is written anew."""
+    try:
+        known = Installation.load(state_dir)
+    except errors.UnreadableState as e:
+        known = None
+        _say(f"{e}; it is written anew")
+    if known:
+        installation = installation._replace(version=known.version, unknown=known.unknown)
+    if known != installation:
+        installation.save(state_dir)
 
 
 def _entry(arguments: argparse.Namespace) -> dict[str, Any]:

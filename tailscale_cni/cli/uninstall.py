@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Remove everything that ``install`` and the nodes have created. Parts that are missing are skipped."""
-    installed = Installation.load(arguments.state_dir)
+    installed = _installed(arguments.state_dir)
     found = detect.detect_layout("")
     conf_dir = arguments.cni_conf_dir or (installed.conf_dir if installed else found.conf_dir)
     bin_dir = arguments.cni_bin_dir or (installed.bin_dir if installed else found.bin_dir)
@@ -88,6 +88,15 @@ def run(arguments: argparse.Namespace) -> int:
     _remove_state(arguments.state_dir, run_dir)
     _say("everything is removed")
     return 0
+
+
+def _installed(state_dir: str) -> Installation | None:
+    """The record; None if it cannot be read. The options and the default directories are used then."""
+    try:
+        return Installation.load(state_dir)
+    except errors.UnreadableState as e:
+        _say(f"{e}; if something is left, give --cni-conf-dir, --cni-bin-dir and --run-dir")
+        return None
 
 
 def _end_nodes(state_dir: str) -> int:
@@ -120,7 +129,7 @@ def _forget(state_dir: str, installed: Installation | None) -> list[retained.Kep
 def _report_remaining(state_dir: str, stay: list[retained.Kept]) -> None:
     """Deliver pending deletions, and report the nodes that stay in the tailnet (``stay`` among them)."""
     deletions.deliver(state_dir)
-    unsaid = [farewell.who for farewell in Outbox(state_dir).all()]
+    unsaid = [deletion.who for deletion in Outbox(state_dir).all()]
     if unsaid:
         _say(f"the control plane could not be told of the end of {_count(unsaid)}: {_some(unsaid)}")
     if stay:
@@ -159,7 +168,7 @@ def _remove_state(state_dir: str, run_dir: str) -> None:
     for name in DIRECTORIES:
         files.remove_tree(f"{state_dir}/{name}")
     for name in FILES:
-        files.remove(f"{state_dir}/{name}")
+        files.clear(f"{state_dir}/{name}")
     files.remove_tree(f"{run_dir}/patience")
     for directory in (run_dir, state_dir):
         with contextlib.suppress(OSError):  # not empty, or not there

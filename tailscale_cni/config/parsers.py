@@ -137,20 +137,20 @@ def network(value: Any) -> Network:
     try:
         return ipaddress.ip_network(string(value))
     except ValueError:
-        raise Expected("networks as in 10.42.0.0/16") from None
+        raise Expected("networks, as in 10.42.0.0/16") from None
 
 
 def tag(value: Any) -> str:
     """Parse a tag, such as ``tag:k8s-pod``."""
     if not is_tag(string(value)):
-        raise Expected("tags as in tag:k8s-pod")
+        raise Expected("tags, as in tag:k8s-pod")
     return str(value)
 
 
 def label(value: Any) -> str:
     """Parse a DNS label."""
     if not isinstance(value, str) or not is_label(value):
-        raise Expected("a DNS label: 1 to 63 of a-z, 0-9 and -, not at an end")
+        raise Expected("a DNS label: 1 to 63 characters of a-z, 0-9 and -, not starting or ending with -")
     return value
 
 
@@ -162,7 +162,7 @@ def template(value: Any) -> str:
     tells_apart = "{workload}" in value or "{pod}" in value
     if not tells_apart or not re.fullmatch("[a-z0-9-]*", literals) or len(literals) > MAX_TEMPLATE_LITERAL:
         raise Expected(
-            "a DNS label with {workload} or {pod} in it, and {namespace} or {cluster} if you like, each once"
+            "a DNS label that contains {workload} or {pod}, and optionally {namespace} and {cluster}, each once"
         )
     return str(value)
 
@@ -216,7 +216,7 @@ def _permission(value: Any) -> Permission:
         return WORDS[value]
     keys = Permission._fields
     if not isinstance(value, Mapping) or not set(value) <= set(keys):
-        raise Expected("'all', 'none', or a map of tags and features, both lists")
+        raise Expected("'all', 'none', or a map of tags and features, which are lists")
     given = {key: list_of(string)(patterns) for key, patterns in value.items()}
     tags, features = (given.get(key) for key in keys)
     for tag in tags or ():
@@ -228,7 +228,7 @@ def _permission(value: Any) -> Permission:
 
 def _pattern(value: Any, form: str, what: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(form, value):
-        raise Expected(f"names of {what}, with * and ? for any characters")
+        raise Expected(f"names of {what}, or patterns with * and ?")
     return value
 
 
@@ -236,7 +236,7 @@ def ports(value: Any) -> tuple[int, int]:
     """Parse a range of UDP ports to (first, last)."""
     first, dash, last = str(value).partition("-")
     if not (dash and first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) <= 65535):
-        raise Expected("a range of UDP ports as in 21641-22640")
+        raise Expected("a range of UDP ports, as in 21641-22640")
     return int(first), int(last)
 
 

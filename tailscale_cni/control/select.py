@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..node.credentials import Credential
     from ..state.attachments import Attachment
-    from ..state.outbox import Farewell
+    from ..state.outbox import Deletion
     from . import ControlPlane
 
 
@@ -37,12 +37,12 @@ def choice(host: Config) -> dict[str, Any]:
 
 
 def chosen(host: Config) -> dict[str, Any]:
-    """The same, with every field that a farewell has."""
+    """The same, with every field that a deletion has."""
     return {"headscale_user": "", "auth_key_seconds": 0, "api_url": "", **choice(host)}
 
 
-def control_plane(attachment: Attachment | Farewell | Credential, seconds: float) -> ControlPlane | None:
-    """The API that a node, or its farewell, was recorded with, for calls that take ``seconds`` together.
+def control_plane(attachment: Attachment | Deletion | Credential, seconds: float) -> ControlPlane | None:
+    """The API that a node, or its deletion, was recorded with, for calls that take ``seconds`` together.
 
     None with a static key, which has none.
     """

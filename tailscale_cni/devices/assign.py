@@ -9,33 +9,33 @@ from .. import errors
 from ..control import Refused, Unavailable
 from ..policy import tailed
 from ..state import identities
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from .lookup import SECONDS, plane_of
 
 if TYPE_CHECKING:
     from ..state.attachments import Attachment
 
 
-NAME_SECONDS = 3.0
-"""How long an ephemeral pod waits, at most, for the name of one that is only kept."""
+RENAME_TIMEOUT = 3.0
+"""Seconds that an ephemeral pod waits, at most, for the hostname of a retained node."""
 
 
 def prepare(attachment: Attachment, seconds: float = SECONDS) -> None:
-    """Before its processes begin: have the control plane know the node, or the one that is in its way, as it should be by now.
+    """Before the node's processes start: give its device tags and name, or take its hostname from a retained node's device.
 
-    That waits for it for ``seconds`` at most.
+    Waits for the control plane for at most ``seconds``.
     """
     if attachment.ephemeral:
         make_way(attachment)
     else:
-        retag(attachment, min(seconds, SECONDS))
+        apply(attachment, min(seconds, SECONDS))
 
 
-def retag(attachment: Attachment, seconds: float) -> None:
-    """Give a node that is kept the tags that its pod wants by now, and the name if it gave that away, at the control plane that it is of.
+def apply(attachment: Attachment, seconds: float) -> None:
+    """Give a retained node's device the tags that its pod wants by now, and its hostname if it was renamed aside.
 
-    Where it cannot have the tags, its keys are no use any more (``identities.fit``): it registers anew.
+    If it cannot have the tags, its keys are dropped (``handover.drop_mismatched_keys``) and it registers anew.
     """
     known = Identity.load(attachment.state_dir, attachment.key)
     if not (known.node_id and identities.is_registered(attachment.state_dir, attachment.key)):
@@ -57,9 +57,9 @@ def retag(attachment: Attachment, seconds: float) -> None:
 
 
 def make_way(attachment: Attachment) -> None:
-    """Let a node that is only kept give its name away to an ephemeral one that has its number now; it has it again when it comes back.
+    """Rename a retained node's device aside if an ephemeral pod has its number now. The node gets the name back when it returns.
 
-    Where nobody can be told to, the ephemeral one is called like a second one.
+    Without an API, the control plane gives the ephemeral node a number.
     """
     kept = Name.of(attachment).kept(attachment.number)
     if not kept:
@@ -69,16 +69,16 @@ def make_way(attachment: Attachment) -> None:
         return
     name = tailed(attachment.hostname, _aside_tail(known))
     try:
-        plane = plane_of(attachment, known, NAME_SECONDS)
+        plane = plane_of(attachment, known, RENAME_TIMEOUT)
         if plane:
-            _named(known, name).save(attachment.state_dir)  # first: or it could be away for ever
+            _named(known, name).save(attachment.state_dir)  # first, or a crash would leave it aside for ever
             plane.rename(known.node_id, name)
     except (Refused, Unavailable, errors.NoAuthKey):
         known.save(attachment.state_dir)
 
 
 def _is_aside(identity: Identity) -> bool:
-    """Whether it gave its name away."""
+    """Whether its device was renamed aside."""
     return identity.name.partition(".")[0].endswith(_aside_tail(identity))
 
 

@@ -1,7 +1,7 @@
-"""What the control plane is told of a node besides its key: other tags, and that it is no more.
+"""The devices that are still to be deleted from the tailnet: on the disk first, and made by a detached child.
 
-Only of the node that was recorded: its ID **and** its node key have to be the recorded ones, never a name. With a static key there
-is nobody to tell it to: then the server's own time-out, or a person, does it.
+A device is deleted only if its node ID and its node key are the recorded ones. With a static key there is no API to delete it
+through: the control plane's own time-out removes ephemeral nodes, and a person the others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .. import errors, linux
 from ..control import Refused, Unavailable
 from ..state import files
-from ..state.outbox import Farewell, Outbox
+from ..state.outbox import Deletion, Outbox
 from . import delivery
 from .known import note_path
 from .lookup import SECONDS, plane_of
@@ -22,55 +22,55 @@ if TYPE_CHECKING:
     from ..state.identities import Identity
 
 
-def owe(attachment: Attachment) -> None:
-    """Write down that the attachment's node is to be forgotten, unless it has said so itself."""
+def queue(attachment: Attachment) -> None:
+    """Queue the deletion of the attachment's device, unless the node has logged out."""
     words = files.read(note_path(attachment)).split()
     if len(words) == 2 and attachment.minter != "static":
-        Outbox(attachment.state_dir).post(Farewell.of(attachment, *words))
+        Outbox(attachment.state_dir).add(Deletion.of(attachment, *words))
 
 
-def owe_identity(attachment: Attachment, identity: Identity) -> None:
-    """The same, of an identity that the attachment had, or has found."""
-    said = farewell(attachment, identity)
-    if said:
-        Outbox(attachment.state_dir).post(said)
+def queue_identity(attachment: Attachment, identity: Identity) -> None:
+    """Queue the deletion of the device of an identity that the attachment had or found."""
+    deletion = deletion_of(attachment, identity)
+    if deletion:
+        Outbox(attachment.state_dir).add(deletion)
 
 
-def farewell(attachment: Attachment, identity: Identity) -> Farewell | None:
-    """What there is to say of it; None where there is nobody to say it to, or of."""
-    is_known = identity.node_id and identity.control_url == attachment.control_url
+def deletion_of(attachment: Attachment, identity: Identity) -> Deletion | None:
+    """The deletion of an identity's device; None if it has none, or no API can be asked."""
+    is_known = identity.node_id and identity.node_key and identity.control_url == attachment.control_url
     if not is_known or attachment.minter == "static":
         return None
-    return Farewell.of(attachment, identity.node_id, identity.node_key)
+    return Deletion.of(attachment, identity.node_id, identity.node_key)
 
 
 def deliver_soon(state_dir: str) -> None:
-    """Say what was not said yet, in a child that nobody waits for; nothing if all has been said."""
+    """Make the queued deletions in a detached child; nothing if there are none."""
     if any(Outbox(state_dir).all()):
         linux.detach(lambda: deliver(state_dir))
 
 
-def deliver(state_dir: str, seconds: float = delivery.DELIVERY) -> None:
-    """Say all of it, again and again for a while; one process at a time does."""
+def deliver(state_dir: str, seconds: float = delivery.DELIVERY_TIMEOUT) -> None:
+    """Make the queued deletions, again and again for ``seconds``, unless another process does."""
     outbox = Outbox(state_dir)
-    delivery.deliver(outbox.root, "the outbox", lambda: _say_all(outbox), seconds)
+    delivery.deliver(outbox.root, "the outbox", lambda: _delete_all(outbox), seconds)
 
 
-def _say_all(outbox: Outbox) -> int:
-    """How many are there after that: who has just posted one has found us at it."""
-    for farewell in outbox.all():
-        if _say(farewell):
-            outbox.said(farewell)
+def _delete_all(outbox: Outbox) -> int:
+    """Try each queued deletion once. Returns how many are queued after that, those included that came meanwhile."""
+    for name, deletion in outbox.items():
+        if _delete(deletion):
+            outbox.done(name)
     return sum(1 for _ in outbox.all())
 
 
-def _say(farewell: Farewell) -> bool:
-    """Whether the control plane knows by now. What it refuses is said again: a person may mend it."""
+def _delete(deletion: Deletion) -> bool:
+    """Whether the device is gone. A deletion that the control plane refuses is tried again: a person may mend the reason."""
     try:
-        plane = plane_of(farewell, farewell, SECONDS)
+        plane = plane_of(deletion, deletion, SECONDS)
         if plane:
-            plane.delete(farewell.node_id)
+            plane.delete(deletion.node_id)
     except (Refused, Unavailable, errors.NoAuthKey) as e:
-        os.write(2, f"{farewell.who}: node {farewell.node_id} cannot be deleted: {e}\n".encode())
+        os.write(2, f"{deletion.who}: node {deletion.node_id} cannot be deleted: {e}\n".encode())
         return False
     return True

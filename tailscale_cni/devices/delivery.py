@@ -1,7 +1,7 @@
-"""Telling others what is owed to them: written down first, and told again and again for a while, by one process at a time.
+"""Trying a queue of messages to others again and again for a while, by one process at a time.
 
-The control plane is told which nodes are no more (``devices``), the cluster's API what is given back (``returns``). What a call could not
-tell is for the next one.
+``deletions`` tells the control plane which devices to delete, ``identity.release`` tells the cluster's API which identities are free. What
+one call could not deliver stays on the disk for the next one.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-DELIVERY = 60.0
-"""Seconds that a child goes on that nobody waits for."""
+DELIVERY_TIMEOUT = 60.0
+"""Seconds that a detached child goes on trying."""
 
-A_TURN, LONGEST = 1.0, 8.0
-"""Seconds between two tries, at first and at most: in which a pod that comes back can have what was not given back."""
+MIN_PAUSE, MAX_PAUSE = 1.0, 8.0
+"""Seconds between two tries, at first and at most. A pod that comes back meanwhile can have an identity that is not released yet."""
 
 
-def deliver(root: str, what: str, tell: Callable[[], int], seconds: float, *, patience: float = 0) -> int:
-    """Have ``tell`` try all that is in the directory ``root``, again and again for so long, until nothing is left; how many are.
+def deliver(
+    root: str, what: str, deliver_all: Callable[[], int], seconds: float, *, patience: float = 0
+) -> int:
+    """Call ``deliver_all`` until it says that nothing is left in the directory ``root``, for at most ``seconds``.
 
-    Who finds another process at it waits ``patience`` seconds, and leaves it to that.
+    It returns how many are left, and so does this. If another process is at it, wait ``patience`` seconds for that, and return 0:
+    that process delivers the rest. ``what`` names the queue.
     """
-    deadline, pause, left = time.monotonic() + seconds, A_TURN, 0
+    deadline, pause, left = time.monotonic() + seconds, MIN_PAUSE, 0
     with contextlib.suppress(errors.Busy), files.locked(root, patience, what, create=False) as there:
         while there:
-            left = tell()
+            left = deliver_all()
             if not left or time.monotonic() + pause > deadline:
                 break
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST)
+            pause = min(2 * pause, MAX_PAUSE)
     return left

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def note(attachment: Attachment, node: Node) -> None:
-    """Remember who the node is, to tell the control plane of it when nobody can ask it any more. Of another one it says so in vain."""
+    """Note which device the node is, so that it can be deleted when the node does not run any more.
+
+    A worker that names another node's device is not believed (``is_its_own``).
+    """
     if not node.node_id or (attachment.minter == "static" and not attachment.identity):
         return
     words = f"{node.node_id} {node.node_key}\n"
@@ -34,12 +37,12 @@ def note(attachment: Attachment, node: Node) -> None:
 
 
 def is_its_own(attachment: Attachment, node: Node) -> bool:
-    """Whether a worker has the key of the device that it says it is."""
+    """Whether the worker's state has the private half of the node key of the device that it says it is."""
     return bool(node.node_key) and node.node_key == node_keys.of(attachment.identity_dir)
 
 
-def forgotten(attachment: Attachment) -> None:
-    """The control plane knows that the node is no more: nobody has to tell it."""
+def forget(attachment: Attachment) -> None:
+    """Drop the note: the node has logged out, or its device is gone."""
     files.remove(note_path(attachment))
 
 

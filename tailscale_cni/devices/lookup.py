@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from ..control import ControlPlane
     from ..state.attachments import Attachment
     from ..state.identities import Identity
-    from ..state.outbox import Farewell
+    from ..state.outbox import Deletion
     from ..worker.localapi import Node
 
 
 SECONDS = 10.0
-"""How long one call of an API may take here."""
+"""For one call of a control plane's API."""
 
 
 def plane_of(
-    owner: Attachment | Farewell, device: Farewell | Identity | Node, seconds: float
+    owner: Attachment | Deletion, device: Deletion | Identity | Node, seconds: float
 ) -> ControlPlane | None:
     """The control plane, to change or delete that very device there; None if it has none of that ID and node key, or there is no API.
 

@@ -1,8 +1,8 @@
-"""Who has which name and which keys: taken at ADD, handed over at DEL, so that a rollout ends with the name that it began with.
+"""Who has which number of a hostname, and which keys: taken at ADD, handed over at DEL, so that a rollout ends with the name it began with.
 
-The new pod of a rolling update is added before the old one is deleted, so it becomes ``plex-1``. When the old one goes, its
-number is given to the young pod of the name that has the worst one: that is on the disk before the old one's record is removed.
-The heir's supervisor is then woken, and asks ``settle`` what to be; so does whoever starts it again.
+A rolling update adds the new pod before it deletes the old one, so the new node is called ``plex-1``. When the old pod is deleted, its
+number goes to the young pod of the hostname that has the worst number. The disk has that before the old record is removed. The heir's
+supervisor is then woken, and its ``sync`` applies the new assignment; so does whoever starts the supervisor again.
 """
 
 from __future__ import annotations
@@ -16,44 +16,43 @@ from ..devices import deletions
 from ..policy import numbered
 from ..state import identities
 from ..state.attachments import LOCK_SECONDS, Attachments
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..worker import launch
 from . import release
+from .disposition import Disposition, Successor, disposition
 
 if TYPE_CHECKING:
     from ..state.attachments import Attachment
     from .reservation import Reservation
 
+NANOSECONDS = 1_000_000_000
 
-SECOND = 1_000_000_000
-
-SOONEST, LATEST = 3.0, 30.0
-"""How often a young pod looks whether its better number, or its name, is free: a tenth of its age, within these seconds."""
+MIN_LOOK_INTERVAL, MAX_LOOK_INTERVAL = 3.0, 30.0
+"""Seconds between two looks of a young pod at whether its better number, or its hostname, is free: a tenth of its age, within these."""
 
 
-def enter(attachment: Attachment, reservation: Reservation | None = None) -> Attachment:
-    """Take a number, and the keys that are kept for it: those that are reserved, if any are.
+def take_number(attachment: Attachment, reservation: Reservation | None = None) -> Attachment:
+    """Take a number of the hostname and the keys that are retained for it, or the reserved ones.
 
-    The attachment is on the disk, and its container's lock is held. Raises Busy if others were first.
+    The attachment is on the disk, and its container's lock is held. Raises Busy if another pod was first.
     """
     name = Name.of(attachment)
     with name.locked():
         if reservation:
-            return _enter_as_reserved(name, attachment, reservation)
+            return _take_reserved(name, attachment, reservation)
         number = name.take(attachment)
-        attachment = _at(attachment, number)
+        attachment = _with_number(attachment, number)
         if attachment.ephemeral:
             return attachment
         kept = name.kept(number)
-        if (
-            not kept or Identity.load(attachment.state_dir, kept).kubeconfig
-        ):  # the cluster's: it is given back
+        # Keys that the cluster keeps are not this host's without a reservation: they are being released.
+        if not kept or Identity.load(attachment.state_dir, kept).kubeconfig:
             name.keep(number, attachment.nonce)
         return attachment._replace(identity=name.kept(number))
 
 
-def _enter_as_reserved(name: Name, attachment: Attachment, reservation: Reservation) -> Attachment:
+def _take_reserved(name: Name, attachment: Attachment, reservation: Reservation) -> Attachment:
     number, key = reservation.number, reservation.key
     if number in name.holders():
         raise errors.Busy(what=f"the name {numbered(attachment.name, number)}", seconds=0)
@@ -61,38 +60,42 @@ def _enter_as_reserved(name: Name, attachment: Attachment, reservation: Reservat
     name.keep(number, key)
     name.give(number, attachment)
     former = (kept,) if kept and kept != key else ()
-    return _at(attachment, number)._replace(identity=key, kubeconfig=reservation.kubeconfig, former=former)
+    return _with_number(attachment, number)._replace(
+        identity=key, kubeconfig=reservation.kubeconfig, former=former
+    )
 
 
-def shed(store: Attachments, attachment: Attachment) -> Attachment:
-    """Leave nothing of the identities that the attachment had. No process has them any more."""
+def dispose_of_former(store: Attachments, attachment: Attachment) -> Attachment:
+    """Delete or release the identities that the attachment had. Their processes have ended. Returns the attachment without them."""
     if not attachment.former:
         return attachment
     for key in attachment.former:
-        identity, is_left = Identity.load(store.state_dir, key), _is_left_behind(attachment)
-        if not identity.kubeconfig:
-            deletions.owe_identity(attachment, identity)
-        elif is_left:
-            release.owe_end(attachment, identity)
+        identity = Identity.load(store.state_dir, key)
+        in_cluster, deletable = bool(identity.kubeconfig), _is_deletable(attachment)
+        what = disposition(in_cluster=in_cluster, deletable=deletable, successor=Successor.NONE)
+        if what is Disposition.RELEASE:
+            release.queue(attachment, key, identity.kubeconfig)
+            continue
+        if in_cluster:
+            release.queue_deletion(attachment, identity)
         else:
-            release.owe(attachment, key, identity.kubeconfig)
-        if is_left or not identity.kubeconfig:
-            identities.forget(store.state_dir, identity)
+            deletions.queue_identity(attachment, identity)
+        identities.forget(store.state_dir, identity)
     attachment = attachment._replace(former=())
     store.save(attachment)
     return attachment
 
 
-def leave(attachment: Attachment) -> None:
-    """Give up the numbers, each to an heir if it has one. What is kept stays kept, if there is anything to keep."""
-    if not attachment.name:  # it cannot be read, and a number whose record is gone is free
+def hand_over(attachment: Attachment) -> None:
+    """Give up the attachment's numbers at its end, each to an heir if it has one. Retained keys stay if the node was ever registered."""
+    if not attachment.name:  # the record cannot be read; a number whose record is gone is free
         return
     name, woken = Name.of(attachment), []
     with name.locked():
         heirs = {number: _heir(name, attachment, number) for number in name.held_by(attachment)}
         for number, heir in heirs.items():
             if heir is None or heir.ephemeral:
-                _owe_kept(name, attachment, number)
+                _queue_release(name, attachment, number)
         kept = name.kept(attachment.number)
         if kept == attachment.identity and not identities.is_registered(attachment.state_dir, kept):
             name.drop(attachment.number)
@@ -106,29 +109,29 @@ def leave(attachment: Attachment) -> None:
         wake(heir)
 
 
-def _owe_kept(name: Name, leaver: Attachment, number: int) -> None:
-    """Have what the cluster keeps for a number be given back: nobody of this host has it any more."""
+def _queue_release(name: Name, leaver: Attachment, number: int) -> None:
+    """Have the cluster get back what it keeps for a number: no pod of this host has it any more."""
     kept = name.kept(number)
     if kept == leaver.identity and _is_stopgap(leaver, number):
         known = Identity.load(leaver.state_dir, kept)
-        release.owe_end(leaver, known._replace(kubeconfig=leaver.kubeconfig))
+        release.queue_deletion(leaver, known._replace(kubeconfig=leaver.kubeconfig))
         name.drop(number)
-    elif kept == leaver.identity:  # whose own record can be gone by now
-        release.owe(leaver, kept, "" if leaver.lost else leaver.kubeconfig)
+    elif kept == leaver.identity:  # the identity's own record may be gone
+        release.queue(leaver, kept, "" if leaver.lost else leaver.kubeconfig)
     else:
-        release.owe(leaver, kept, Identity.load(leaver.state_dir, kept).kubeconfig)
+        release.queue(leaver, kept, Identity.load(leaver.state_dir, kept).kubeconfig)
 
 
 def _is_stopgap(leaver: Attachment, number: int) -> bool:
-    """Whether the cluster's identity of a number is one that nobody wants: its pod has another one, which was not to be had."""
+    """Whether no pod wants the cluster's identity of a number: its pod took it because its own was not to be had."""
     is_wanted = leaver.wanted in (None, number)
-    return bool(leaver.kubeconfig) and not leaver.lost and not is_wanted and _is_left_behind(leaver)
+    return bool(leaver.kubeconfig) and not leaver.lost and not is_wanted and _is_deletable(leaver)
 
 
 def _heir(name: Name, leaver: Attachment, number: int) -> Attachment | None:
-    """The pod of the name that would be better off with the number, and may still move: the one that is worst off.
+    """The pod of the hostname that gets the number: of those that would be better off and may still move, the worst off.
 
-    That is who was added last while the others were there. It moves once, and nobody else has to.
+    That is the last one that was added. It moves once, and no other pod has to.
     """
     best: dict[Attachment, int] = {}
     for its, holder in sorted(name.holders().items()):
@@ -149,51 +152,52 @@ def _is_better(attachment: Attachment, number: int, than: int) -> bool:
 
 
 def _may_have(name: Name, heir: Attachment, number: int) -> bool:
-    """What the cluster keeps for one number is never another one's: an heir of that kind has to find keys there, and leaves its own."""
+    """Whether the heir finds keys at the number. What the cluster keeps for one number never moves to another, so it must leave its own."""
     if not heir.kubeconfig:
         return True
     return not heir.lost and bool(Identity.load(heir.state_dir, name.kept(number)).kubeconfig)
 
 
 def may_move(attachment: Attachment) -> bool:
-    """Whether it is young enough for a better number."""
+    """Whether the pod is young enough for a better number (``handoverWindow``)."""
     if launch.is_deleted(attachment):
         return False
     return attachment.boot_id == linux.boot_id() and age(attachment) < attachment.handover_window
 
 
-def until_next_look(attachment: Attachment) -> float:
-    """Seconds until a young pod looks again for what it should be, and another host's pod still is."""
-    return max(SOONEST, min(LATEST, age(attachment) / 10))
+def seconds_to_next_look(attachment: Attachment) -> float:
+    """Seconds until a young pod looks again at whether the number or hostname that it should have is free."""
+    return max(MIN_LOOK_INTERVAL, min(MAX_LOOK_INTERVAL, age(attachment) / 10))
 
 
 def age(attachment: Attachment) -> float:
-    """Seconds since it was added in this boot."""
-    return (now() - attachment.since) / SECOND
+    """Seconds since the attachment was added in this boot."""
+    return (now() - attachment.since) / NANOSECONDS
 
 
 def now() -> int:
-    """Since boot, in nanoseconds, with the time that the host slept."""
+    """Nanoseconds since boot, time asleep included (CLOCK_BOOTTIME)."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def wake(attachment: Attachment) -> None:
-    """Have the supervisor ask what its node should be by now."""
+    """Have the supervisor look at what its node should be by now."""
     supervisor = launch.supervisor_of(attachment)
     if supervisor:
         supervisor.signal(signal.SIGHUP)
 
 
-def nudge(attachment: Attachment) -> None:
-    """Wake one that was given a better number before it could be woken."""
+def wake_if_reassigned(attachment: Attachment) -> None:
+    """Wake the supervisor of a pod that inherited a number before its supervisor ran."""
     if len(Name.of(attachment).held_by(attachment)) > 1:
         wake(attachment)
 
 
-def settle(attachment: Attachment, patience: float = LOCK_SECONDS) -> Attachment | None:
-    """The attachment as it should be by now, at the best of its numbers; None if it is gone. Raises Busy after ``patience`` seconds.
+def apply_assignment(attachment: Attachment, patience: float = LOCK_SECONDS) -> Attachment | None:
+    """Give the attachment the best of its numbers. Returns it as it is by now; None if it is gone.
 
-    Its processes are what they were: with a name or keys that are not the record's, they have to begin anew.
+    Its processes keep the hostname and the keys that they started with: if those are not the record's, they must start anew.
+    Raises Busy if another call holds the container's lock for longer than ``patience``, in seconds.
     """
     store, woken = Attachments(attachment.state_dir), []
     with store.locked(attachment.container_id, seconds=patience):
@@ -210,7 +214,7 @@ def settle(attachment: Attachment, patience: float = LOCK_SECONDS) -> Attachment
                 launch.forget_notes(current)
             for other in held:
                 if other != number:
-                    current, heir = _let_go(store, name, current, other)
+                    current, heir = _give_up(store, name, current, other)
                     woken += [heir] if heir else []
     for heir in woken:
         wake(heir)
@@ -218,8 +222,8 @@ def settle(attachment: Attachment, patience: float = LOCK_SECONDS) -> Attachment
 
 
 def _move(name: Name, attachment: Attachment, number: int) -> Attachment:
-    """To another number: with the keys that are kept there, or else with its own."""
-    moved = _at(attachment, number)
+    """The attachment with another number: with the keys that are retained there, or else with its own."""
+    moved = _with_number(attachment, number)
     if attachment.ephemeral:
         return moved
     known = Identity.load(attachment.state_dir, name.kept(number))
@@ -229,19 +233,17 @@ def _move(name: Name, attachment: Attachment, number: int) -> Attachment:
     return moved._replace(identity=known.key, uid=known.uid, port=known.port, kubeconfig=known.kubeconfig)
 
 
-def _let_go(
+def _give_up(
     store: Attachments, name: Name, attachment: Attachment, number: int
 ) -> tuple[Attachment, Attachment | None]:
-    """A number that the attachment does not need, with the keys that are kept there, is its heir's: the attachment by now, and the heir.
+    """Give up a number that the attachment does not need. Returns the attachment as it is by now, and the heir of the number.
 
-    If nobody waits for it, the node that it was for a while, or could have been, is left behind; or the cluster that keeps it gets it back.
+    Keys that nobody should have become ``former`` ones, until the processes that have them have ended (``dispose_of_former``).
     """
     heir, key = _heir(name, attachment, number), name.kept(number)
-    is_left = not heir and _is_left_behind(attachment)
-    is_given_back = not (heir and not heir.ephemeral) and Identity.load(attachment.state_dir, key).kubeconfig
     if key and key == attachment.identity:
-        name.drop(number)  # they are at the better one by now
-    elif key and (key in attachment.former or is_left or is_given_back):
+        name.drop(number)  # the better number has them by now
+    elif key and (key in attachment.former or not _stays(attachment, key, heir)):
         attachment = attachment._replace(former=tuple(dict.fromkeys((*attachment.former, key))))
         store.save(attachment)
         name.drop(number)
@@ -252,18 +254,28 @@ def _let_go(
     return attachment, heir
 
 
-def _is_left_behind(attachment: Attachment) -> bool:
-    """Whether a node that it was for a while is to be forgotten. Where nobody can be told to, the next pod is that one again."""
+def _stays(attachment: Attachment, key: str, heir: Attachment | None) -> bool:
+    """Whether the keys stay with the number that the attachment gives up."""
+    successor = (
+        Successor.NONE if heir is None else Successor.EPHEMERAL if heir.ephemeral else Successor.LASTING
+    )
+    in_cluster = bool(Identity.load(attachment.state_dir, key).kubeconfig)
+    what = disposition(in_cluster=in_cluster, deletable=_is_deletable(attachment), successor=successor)
+    return what is Disposition.KEEP
+
+
+def _is_deletable(attachment: Attachment) -> bool:
+    """Whether the device of a node that the pod was for a while can be deleted: there is an API, and the node lasts."""
     return not attachment.ephemeral and attachment.minter != "static"
 
 
-def fit(attachment: Attachment) -> None:
-    """Have no keys but those that are for what the attachment is: those of an identity that is kept can be for others."""
+def drop_mismatched_keys(attachment: Attachment) -> None:
+    """Remove retained keys that were registered with other tags or at another control plane, and have their device deleted."""
     if attachment.identity:
-        unfit = identities.fit(attachment)
-        if unfit:
-            deletions.owe_identity(attachment, unfit)
+        mismatched = identities.fit(attachment)
+        if mismatched:
+            deletions.queue_identity(attachment, mismatched)
 
 
-def _at(attachment: Attachment, number: int) -> Attachment:
+def _with_number(attachment: Attachment, number: int) -> Attachment:
     return attachment._replace(number=number, hostname=numbered(attachment.name, number))

@@ -1,7 +1,8 @@
-"""Which host runs an identity that the cluster keeps: taken at ADD, looked after while it runs, given back when its processes are dead.
+"""Which host runs an identity that the cluster keeps: ADD takes a lease, ``renew`` looks after it, ``release`` gives it back.
 
-Two hosts never run one identity. So whoever may hold one writes that down first (``state.releases``), and what the vault has not been told
-is told later. No lock but that of one release is held while anything waits for the API.
+Two hosts never run one identity. A host therefore writes down that it may hold a lease before it asks for one (``state.releases``), so
+that a crash at any moment leaves a release that is still to be made. No lock but that of one release is held while a call waits for the
+Kubernetes API.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import contextlib
 import json
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors, linux
 from ..state import identities
 from ..state.attachments import Attachments
 from ..state.host import host_id
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..state.releases import Release, Releases
+from ..untrusted import as_dict, as_list, as_text
 from . import release
 from .reservation import Reservation
 
@@ -32,79 +34,122 @@ if TYPE_CHECKING:
     from ..policy import PodIntent
     from .secret_store import Holder, Taken
 
+API_TIMEOUT = 5.0
+"""Seconds that an ADD waits for the Kubernetes API, within its ``readyTimeout``."""
 
-PATIENCE = 5.0
-"""Seconds that an ADD waits for the API, within its ``readyTimeout``."""
+MIN_API_TIMEOUT = 2.0
+"""Seconds that it always waits, however short ``readyTimeout`` is: an answer that comes later is wasted."""
 
-SHORTEST = 2.0
-"""However short that is: an answer that is not waited for is wasted."""
+CONFIRM_TIMEOUT = 2.0
+"""Seconds that it waits to hear that an identity of its own disk has not become another host's."""
 
-CONFIRMATION = 2.0
-"""Seconds that it waits to hear that what is at hand has not become another host's."""
+CHILD_TIMEOUT = 20
+"""Seconds after which a child that asks the API for an ADD is ended."""
 
 OURS, ANOTHERS = b"ours", b"another's"
 
-LONGEST = 20
-"""Seconds after which a child that asks for an ADD is ended."""
+
+class Answer(NamedTuple):
+    """What the child of an ADD has learnt: a lease, or why there is none.
+
+    ``host_only`` says why the host's disk keeps the identity alone, ``failure`` why nobody knows who holds it. At most one of
+    the three is set.
+    """
+
+    number: int | None = None
+    record: dict[str, Any] = {}  # noqa: RUF012 - it is never changed
+    files: dict[str, bytes] = {}  # noqa: RUF012
+    refusals: tuple[str, ...] = ()
+    """Why identities with better numbers were not to be had."""
+    host_only: str = ""
+    failure: str = ""
+
+    @classmethod
+    def of(cls, taken: Taken | None) -> Answer:
+        """From what the secret store gave."""
+        if taken is None:
+            return cls()
+        entry = taken.entry
+        return cls(entry.number, entry.record._asdict(), dict(entry.files), tuple(taken.refusals))
+
+    def encode(self) -> bytes:
+        """For the pipe to the parent."""
+        files = {name: base64.b64encode(content).decode() for name, content in self.files.items()}
+        return json.dumps({**self._asdict(), "files": files}).encode()
+
+    @classmethod
+    def decode(cls, data: bytes | None) -> Answer:
+        """From the pipe; an empty answer if the child has not answered in time."""
+        document = as_dict(json.loads(data or b"{}"))
+        number = document.get("number")
+        return cls(
+            number if isinstance(number, int) else None,
+            as_dict(document.get("record")),
+            {name: base64.b64decode(text) for name, text in as_dict(document.get("files")).items()},
+            tuple(map(as_text, as_list(document.get("refusals")))),
+            as_text(document.get("host_only")),
+            as_text(document.get("failure")),
+        )
 
 
 @contextlib.contextmanager
 def reserved(
-    request: Request, host: Config, intent: PodIntent, deadline: float
+    request: Request, config: Config, intent: PodIntent, deadline: float
 ) -> Iterator[tuple[PodIntent, Reservation | None]]:
-    """Hold an identity for a pod that is to last, until it is recorded (``returns.settle``); None where the host's disk has to do.
+    """Hold an identity for a pod until the body has recorded it (``release.clear_pending``); None where the host's disk keeps it.
 
-    What this host has not given back yet is taken, whether the API answers or not. If that does not say whether another host has the
-    identity, the pod gets a node for itself alone; one of a StatefulSet, or one that is ``required``, is sent back. Little of this goes
-    on after ``deadline`` (CLOCK_MONOTONIC). Raises IdentityUnknown.
+    An identity that this host has not released yet is taken whether the API answers or not. If the API does not say whether another
+    host holds the identity, the pod becomes a node of its own; a StatefulSet's pod, or one that is ``required``, is sent back. Most of
+    this ends at ``deadline``, in seconds of CLOCK_MONOTONIC. Raises IdentityUnknown.
     """
     pod = request.pod
-    if pod is None or pod.namespace in host.exclude_namespaces:  # those must start with no API
+    if pod is None or pod.namespace in config.exclude_namespaces:  # these must start without an API
         yield intent, None
         return
-    name = Name(Attachments(host.state_dir), pod.namespace, intent.name)
-    reservation = _at_hand(host, pod, name, intent, deadline)
-    if reservation is None:
-        intent, reservation = _ask_for_one(request, host, intent, name, deadline)
-    try:
+    name = Name(Attachments(config.state_dir), pod.namespace, intent.name)
+    with contextlib.ExitStack() as holds:  # others must not release what is being recorded
+        reservation = _unreleased(config, pod, name, intent, deadline, holds)
+        if reservation is None:
+            intent, reservation = _take(request, config, intent, name, deadline, holds)
         yield intent, reservation
-    finally:
-        if reservation:
-            os.close(reservation.hold)
 
 
-def _at_hand(host: Config, pod: Pod, name: Name, intent: PodIntent, deadline: float) -> Reservation | None:
-    """One that the host was about to give back, and still has. If that is just being done, wait for its end.
+def _unreleased(
+    config: Config, pod: Pod, name: Name, intent: PodIntent, deadline: float, holds: contextlib.ExitStack
+) -> Reservation | None:
+    """An identity that this host was about to release, and still has. If another process releases it just now, wait for the end of that.
 
-    Its Node may have been deleted meanwhile, or the disk be a copy of another host's, and that be the node: the API is asked, and if
-    it does not answer, that is not so.
+    The host's Node may have been deleted meanwhile, or the disk may be a copy of another host's. So the API is asked whether another
+    host is the holder; if it does not answer, this host still is.
     """
-    releases = Releases(host.state_dir)
+    releases = Releases(config.state_dir)
     with name.locked():
         taken = name.holders()
         numbers = sorted(name.all_kept()) if intent.number is None else [intent.number]
         idle = [(number, name.kept(number)) for number in numbers if number not in taken]
-    ours = [(number, key) for number, key in idle if key and Identity.load(host.state_dir, key).kubeconfig]
-    tries = [(0.0, *one) for one in ours] + [(PATIENCE, *one) for one in ours[:1]]
+    ours = [(number, key) for number, key in idle if key and Identity.load(config.state_dir, key).kubeconfig]
+    tries = [(0.0, *one) for one in ours] + [(API_TIMEOUT, *one) for one in ours[:1]]
     for seconds, number, key in tries:
-        hold = releases.hold(key, min(seconds, linux.seconds_left(deadline)))
-        if hold is None:
-            continue
-        if (
-            linux.run_bounded(partial(_whose, host, pod, name, number, key), CONFIRMATION, LONGEST)
-            != ANOTHERS
-        ):
-            return Reservation(number, key, host.kubeconfig, 0, hold)
-        os.close(hold)
+        with contextlib.ExitStack() as attempt:
+            hold = releases.hold(key, min(seconds, linux.seconds_left(deadline)))
+            if hold is None:
+                continue
+            attempt.callback(os.close, hold)
+            whose = linux.run_bounded(
+                partial(_whose, config, pod, name, number, key), CONFIRM_TIMEOUT, CHILD_TIMEOUT
+            )
+            if whose != ANOTHERS:
+                holds.enter_context(attempt.pop_all())
+                return Reservation(number, key, config.kubeconfig, 0)
     return None
 
 
-def _whose(host: Config, pod: Pod, name: Name, number: int, key: str) -> bytes:
-    """In the child: whether an identity of this disk is still this host's; nothing if the API does not say who this host is."""
+def _whose(config: Config, pod: Pod, name: Name, number: int, key: str) -> bytes:
+    """In the child: whose an identity of this disk is; empty if the API does not say which host this is."""
     from .secret_store import Vault
 
-    api = release.api(host.kubeconfig)
-    ours = own_holder(api, host.state_dir, pod.namespace, pod.name, pod.uid or "", key)
+    api = release.cluster_api(config.kubeconfig)
+    ours = own_holder(api, config.state_dir, pod.namespace, pod.name, pod.uid or "", key)
     if ours is None:
         return b""
     entry = Vault(api, name.namespace, name.name).entry(number)
@@ -112,51 +157,56 @@ def _whose(host: Config, pod: Pod, name: Name, number: int, key: str) -> bytes:
     return OURS if held and held.node == ours.node and held.is_same(ours) else ANOTHERS
 
 
-def _ask_for_one(
-    request: Request, host: Config, intent: PodIntent, name: Name, deadline: float
+def _take(
+    request: Request,
+    config: Config,
+    intent: PodIntent,
+    name: Name,
+    deadline: float,
+    holds: contextlib.ExitStack,
 ) -> tuple[PodIntent, Reservation | None]:
+    """Ask the cluster for an identity, and write it to this disk."""
     pod = request.pod
     assert pod is not None  # noqa: S101 - for types
-    releases, key = Releases(host.state_dir), os.urandom(8).hex()
-    hold = announce(releases, Release(key, host.kubeconfig, pod.namespace, intent.name))
-    with name.locked():
-        taken = sorted(name.holders())
-    answer = linux.run_bounded(
-        lambda: _take(host, pod, intent, key, taken),
-        min(PATIENCE, linux.seconds_left(deadline, SHORTEST)),
-        LONGEST,
-        keep=(hold,),
-    )
-    found: dict[str, Any] = json.loads(answer or b"{}")
-    if "number" not in found:
-        os.close(hold)
-        if "host" in found:
-            releases.done(key)  # after a failure, who knows what the API has done
-        return _without(request, host, intent, found)
-    for refusal in found["refusals"][:1]:
-        request.warn(f"the node has another number than it could have: {refusal}")
-    number, record = found["number"], found["record"]
-    contents = {name: base64.b64decode(text) for name, text in found["files"].items()}
-    adopt(host.state_dir, name, number, as_identity(key, record, host.kubeconfig), contents)
-    return intent, Reservation(number, key, host.kubeconfig, record["port"], hold)
+    releases, key = Releases(config.state_dir), os.urandom(8).hex()
+    with contextlib.ExitStack() as attempt:
+        hold = announce(releases, Release(key, config.kubeconfig, pod.namespace, intent.name))
+        attempt.callback(os.close, hold)
+        with name.locked():
+            taken = sorted(name.holders())
+        data = linux.run_bounded(
+            lambda: _answer(config, pod, intent, key, taken).encode(),
+            min(API_TIMEOUT, linux.seconds_left(deadline, MIN_API_TIMEOUT)),
+            CHILD_TIMEOUT,
+            keep=(hold,),
+        )
+        answer = Answer.decode(data)
+        if answer.number is not None:
+            for refusal in answer.refusals[:1]:
+                request.warn(f"the node has another number than it could have: {refusal}")
+            identity = as_identity(key, answer.record, config.kubeconfig)
+            adopt(config.state_dir, name, answer.number, identity, answer.files)
+            holds.enter_context(attempt.pop_all())
+            return intent, Reservation(answer.number, key, config.kubeconfig, answer.record["port"])
+        if answer.host_only:  # after a failure, the API may have given a lease all the same
+            releases.done(key)
+    return _without_lease(request, config, intent, answer), None
 
 
-def _without(
-    request: Request, host: Config, intent: PodIntent, found: dict[str, Any]
-) -> tuple[PodIntent, None]:
-    """What a pod is that the cluster gives no identity."""
-    if "host" in found:
-        request.warn(f"the node's identity is kept on this host alone: {found['host']}")
-        return intent, None
-    why = found.get("failure", f"the Kubernetes API gives no answer within {PATIENCE:g} s")
+def _without_lease(request: Request, config: Config, intent: PodIntent, answer: Answer) -> PodIntent:
+    """What the pod may be without an identity of the cluster's. Raises IdentityUnknown."""
+    if answer.host_only:
+        request.warn(f"the node's identity is kept on this host alone: {answer.host_only}")
+        return intent
+    why = answer.failure or f"the Kubernetes API gives no answer within {API_TIMEOUT:g} s"
     if intent.stateful or intent.required:
-        raise errors.IdentityUnknown(pod=f"pod {request.pod}", reason=why, kubeconfig=host.kubeconfig)
+        raise errors.IdentityUnknown(pod=f"pod {request.pod}", reason=why, kubeconfig=config.kubeconfig)
     request.warn(f"the pod is a node of its own, which ends with it, and not the one that it was: {why}")
-    return intent._replace(ephemeral=True), None
+    return intent._replace(ephemeral=True)
 
 
 def announce(releases: Releases, release: Release) -> int:
-    """Write down what may have to be given back, before the vault is asked: whatever becomes of us then."""
+    """Write down what may have to be released, before the cluster is asked. Returns the descriptor that holds the release's lock."""
     while True:
         releases.post(release)
         hold = releases.hold(release.key)
@@ -164,36 +214,26 @@ def announce(releases: Releases, release: Release) -> int:
             return hold
 
 
-def _take(host: Config, pod: Pod, intent: PodIntent, key: str, taken: list[int]) -> bytes:
-    """In the child: what was taken; or ``host``, why the host's disk has to do; or ``failure``, why nobody knows."""
+def _answer(config: Config, pod: Pod, intent: PodIntent, key: str, taken: list[int]) -> Answer:
+    """In the child: take a lease."""
     from .secret_store import Vault
 
     try:
-        api = release.api(host.kubeconfig)
-        holder = own_holder(api, host.state_dir, pod.namespace, pod.name, pod.uid or "", key)
+        api = release.cluster_api(config.kubeconfig)
+        holder = own_holder(api, config.state_dir, pod.namespace, pod.name, pod.uid or "", key)
         if holder is None:
-            return json.dumps({"host": f"the API has no pod {pod}"}).encode()
-        release.give_back_of(host.state_dir, pod.namespace, intent.name)
-        has = partial(release.is_known, Name(Attachments(host.state_dir), pod.namespace, intent.name))
-        found = Vault(api, pod.namespace, intent.name).take(holder, intent.number, taken, has=has)
+            return Answer(host_only=f"the API has no pod {pod}")
+        release.deliver_of_hostname(config.state_dir, pod.namespace, intent.name)
+        has = partial(release.is_known, Name(Attachments(config.state_dir), pod.namespace, intent.name))
+        return Answer.of(Vault(api, pod.namespace, intent.name).take(holder, intent.number, taken, has=has))
     except (errors.KubernetesForbids, errors.BadKubeconfig) as e:
-        return json.dumps({"host": str(e)}).encode()
+        return Answer(host_only=str(e))
     except errors.Error as e:
-        return json.dumps({"failure": str(e)}).encode()
-    return json.dumps(_packed(found)).encode() if found else b"{}"
-
-
-def _packed(taken: Taken) -> dict[str, Any]:
-    return {
-        "number": taken.entry.number,
-        "record": taken.entry.record._asdict(),
-        "files": {name: base64.b64encode(content).decode() for name, content in taken.entry.files.items()},
-        "refusals": taken.refusals,
-    }
+        return Answer(failure=str(e))
 
 
 def own_holder(api: Api, state_dir: str, namespace: str, pod: str, uid: str, key: str) -> Holder | None:
-    """This host, by the Node that the API has the pod on; None if it has no such pod."""
+    """This host as the holder of ``key``, by the Node that the API has the pod on; None if the API has no such pod."""
     from .secret_store import Holder
 
     name = api.node_of(namespace, pod, uid)
@@ -202,13 +242,13 @@ def own_holder(api: Api, state_dir: str, namespace: str, pod: str, uid: str, key
 
 
 def as_identity(key: str, record: dict[str, Any], kubeconfig: str) -> Identity:
-    """Of this disk, without a uid and a port as yet."""
+    """The identity of a Secret's record for this disk, without a user ID and a port."""
     tags = tuple(record["tags"])
     return Identity(key, 0, 0, record["control_url"], tags, record["node_id"], record["node_key"], kubeconfig)
 
 
 def adopt(state_dir: str, name: Name, number: int, identity: Identity, contents: dict[str, bytes]) -> None:
-    """Put what the vault had on the disk. Where it had nothing, an identity that was this host's alone becomes the cluster's."""
+    """Write what the cluster had to this disk. If it had nothing, an identity that was this host's alone becomes the cluster's."""
     from ..state import vault_files
 
     with name.locked():
@@ -217,7 +257,7 @@ def adopt(state_dir: str, name: Name, number: int, identity: Identity, contents:
         is_ours = kept and not known.kubeconfig and number not in name.holders()
         if is_ours and not contents and identities.is_registered(state_dir, kept):
             ours = known._replace(key=identity.key, kubeconfig=identity.kubeconfig)
-            identities.rename(state_dir, known, ours)  # a call that is killed here has them be given back
+            identities.rename(state_dir, known, ours)  # if this call is killed here, both are released
             name.keep(number, identity.key)
             return
     if contents:

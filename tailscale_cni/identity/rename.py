@@ -1,7 +1,7 @@
-"""The name of an ephemeral node among those of other hosts, which no host knows of.
+"""Renaming an ephemeral node once the hostname that it should have is free.
 
-In a rolling update the old pod may be on another host: its node is still called ``web`` when the new one registers, and the control plane
-calls that ``web-1``. When the old one is gone, nobody but the new one's host can say that it is to be ``web``.
+In a rolling update the old pod may be on another host. Its node is still called ``web`` when the new node registers, so the control plane
+calls the new one ``web-1``. When the old node is gone, only the new one's host can have it renamed to ``web``.
 """
 
 from __future__ import annotations
@@ -19,28 +19,30 @@ if TYPE_CHECKING:
     from ..worker.localapi import Node
 
 
-AFTER_A_CALL = 10.0
-"""After the control plane was asked: at least this, and a third of the pod's age. Who has the name may be nobody that we see."""
+MIN_RETRY_INTERVAL = 10.0
+"""Seconds after a call of the control plane, or a third of the pod's age if that is longer. The device that has the hostname may be one
+that this node cannot see."""
 
 
 def seek(attachment: Attachment) -> float:
-    """Have the control plane call the node what it should be called, once that is free: seconds until the next time, 0 if there is none.
+    """Rename the node's device to the hostname that it should have, if no peer has that.
 
-    A name that somebody else has stays his: what the control plane refuses, or gives a number, is looked at again while the pod is young.
+    Returns the seconds until the next look, 0 if none is needed. A hostname that another device uses is never taken: the control plane
+    refuses it or adds a number, and the node looks again while the pod is young.
     """
     from ..worker.localapi import LocalApi
 
     try:
         node = LocalApi.of(attachment).node(peers=True)
-    except errors.LocalApiFailed:  # it is being started again
-        return handover.SOONEST
+    except errors.LocalApiFailed:  # its supervisor starts it again
+        return handover.MIN_LOOK_INTERVAL
     called, _, domain = node.name.partition(".")
     if called == attachment.hostname or not handover.may_move(attachment):
         return 0
     if not domain or f"{attachment.hostname}.{domain}" in node.peer_names:
-        return handover.until_next_look(attachment)  # it costs the control plane nothing
+        return handover.seconds_to_next_look(attachment)  # a look at the node's peers asks no control plane
     _rename(attachment, node)
-    return max(AFTER_A_CALL, handover.age(attachment) / 3)
+    return max(MIN_RETRY_INTERVAL, handover.age(attachment) / 3)
 
 
 def _rename(attachment: Attachment, node: Node) -> None:

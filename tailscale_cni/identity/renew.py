@@ -1,4 +1,4 @@
-"""A lease while its node runs: renewed, confirmed, and changed for a better one while the pod is young."""
+"""A lease while its node runs: confirmed, kept current in the cluster, and changed for a better number while the pod is young."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..state import identities
 from ..state.attachments import Attachments
 from ..state.claims import Claims
 from ..state.host import host_id
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..state.releases import Release, Releases
 from . import handover, release
 from .lease import adopt, announce, as_identity, own_holder
@@ -25,39 +25,40 @@ if TYPE_CHECKING:
     from .secret_store import Entry, Vault
 
 
-AFTER_FAILURE = 60.0
-"""When it looks again if the API gave no answer: a host that was cut off has to learn soon what has become of its identities."""
+RETRY_AFTER_FAILURE = 60.0
+"""Seconds until the next look if the API gave no answer: a host that was cut off must learn soon whether it still holds its identities."""
 
-NOW_AND_THEN = 600.0
-"""How often a node that lasts looks whether it is still its host's, and has told the vault all that it should know."""
-
-
-# --- while it runs -----------------------------------------------------------------------------------------------
+RENEW_INTERVAL = 600.0
+"""Seconds between two looks at an identity that cannot improve."""
 
 
-def attend(attachment: Attachment) -> float | None:
-    """Look after a node whose identity the cluster keeps: seconds until the next time, 0 if there is none; None if it is to be another one.
+def renew(attachment: Attachment) -> float | None:
+    """Renew the lease of a node whose identity the cluster keeps, and take a better number if one is free.
 
-    The vault gets what it has not yet. An identity that is another host's by now is lost; one of a better number, that is free, is taken.
+    Returns the seconds until the next renewal, 0 if the cluster does not keep the identity; None if the node must become another one,
+    because another host holds the identity or because a better one was taken.
     """
     if not attachment.kubeconfig:
         return 0
     try:
-        api = release.api(attachment.kubeconfig)
+        api = release.cluster_api(attachment.kubeconfig)
         if not _confirm(api, attachment):
-            _lose(attachment)
+            _note_lost(attachment)
             return None
         if _may_improve(attachment) and _improve(api, attachment):
             return None
     except errors.Error as e:
         sys.stderr.write(f"{attachment.who}: {e}. {e.advice}\n")
-        return AFTER_FAILURE
-    return _until_next_look(attachment) if _may_improve(attachment) else NOW_AND_THEN
+        return RETRY_AFTER_FAILURE
+    return _until_next_look(attachment) if _may_improve(attachment) else RENEW_INTERVAL
 
 
 def _until_next_look(attachment: Attachment) -> float:
-    """The higher its number, the more others of its name look, too: together a few times a second, however many they are."""
-    return min(NOW_AND_THEN, max(handover.until_next_look(attachment), handover.SOONEST * attachment.number))
+    """Seconds until the next look. All pods of a hostname look, so a higher number looks less often: together a few times a second."""
+    return min(
+        RENEW_INTERVAL,
+        max(handover.seconds_to_next_look(attachment), handover.MIN_LOOK_INTERVAL * attachment.number),
+    )
 
 
 def _may_improve(attachment: Attachment) -> bool:
@@ -72,21 +73,21 @@ def _vault(api: Api, attachment: Attachment) -> Vault:
 
 
 def _confirm(api: Api, attachment: Attachment) -> bool:
-    """Whether the identity is still this host's; the vault then knows what its disk has."""
+    """Whether this host still holds the identity. The cluster then has the keys and the record that this disk has."""
     from ..kube import Conflict
     from .secret_store import TRIES
 
     vault = _vault(api, attachment)
     for _ in range(TRIES):
         known = vault.entry(attachment.number)
-        entry = known or _made_again(api, attachment)
+        entry = known or _recreated(api, attachment)
         if entry is None or entry.holder is None:
-            return entry is None  # without a pod, nothing can be said
+            return entry is None  # without a pod, the holder is not known
         if (entry.holder.host, entry.holder.key) != (host_id(attachment.state_dir), attachment.key):
             return False
         if release.is_copy(api, entry.holder):
             return False
-        entry = _as_it_is(api, attachment, entry)
+        entry = _with_local_state(api, attachment, entry)
         try:
             if entry != known:
                 vault.save(entry)
@@ -98,19 +99,19 @@ def _confirm(api: Api, attachment: Attachment) -> bool:
     )
 
 
-def _made_again(api: Api, attachment: Attachment) -> Entry | None:
-    """For a Secret that somebody has deleted under a pod that is still there."""
+def _recreated(api: Api, attachment: Attachment) -> Entry | None:
+    """A new entry for a Secret that was deleted while its pod runs; None if the pod is gone or has another identity by now."""
     from .secret_store import Entry, Record
 
     pod = (attachment.namespace, attachment.pod, attachment.pod_uid)
     holder = own_holder(api, attachment.state_dir, *pod, attachment.key)
     current = Attachments(attachment.state_dir).current(attachment)
-    is_it = current and current.identity == attachment.identity  # and has not moved to a better one meanwhile
-    return Entry(attachment.number, holder, None, Record(), {}, {}) if holder and is_it else None
+    is_current = current and current.identity == attachment.identity
+    return Entry(attachment.number, holder, None, Record(), {}, {}) if holder and is_current else None
 
 
-def _as_it_is(api: Api, attachment: Attachment, entry: Entry) -> Entry:
-    """With the host's Node and boot of now, and the keys and the record that its disk has."""
+def _with_local_state(api: Api, attachment: Attachment, entry: Entry) -> Entry:
+    """The entry with this host's current Node and boot, and with the keys and the record of its disk."""
     from ..state import vault_files
 
     holder = entry.holder
@@ -123,15 +124,15 @@ def _as_it_is(api: Api, attachment: Attachment, entry: Entry) -> Entry:
     if not local:
         return entry
     return entry._replace(
-        files=local, record=release.record(Identity.load(attachment.state_dir, attachment.key))
+        files=local, record=release.secret_record(Identity.load(attachment.state_dir, attachment.key))
     )
 
 
-def _lose(attachment: Attachment) -> None:
-    """Write down that nothing may run as this identity here. Its supervisor ends the node, and begins anew (``give_up``)."""
+def _note_lost(attachment: Attachment) -> None:
+    """Record that nothing may run as this identity here. The supervisor then ends the node and starts anew (``discard_lost``)."""
     sys.stderr.write(
-        f"{attachment.who}: another host has the identity {attachment.hostname} by now: this host's Node was deleted, or tainted "
-        "out-of-service. The node is ended\n"
+        f"{attachment.who}: another host holds the identity {attachment.hostname}: this host's Node was deleted, or tainted "
+        "out-of-service. The node ends\n"
     )
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
@@ -140,8 +141,8 @@ def _lose(attachment: Attachment) -> None:
             store.save(current._replace(lost=True))
 
 
-def give_up(attachment: Attachment) -> None:
-    """Leave nothing of an identity that is lost. No process has it any more."""
+def discard_lost(attachment: Attachment) -> None:
+    """Remove the keys of a lost identity. Its processes have ended."""
     name = Name.of(attachment)
     with name.locked():
         if name.kept(attachment.number) == attachment.identity:
@@ -150,7 +151,7 @@ def give_up(attachment: Attachment) -> None:
 
 
 def _improve(api: Api, attachment: Attachment) -> bool:
-    """Take the identity of a better number, if one has been given back: whether the attachment has it now."""
+    """Take the identity of a better number if one was released. Returns whether the attachment has it now."""
     releases, key = Releases(attachment.state_dir), os.urandom(8).hex()
     name, wanted = Name.of(attachment), attachment.wanted
     holder = own_holder(
@@ -174,7 +175,7 @@ def _improve(api: Api, attachment: Attachment) -> bool:
 
 
 def _move_to(attachment: Attachment, key: str, entry: Entry) -> bool:
-    """Let the attachment have it. What comes between leaves a release that says that it is to be given back."""
+    """Give the attachment the number and its identity. A crash in between leaves the release that returns the identity."""
     state_dir, number = attachment.state_dir, entry.number
     name = Name.of(attachment)
     adopt(
@@ -203,7 +204,7 @@ def _move_to(attachment: Attachment, key: str, entry: Entry) -> bool:
 
 
 def _port(attachment: Attachment, key: str, preferred: int) -> int:
-    """The UDP port that the identity had, if it is free here; else the one that the attachment has."""
+    """The UDP port that the identity had, if it is free on this host; else the attachment's."""
     ports = Claims(attachment.state_dir, "port")
     with contextlib.suppress(errors.NothingFree):
         return ports.take(

@@ -1,4 +1,4 @@
-"""An identity that this host holds for a pod that is being added."""
+"""An identity that this host holds for a pod while ADD records it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 
 class Reservation(NamedTuple):
-    """An identity that this host holds, and nobody's on it yet; ``hold`` keeps others away from its release."""
+    """The identity ``key`` of a hostname's ``number``, from the cluster that ``kubeconfig`` gives access to.
+
+    ``port`` is the UDP port that its node had last; 0 if that is not known.
+    """
 
     number: int
     key: str
     kubeconfig: str
     port: int
-    hold: int

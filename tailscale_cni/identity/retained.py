@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import errors
 from ..control import select
 from ..policy import numbered
-from ..state import identities, names
+from ..state import hostnames, identities
 from ..state.attachments import Attachments
 from ..state.identities import Identity
-from ..state.outbox import Farewell, Outbox
+from ..state.outbox import Deletion, Outbox
 from ..state.releases import Release, Releases
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ PATIENCE = 10.0
 class Kept(NamedTuple):
     """The identity that is kept for a number of a name, and the pod that is that node now, if one is."""
 
-    name: names.Name
+    name: hostnames.Name
     number: int
     identity: Identity
     holder: Attachment | None
@@ -49,15 +49,15 @@ def every(state_dir: str) -> Iterator[Kept]:
     """All of a host. A record that cannot be read has nothing in it but its key."""
     store = Attachments(state_dir)
     attachments = list(store.all())
-    for name in names.every(store):
+    for name in hostnames.every(store):
         for number, key in sorted(name.all_kept().items()):
             yield _kept(name, number, key, attachments)
 
 
-def _kept(name: names.Name, number: int, key: str, attachments: Iterable[Attachment]) -> Kept:
+def _kept(name: hostnames.Name, number: int, key: str, attachments: Iterable[Attachment]) -> Kept:
     state_dir = name.store.state_dir
     try:
-        identity = Identity.load(state_dir, key)
+        identity = Identity.read(state_dir, key)
     except errors.UnreadableState:
         identity = Identity(key)
     holder = next((one for one in attachments if key in (one.identity, *one.former)), None)
@@ -89,17 +89,17 @@ def forget(state_dir: str, kept: Kept, host: Config) -> bool:
             raise errors.NoSuchIdentity(
                 identity=kept.node, advice="It has just been forgotten, or given back."
             )
-        farewell = _farewell(kept, host)
+        deletion = _deletion(kept, host)
         if kept.identity.kubeconfig:  # the cluster is told first: it may be another host's by now
             key, kubeconfig, name = kept.identity.key, kept.identity.kubeconfig, kept.name
             Releases(state_dir).post(
-                Release(key, kubeconfig, name.namespace, name.name, delete=True, farewell=farewell)
+                Release(key, kubeconfig, name.namespace, name.name, delete=True, deletion=deletion)
             )
-        elif farewell:
-            Outbox(state_dir).post(farewell)
+        elif deletion:
+            Outbox(state_dir).add(deletion)
         identities.forget(state_dir, kept.identity)
         kept.name.drop(kept.number)
-    return farewell is not None
+    return deletion is not None
 
 
 @contextlib.contextmanager
@@ -113,9 +113,10 @@ def _not_given_back(state_dir: str, identity: Identity) -> Iterator[bool]:
             os.close(hold)
 
 
-def _farewell(kept: Kept, host: Config) -> Farewell | None:
+def _deletion(kept: Kept, host: Config) -> Deletion | None:
     """Its node can be deleted where the host's control plane is the one that it is of, and has an API."""
     identity = kept.identity
-    if select.is_static(host) or not identity.node_id or identity.control_url != host.control_url:
+    is_known = identity.node_id and identity.node_key and identity.control_url == host.control_url
+    if select.is_static(host) or not is_known:
         return None
-    return Farewell(identity.node_id, identity.node_key, f"identity {kept.node}", **select.chosen(host))
+    return Deletion(identity.node_id, identity.node_key, who=f"identity {kept.node}", **select.chosen(host))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors, kube
 from ..state import node_keys, vault_files
-from ..state.names import MOST
+from ..state.hostnames import MOST
 from ..tailnet import is_tag
 from ..untrusted import as_dict, as_list, as_text, as_texts, as_word
 

@@ -6,7 +6,7 @@ import contextlib
 
 from .. import errors
 from ..config import Config, fastpath_note
-from ..state import files
+from ..state import files, records
 from . import conflist
 from .record import Installation
 
@@ -21,16 +21,34 @@ def keep_in_step(config: Config) -> bool:
     with contextlib.suppress(errors.Error, OSError):
         path = f"{config.state_dir}/enroll.json"
         for _ in range(3):  # our own rename changes the watched directory
-            installed = Installation.load(config.state_dir)
+            installed = _installed(config.state_dir)
             watched = _watched(installed)
             note = fastpath_note(config, *watched)
-            if files.read_json(path) == note:
+            if _is_written(path, note):
                 break
             if not (installed and _refresh(installed)):
                 files.write_json(path, note)
                 break
             renewed = True
     return renewed
+
+
+def _installed(state_dir: str) -> Installation | None:
+    """The record; None, with a warning, if it cannot be read. Our list then stays as it is."""
+    try:
+        return Installation.load(state_dir)
+    except errors.UnreadableState as e:
+        records.warn(f"{e}; 'tailscale-cni install' writes it anew")
+        return None
+
+
+def _is_written(path: str, note: object) -> bool:
+    """Whether the file contains this note. A file that cannot be read is removed."""
+    try:
+        return files.read_json(path) == note
+    except errors.UnreadableState:
+        files.clear(path)
+        return False
 
 
 def _watched(installed: Installation | None) -> list[str]:

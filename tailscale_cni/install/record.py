@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..state import files
+from ..state import files, records
+from .conflist import TYPE
 
 
 class Installation(NamedTuple):
@@ -13,16 +14,31 @@ class Installation(NamedTuple):
     conf_dir: str
     bin_dir: str
     entry: dict[str, Any]
-    version: int = 1
+    version: int = records.VERSION
+    unknown: str = ""
+    """What a newer version wrote and this one does not know (``records``)."""
 
     @classmethod
     def load(cls, state_dir: str) -> Installation | None:
-        """The record; None if nothing is installed. Raises UnreadableState."""
-        document = files.read_json(f"{state_dir}/install.json")
-        if document is None:
-            return None
-        return cls(**{key: value for key, value in document.items() if key in cls._fields})
+        """The record; None if nothing is installed. Raises UnreadableState, InputOutput."""
+        return records.load(cls, _record(state_dir), parsers={"entry": _entry})
 
     def save(self, state_dir: str) -> None:
-        """Write the record."""
-        files.write_json(f"{state_dir}/install.json", self._asdict())
+        """Write the record. Raises InputOutput."""
+        path = _record(state_dir)
+        if not files.is_replaceable(path):
+            records.set_aside(state_dir, path)
+        files.write(path, records.encode(self))
+
+
+def _record(state_dir: str) -> str:
+    return f"{state_dir}/install.json"
+
+
+def _entry(value: Any) -> dict[str, Any]:
+    """Check that a value is an entry of our plugin. The runtime rejects a list with an invalid entry. Raises ValueError."""
+    if not isinstance(value, dict) or value.get("type") != TYPE:
+        raise ValueError("no entry of ours")
+    for key in ("stateDir", "runDir", "configFile"):
+        records.plain(value.get(key, ""), "")
+    return value

@@ -1,239 +1,194 @@
-"""Anti-spoofing in the pod's network namespace, as one nftables table that is replaced as a whole.
+"""Anti-spoofing in the pod's network namespace: one nftables table, which is replaced as a whole.
 
-What claims to come from the tailnet must come in by the node's interface. The table only ever drops, so it
-does not disturb a firewall that the pod has itself; its priorities lie between the standard ones, so that
-there is room on both sides.
-
-nftables takes a batch of netlink messages as one transaction (linux: net/netfilter/nfnetlink.c). pyroute2 can
-do that for one command at a time only, and its messages cost 2 ms of CPU per rule, so these few are written
-here, with the standard library. Each rule carries, as nft's comment, what it is for; that is also how it is found again.
+Packets that claim to come from the tailnet must arrive on the node's interface. The table only ever drops packets, so it does not
+disturb another firewall of the pod. Its priorities lie between the standard ones, which leaves room on both sides. Each rule has
+a comment that says what it is for; the comments are also how rules are found again.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import socket
-import struct
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyroute2.netlink import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE
 
 from .. import errors
 from ..tailnet import RANGES
-from .exchange import ACK, APPEND, CREATE, DUMP, HEADER, aligned, exchange, frame
+from . import nftables
 from .model import host_network
+from .nftables import NF_ACCEPT, NF_DROP, NFT_GOTO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..tailnet import Address, Network
     from .model import PodNetwork
+    from .nftables import Value
 
 TABLE = "tailscale-cni"
-ARRIVING = "arriving"
-CLAIMING = "claiming-the-tailnet"
-PASSING = "passing-through"
-
-NETLINK_NETFILTER, NLA_HEADER, NLA_F_NESTED = 12, 4, 0x8000  # linux/netlink.h
-BATCH_BEGIN, BATCH_END, NFNL_SUBSYS_NFTABLES, NFGENMSG = 0x10, 0x11, 10, 4  # linux/netfilter/nfnetlink.h
-NEW_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, GET_RULE = 0, 2, 3, 6, 7  # linux/netfilter/nf_tables.h
-NFPROTO_INET, NF_INET_PRE_ROUTING, NF_INET_FORWARD = 1, 0, 2  # linux/netfilter.h
-NF_DROP, NF_ACCEPT, NFT_GOTO = 0, 1, -4
-REG_VERDICT, REG_1, CMP_EQ, NETWORK_HEADER = 0, 1, 0, 1  # linux/netfilter/nf_tables.h, from here on
-META_IIFNAME, META_OIFNAME, META_NFPROTO = 6, 7, 15
-RULE_USERDATA, USERDATA_COMMENT = 7, 0
-IFNAMSIZ = 16
+PREROUTING = "prerouting"
+TAILNET_SOURCE = "tailnet-source"
+FORWARD = "forward"
 
 HOOKS = {
-    ARRIVING: (NF_INET_PRE_ROUTING, -250),  # after raw (-300), before conntrack (-200) and every DNAT
-    PASSING: (NF_INET_FORWARD, -50),  # after mangle (-150), before filter (0)
+    PREROUTING: (
+        nftables.NF_INET_PRE_ROUTING,
+        -250,
+    ),  # after raw (-300), before conntrack (-200) and every DNAT
+    FORWARD: (nftables.NF_INET_FORWARD, -50),  # after mangle (-150), before filter (0)
 }
-"""Where the kernel calls a chain, and when: the others' priorities are in linux/netfilter_ipv4.h."""
+"""The hook and the priority of each base chain. The standard priorities are in linux/netfilter_ipv4.h."""
+
+SOURCE_OFFSET = {4: 12, 6: 8}
+DESTINATION_OFFSET = {4: 16, 6: 24}
+"""Where the IP header of each version has its addresses, in bytes: RFC 791 and RFC 8200."""
 
 NO_NF_TABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
-"""How a kernel says that it has no netlink socket for netfilter, no inet family, no nf_tables."""
-
-Value: TypeAlias = Union[int, str, bytes, "tuple[Value, ...]", "list[Value]", None]
-"""What an attribute holds. A tuple's own attributes are numbered from 1 in the order of the kernel's header,
-without those that are None; a list's are all alike."""
+"""How a kernel says that it has no netlink socket for netfilter, no inet family, or no nf_tables."""
 
 
 class Filter(NamedTuple):
-    """A rule of the table: its chain, what it is for, what it matches, what becomes of the packet.
+    """A rule of the table: its chain, what it is for, its verdict, and what it matches. None matches every packet.
 
-    ``arriving_by`` and ``leaving_by`` are interfaces, ``source`` and ``destination`` networks; what is None
-    matches everything.
+    ``input`` and ``output`` are names of interfaces.
     """
 
     chain: str
     purpose: str
     verdict: int
-    arriving_by: str | None = None
-    leaving_by: str | None = None
+    input: str | None = None
+    output: str | None = None
     source: Network | None = None
     destination: Network | None = None
 
 
 def filters(pod: PodNetwork, addresses: tuple[Address, ...]) -> list[Filter]:
-    """The rules for a pod whose node has these addresses (none yet: no addresses), in their order."""
+    """The rules, in their order, for a pod whose node has these addresses; none before it is registered."""
     wanted = [
-        Filter(ARRIVING, f"from the tailnet, by {pod.interface}", NF_ACCEPT, arriving_by=pod.interface),
-        Filter(ARRIVING, "from the pod itself", NF_ACCEPT, arriving_by="lo"),
+        Filter(PREROUTING, f"from the tailnet, by {pod.interface}", NF_ACCEPT, input=pod.interface),
+        Filter(PREROUTING, "from the pod itself", NF_ACCEPT, input="lo"),
     ]
     for address in sorted(addresses, key=lambda a: (a.version, a)):
         own = host_network(address)
-        wanted.append(Filter(ARRIVING, f"to {address}, not from the tailnet", NF_DROP, destination=own))
-        wanted.append(Filter(ARRIVING, f"from {address}, which is this pod", NF_DROP, source=own))
+        wanted.append(Filter(PREROUTING, f"to {address}, not from the tailnet", NF_DROP, destination=own))
+        wanted.append(Filter(PREROUTING, f"from {address}, which is this pod", NF_DROP, source=own))
     wanted += [
-        Filter(ARRIVING, f"from {range_}, not from the tailnet", NFT_GOTO, source=range_) for range_ in RANGES
+        Filter(PREROUTING, f"from {range_}, not from the tailnet", NFT_GOTO, source=range_)
+        for range_ in RANGES
     ]
     known = sorted(set(pod.host_sources), key=lambda network: (network.version, network))
-    wanted += [Filter(CLAIMING, f"{source} may", NF_ACCEPT, source=source) for source in known]
-    wanted.append(Filter(CLAIMING, "nobody else may", NF_DROP))
+    wanted += [Filter(TAILNET_SOURCE, f"{source} may", NF_ACCEPT, source=source) for source in known]
+    wanted.append(Filter(TAILNET_SOURCE, "nobody else may", NF_DROP))
     if not pod.forwarding:
         # IPv6 has no sysctl for it: an interface's own "forwarding" only says whether it acts as a router.
-        wanted.append(Filter(PASSING, "from the tailnet to others", NF_DROP, arriving_by=pod.interface))
-        wanted.append(Filter(PASSING, "from others to the tailnet", NF_DROP, leaving_by=pod.interface))
+        wanted.append(Filter(FORWARD, "from the tailnet to others", NF_DROP, input=pod.interface))
+        wanted.append(Filter(FORWARD, "from others to the tailnet", NF_DROP, output=pod.interface))
     return wanted
 
 
 def protect(pod: PodNetwork, addresses: tuple[Address, ...]) -> bool:
-    """Make the table what it should be; whether it was something else.
+    """Replace the table if it is not as it should be; return whether it was replaced.
 
-    Raises NoFirewall where the kernel has no nf_tables, NetworkFailed for everything else.
+    Raises NoFirewall if the kernel has no nf_tables, NetworkFailed for every other refusal.
     """
     wanted = filters(pod, addresses)
     if purposes() == [filter_.purpose for filter_ in wanted]:
         return False
-    _transaction("put up the anti-spoofing rules", [*_removal(), *_table(wanted)])
+    _transact("put up the anti-spoofing rules", [*_removal(), *_table(wanted)])
     return True
 
 
 def unprotect() -> None:
-    """Remove the table. It is no error if there is none, or no nf_tables at all."""
+    """Remove the table, if there is one. Raises NetworkFailed."""
     try:
-        _transaction("remove the anti-spoofing rules", _removal())
+        _transact("remove the anti-spoofing rules", _removal())
     except errors.NoFirewall:
         return
 
 
 def missing(pod: PodNetwork, addresses: tuple[Address, ...]) -> list[str]:
-    """What the rules are for that should be in the table and are not."""
+    """The purposes of the rules that should be in the table and are not. Raises NoFirewall, NetworkFailed."""
     found = purposes()
     return [filter_.purpose for filter_ in filters(pod, addresses) if filter_.purpose not in found]
 
 
 def purposes() -> list[str]:
-    """What the rules are for that are in the table, in their order. Raises NoFirewall, NetworkFailed."""
-    request = _nft_message(GET_RULE, DUMP, (TABLE,))
-    # A question to a subsystem that is not there is answered with EINVAL, a transaction with EOPNOTSUPP.
-    rules = _exchange("read the anti-spoofing rules", request, NO_NF_TABLES | {errno.EINVAL})
-    return [_purpose(rule) for rule in rules]
+    """The purposes of the rules in the table, in their order. Raises NoFirewall, NetworkFailed."""
+    return [nftables.comment_of(rule) for rule in _rules()]
 
 
-def _purpose(rule: bytes) -> str:
-    """The comment of a rule that the kernel listed, or nothing: then it is not one of ours."""
-    offset = HEADER + NFGENMSG
-    while offset < len(rule):
-        length, number = struct.unpack_from("=HH", rule, offset)
-        if number == RULE_USERDATA and rule[offset + NLA_HEADER] == USERDATA_COMMENT:
-            return rule[offset + NLA_HEADER + 2 : offset + length].rstrip(b"\0").decode(errors="replace")
-        offset += aligned(length)
-    return ""
+def _rules() -> list[bytes]:
+    """The rules in the table, as the kernel lists them. Raises NoFirewall, NetworkFailed."""
+    try:
+        return nftables.dump(nftables.GETRULE, (TABLE,))
+    except OSError as e:
+        # Without nf_tables, a kernel answers a dump with EINVAL, and a transaction with EOPNOTSUPP.
+        raise _refused("read the anti-spoofing rules", e, NO_NF_TABLES | {errno.EINVAL}) from None
+
+
+def _transact(what: str, messages: list[bytes]) -> None:
+    """Have the kernel do all of the messages or none. Raises NoFirewall, NetworkFailed."""
+    try:
+        acknowledgements = nftables.transact(messages)
+    except OSError as e:
+        raise _refused(what, e, NO_NF_TABLES) from None
+    if not acknowledgements:
+        raise errors.NetworkFailed(what=what, reason="the kernel gave no answer")
+
+
+def _refused(what: str, refusal: OSError, absent: frozenset[int]) -> errors.NetworkFailed | errors.NoFirewall:
+    """The error for a refusal: NoFirewall if its number is one of ``absent``."""
+    error = errors.NoFirewall if refusal.errno in absent else errors.NetworkFailed
+    return error(what=what, reason=os.strerror(refusal.errno or 0))
 
 
 def _removal() -> list[bytes]:
-    """Delete the table: make it first, so that there is one to delete (``nft`` scripts do the same)."""
+    """Messages that delete the table. They create it first, as nft's own scripts do, so that there is one to delete."""
     return [
-        _nft_message(NEW_TABLE, CREATE, (TABLE,)),
-        _nft_message(DELETE_TABLE, ACK, (TABLE,)),
+        nftables.message(nftables.NEWTABLE, NLM_F_CREATE, (TABLE,)),
+        nftables.message(nftables.DELTABLE, NLM_F_ACK, (TABLE,)),
     ]
 
 
 def _table(wanted: list[Filter]) -> list[bytes]:
-    """The messages that make the table, its chains, its rules."""
-    messages = [_nft_message(NEW_TABLE, CREATE, (TABLE,))]
-    for chain in (ARRIVING, CLAIMING, PASSING):
-        hooked: tuple[Value, ...] = (HOOKS[chain], NF_ACCEPT, None, "filter") if chain in HOOKS else ()
-        messages.append(_nft_message(NEW_CHAIN, CREATE, (TABLE, None, chain, *hooked)))
-    for filter_ in wanted:
-        comment = filter_.purpose.encode() + b"\0"
-        userdata = bytes([USERDATA_COMMENT, len(comment)]) + comment
-        rule = (TABLE, filter_.chain, None, list(_expressions(filter_)), None, None, userdata)
-        messages.append(_nft_message(NEW_RULE, CREATE | APPEND, rule))
+    """Messages that create the table with its chains and rules."""
+    messages = [nftables.message(nftables.NEWTABLE, NLM_F_CREATE, (TABLE,))]
+    messages += [
+        nftables.message(nftables.NEWCHAIN, NLM_F_CREATE, _chain(name))
+        for name in (PREROUTING, TAILNET_SOURCE, FORWARD)
+    ]
+    messages += [
+        nftables.message(nftables.NEWRULE, NLM_F_CREATE | NLM_F_APPEND, _rule(filter_)) for filter_ in wanted
+    ]
     return messages
 
 
-def _expressions(rule: Filter) -> Iterator[Value]:
-    """A rule as the kernel computes it: load into register 1, compare; at the end the verdict."""
-    for key, interface in ((META_IIFNAME, rule.arriving_by), (META_OIFNAME, rule.leaving_by)):
+def _chain(name: str) -> tuple[Value, ...]:
+    """The attributes of a chain: linux/netfilter/nf_tables.h, NFTA_CHAIN_TABLE, …."""
+    base: tuple[Value, ...] = (HOOKS[name], NF_ACCEPT, None, "filter") if name in HOOKS else ()
+    return (TABLE, None, name, *base)
+
+
+def _rule(filter_: Filter) -> tuple[Value, ...]:
+    """The attributes of a rule: linux/netfilter/nf_tables.h, NFTA_RULE_TABLE, …."""
+    return (
+        TABLE,
+        filter_.chain,
+        None,
+        list(_expressions(filter_)),
+        None,
+        None,
+        nftables.comment(filter_.purpose),
+    )
+
+
+def _expressions(filter_: Filter) -> Iterator[Value]:
+    """A rule as the kernel computes it: comparisons, and at the end the verdict."""
+    for key, interface in ((nftables.META_IIFNAME, filter_.input), (nftables.META_OIFNAME, filter_.output)):
         if interface is not None:
-            yield ("meta", (REG_1, key))
-            yield _equals(interface.encode().ljust(IFNAMSIZ, b"\0"))
-    if rule.source is not None:
-        yield from _in_network(rule.source, offset=12 if rule.source.version == 4 else 8)
-    if rule.destination is not None:
-        yield from _in_network(rule.destination, offset=16 if rule.destination.version == 4 else 24)
-    verdict = (rule.verdict, CLAIMING) if rule.verdict == NFT_GOTO else (rule.verdict,)
-    yield ("immediate", (REG_VERDICT, (None, verdict)))
-
-
-def _in_network(network: Network, offset: int) -> Iterator[Value]:
-    """The address at this offset of the packet's IP header is in this network."""
-    yield ("meta", (REG_1, META_NFPROTO))
-    yield _equals(bytes([socket.AF_INET if network.version == 4 else socket.AF_INET6]))
-    length = network.max_prefixlen // 8
-    yield ("payload", (REG_1, NETWORK_HEADER, offset, length))
-    if network.prefixlen < network.max_prefixlen:
-        yield ("bitwise", (REG_1, REG_1, length, (network.netmask.packed,), (bytes(length),)))
-    yield _equals(network.network_address.packed)
-
-
-def _equals(value: bytes) -> Value:
-    """Register 1 is this value."""
-    return ("cmp", (REG_1, CMP_EQ, (value,)))
-
-
-def _attributes(values: tuple[Value, ...]) -> bytes:
-    """Netlink attributes, numbered by their place (linux: include/uapi/linux/netlink.h, struct nlattr)."""
-    return b"".join(_attribute(number, value) for number, value in enumerate(values, 1) if value is not None)
-
-
-def _attribute(number: int, value: Value) -> bytes:
-    """One of them; integers are 32 bits, big endian, as nf_tables has them."""
-    if isinstance(value, tuple):
-        number, payload = number | NLA_F_NESTED, _attributes(value)
-    elif isinstance(value, list):
-        number, payload = number | NLA_F_NESTED, b"".join(_attribute(1, element) for element in value)
-    elif isinstance(value, int):
-        payload = struct.pack("!i", value)
-    else:
-        payload = value.encode() + b"\0" if isinstance(value, str) else value or b""
-    length = NLA_HEADER + len(payload)
-    return struct.pack("=HH", length, number) + payload.ljust(aligned(length) - NLA_HEADER, b"\0")
-
-
-def _nft_message(command: int, flags: int, attributes: tuple[Value, ...]) -> bytes:
-    """A message to nf_tables, for the inet family: IPv4 and IPv6."""
-    return _message(NFNL_SUBSYS_NFTABLES << 8 | command, flags, NFPROTO_INET, 0, _attributes(attributes))
-
-
-def _message(kind: int, flags: int, family: int, subsystem: int, attributes: bytes = b"") -> bytes:
-    """A netlink message with netfilter's header (linux/netfilter/nfnetlink.h, struct nfgenmsg)."""
-    body = struct.pack("!BBH", family, 0, subsystem) + attributes
-    return frame(kind, flags, body)
-
-
-def _transaction(what: str, messages: list[bytes]) -> None:
-    """Let the kernel do all of it, or nothing. Raises NoFirewall, NetworkFailed."""
-    begin, end = (_message(kind, 0, 0, NFNL_SUBSYS_NFTABLES) for kind in (BATCH_BEGIN, BATCH_END))
-    if not _exchange(what, b"".join([begin, *messages, end])):
-        raise errors.NetworkFailed(what=what, reason="the kernel gave no answer")
-
-
-def _exchange(what: str, request: bytes, absent: frozenset[int] = NO_NF_TABLES) -> list[bytes]:
-    """Ask nf_tables. Raises NetworkFailed for the first refusal, NoFirewall if its number is one of ``absent``."""
-    try:
-        return exchange(NETLINK_NETFILTER, request)
-    except OSError as e:
-        refused = errors.NoFirewall if e.errno in absent else errors.NetworkFailed
-        raise refused(what=what, reason=os.strerror(e.errno or 0)) from None
+            yield from nftables.comparison(key, interface)
+    for offset, network in ((SOURCE_OFFSET, filter_.source), (DESTINATION_OFFSET, filter_.destination)):
+        if network is not None:
+            yield from nftables.membership(network, offset[network.version])
+    yield nftables.verdict(filter_.verdict, TAILNET_SOURCE if filter_.verdict == NFT_GOTO else None)

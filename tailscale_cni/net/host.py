@@ -1,4 +1,4 @@
-"""What the host's own network namespace needs, and tells. The calling thread must be in it."""
+"""The host's network namespace: the rule for the workers' sockets, and the host's tailnet addresses. The calling thread must be in it."""
 
 from __future__ import annotations
 
@@ -6,32 +6,29 @@ from typing import TYPE_CHECKING
 
 from ..tailnet import is_tailnet
 from .model import HOST_PRIORITY, MAIN_TABLE, Rule
-from .netlink import FAMILIES, add_rule, addresses, delete_rule
+from .rtnetlink import FAMILIES, add_rule, addresses, delete_rule
 
 if TYPE_CHECKING:
     from ..tailnet import Address
 
 
 def ensure_uid_rule(first_uid: int, last_uid: int) -> None:
-    """Let the workers' sockets use the host's own routes, before a tailscaled there tunnels them.
+    """Let the sockets of these user IDs use the host's main table, in front of the rules of a tailscaled on the host.
 
-    Said by every ADD, by several at once: what is there already is no error. Raises NetworkFailed.
+    Every ADD calls it, several at the same time: a rule that is there already is no error. Raises NetworkFailed.
     """
     for rule in _uid_rules(first_uid, last_uid):
         add_rule(rule)
 
 
 def remove_uid_rule(first_uid: int, last_uid: int) -> None:
-    """Undo ``ensure_uid_rule``; it is no error if there is nothing to undo. Raises NetworkFailed."""
+    """Remove the rules of ``ensure_uid_rule``, if they are there. Raises NetworkFailed."""
     for rule in _uid_rules(first_uid, last_uid):
         delete_rule(rule)
 
 
 def host_tailnet_addresses() -> tuple[Address, ...]:
-    """The host's addresses within the tailnet's ranges, where kubelet's probes may come from.
-
-    Raises NetworkFailed.
-    """
+    """The host's addresses within the tailnet's ranges, sorted: kubelet's probes may come from them. Raises NetworkFailed."""
     found = [address for address in addresses() if is_tailnet(address)]
     return tuple(sorted(found, key=lambda address: (address.version, address.packed)))
 

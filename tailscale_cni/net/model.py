@@ -1,6 +1,6 @@
-"""What should be in a pod's network namespace, as values, and the rules and routes that follow: pure.
+"""What should be in a pod's network namespace, as values: pure functions from a pod and its tailnet to rules and routes.
 
-It must not touch the kernel, so that what we decide can be read, and tested, without one.
+This module must not touch the kernel, so that decisions can be read and tested without one, and must not import pyroute2.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from ..tailnet import Address, Network
 
 SERVICE_ADDRESSES: tuple[Address, ...] = (IPv4Address("100.100.100.100"), IPv6Address("fd7a:115c:a1e0::53"))
-"""Where a node answers its own pod: MagicDNS and the like (tailscale: net/tsaddr)."""
+"""Where a node serves its own pod, MagicDNS for example (tailscale: net/tsaddr)."""
 
 TAILNET_TABLE = 52
-"""The routing table of our routes; tailscaled uses the same number."""
+"""The number of our routing table; tailscaled uses the same one."""
 
-MAIN_TABLE = 254
+MAIN_TABLE = 254  # linux/rtnetlink.h, RT_TABLE_MAIN
 
-MOST_PEERS = 10_000
-"""Peers that a pod has a route each to, where it has to: the kernel keeps them, and a control plane can name any number."""
+MAX_PEERS = 10_000
+"""The most peers that get a route each, where a pod needs one per peer: the control plane decides how many peers there are."""
 
-# In front of a tailscaled's own 5210 to 5270 and of what wg-quick and others take just before 32766, so that
-# the tailnet is reached whatever else the pod runs; behind the low numbers that people choose to come first.
+# Before tailscaled's own 5210 to 5270 and the priorities just below 32766 of wg-quick and others, so that the pod reaches the
+# tailnet whatever else it runs; after the low numbers that people choose for rules of their own.
 UNDERLAY_PRIORITY = 5160
 POD_PRIORITY = 5170
 TAILNET_PRIORITY = 5180
 HOST_PRIORITY = 5200
 
+MAX_DATAGRAM = 65535 - 20 - 8
+"""The most bytes that a UDP datagram carries over IPv4."""
 
-LARGEST_MESSAGE = 65535 - 20 - 8
-"""Bytes that UDP carries, over IPv4."""
 OVERHEAD = 32 + 8
-"""Bytes in front of and behind each packet: WireGuard's; and those of a peer relay, where the way leads over one (RFC 8926)."""
+"""Bytes that are added to each packet: WireGuard's, and a peer relay's (RFC 8926)."""
 
 
 def host_network(address: Address) -> Network:
@@ -48,9 +48,9 @@ def host_network(address: Address) -> Network:
 class PodNetwork(NamedTuple):
     """What ADD knows of a pod's network before its node has an address.
 
-    ``host_sources`` are the tailnet-range sources that may legitimately come in by the pod's own interface:
-    the host's tailnet addresses, other hosts', cluster CIDRs that overlap the range. ``worker_uid_range``
-    (first, last) is given where the worker's sockets are in the pod's namespace (underlay: pod).
+    ``pod_addresses`` are those of the primary CNI. ``host_sources`` are the networks in the tailnet's ranges whose packets may arrive on
+    the pod's other interfaces: the tailnet addresses of hosts, and cluster CIDRs that overlap the ranges. ``worker_uid_range`` (first,
+    last) is set if the worker's sockets are in the pod's namespace (underlay: pod).
     """
 
     pod_addresses: tuple[Address, ...]
@@ -64,12 +64,11 @@ class PodNetwork(NamedTuple):
 
     @property
     def segments(self) -> int:
-        """How many packets the pod's kernel may hand over as one.
+        """The number of packets that the pod's kernel may hand over as one (IFLA_GSO_MAX_SEGS).
 
-        As many as fit into one UDP message, which is how they leave: of the kernel's own choice, 64 kB, four of 53 would need a
-        second one.
+        They leave in one UDP datagram. Of the kernel's own choice, 64 kB, four packets of 53 would need a second datagram.
         """
-        return LARGEST_MESSAGE // (self.mtu + OVERHEAD)
+        return MAX_DATAGRAM // (self.mtu + OVERHEAD)
 
 
 class _Tailnet(NamedTuple):
@@ -81,9 +80,9 @@ class _Tailnet(NamedTuple):
 class Tailnet(_Tailnet):
     """What the control plane gave the node.
 
-    ``addresses`` and ``peers`` outside of the tailnet's ranges are refused (ValueError): the worker, from
-    whom they come, is not trusted with another's address. ``peers`` are only used where the range overlaps
-    the cluster's. ``routes`` are those that policy accepted.
+    ``addresses`` and ``peers`` outside of the tailnet's ranges are refused (ValueError), because the worker that reports them is not
+    trusted. ``peers`` are only used if the cluster uses addresses of a range. ``routes`` are those of subnet routers and exit nodes that
+    the pod accepts.
     """
 
     __slots__ = ()
@@ -94,14 +93,14 @@ class Tailnet(_Tailnet):
         peers: tuple[Address, ...] = (),
         routes: tuple[Network, ...] = (),
     ) -> Self:
-        """Refuse what no tailnet has."""
+        """Refuse addresses that are not a tailnet's."""
         if foreign := [str(address) for address in addresses + peers if not is_tailnet(address)]:
             raise ValueError(f"not an address of a tailnet: {', '.join(foreign)}")
         return super().__new__(cls, addresses, peers, routes)
 
 
 class Rule(NamedTuple):
-    """An ``ip rule``: who looks up which table."""
+    """An ``ip rule``: which packets are looked up in which table. ``family`` is 4 or 6, ``uids`` the first and the last."""
 
     family: int
     priority: int
@@ -110,29 +109,28 @@ class Rule(NamedTuple):
     uids: tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        """As ``ip rule`` would say it, with the IP version in front."""
+        """As ``ip rule`` prints it, after the IP version."""
         uids = f" uidrange {self.uids[0]}-{self.uids[1]}" if self.uids else ""
         table = "main" if self.table == MAIN_TABLE else self.table
         return f"IPv{self.family} {self.priority}: from {self.source or 'all'}{uids} lookup {table}"
 
 
 class Route(NamedTuple):
-    """A route of the tailnet's table: by the node's interface, or thrown back to the tables after it."""
+    """A route of the tailnet's table: to the node's interface, or (``throw``) back to the tables of later rules."""
 
     to: Network
     throw: bool = False
 
     def __str__(self) -> str:
-        """As ``ip route`` would say it."""
+        """As ``ip route`` prints it."""
         return f"{'throw ' if self.throw else ''}{self.to}"
 
 
 def rules(pod: PodNetwork, families: tuple[int, ...]) -> list[Rule]:
     """The pod's rules for these IP versions (4, 6), in the order of their priority.
 
-    What comes in by the pod's own interface is answered there, even where it comes from a tailnet address:
-    that is what a host whose node IP is a tailnet address sends. A strict reverse-path filter then lets it
-    in, too.
+    Packets from the pod's own addresses leave by its own interface, even to a tailnet address: a host whose node IP is a tailnet address
+    gets its answers there, and a strict reverse-path filter accepts its packets.
     """
     wanted = []
     for family in families:
@@ -147,14 +145,13 @@ def rules(pod: PodNetwork, families: tuple[int, ...]) -> list[Rule]:
 def routes(pod: PodNetwork, tailnet: Tailnet, families: tuple[int, ...]) -> list[Route]:
     """The routes of the tailnet's table for these IP versions.
 
-    A version in which the node has no address gets none: there is nothing to send from. A route into the
-    cluster is never taken from the tailnet, and a wider one (an exit node's) goes around the cluster. Of more peers than
-    ``MOST_PEERS`` those with the lowest addresses are reached, always the same ones.
+    A version in which the node has no address gets none. A route into the cluster is never accepted from the tailnet, and the cluster's
+    networks are excepted from a wider one (an exit node's). Of more than MAX_PEERS peers, those with the lowest addresses get a route.
     """
     spoken = {address.version for address in tailnet.addresses}.intersection(families)
     peers = tailnet.peers
-    if len(peers) > MOST_PEERS:
-        peers = tuple(sorted(peers, key=lambda peer: (peer.version, int(peer)))[:MOST_PEERS])
+    if len(peers) > MAX_PEERS:
+        peers = tuple(sorted(peers, key=lambda peer: (peer.version, int(peer)))[:MAX_PEERS])
     wanted: set[Route] = set()
     for range_, service in zip(RANGES, SERVICE_ADDRESSES, strict=True):
         if range_.version not in spoken:
@@ -178,7 +175,7 @@ def overlaps_cluster(pod: PodNetwork, range_: Network) -> bool:
 
 
 def within(inner: Network, outer: Network) -> bool:
-    """Whether a network is a part of another, or the same; networks of different versions never are."""
+    """Whether ``inner`` is ``outer`` or a part of it; networks of different versions never are."""
     if isinstance(inner, IPv4Network):
         return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
     return isinstance(outer, IPv6Network) and inner.subnet_of(outer)

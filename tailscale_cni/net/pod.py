@@ -1,8 +1,8 @@
-"""A pod's own network namespace: what a node needs in it, done, checked and undone.
+"""A pod's network namespace: what a node needs in it, configured, checked and removed.
 
-The calling thread must be inside. ``ts0`` is there already: it is the TUN that the worker reads. Everything
-here can be said again and again and changes only what is not so yet; what others added it leaves alone,
-except for addresses of the node's interface and routes of its table.
+The calling thread must be in that namespace. The interface is there already: it is the TUN that the worker reads. Every function can be
+called again, and changes only what is not yet as it should be. What others have added stays, except for addresses of the node's
+interface and routes of its table.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .. import errors, linux
-from . import firewall, model, netlink
+from .. import errors
+from . import firewall, model, rtnetlink
 
 if TYPE_CHECKING:
     from .model import PodNetwork, Tailnet
@@ -26,15 +26,15 @@ SILENT = (
     ("ipv6", "addr_gen_mode", "1"),  # no link-local address
     ("ipv6", "accept_dad", "0"),
 )
-"""Sysctls of an interface that says nothing by itself (linux: ip-sysctl.rst). IPv6's forwarding only says
-whether it acts as a router: whether packets pass is the firewall's.
+"""Sysctls of an interface that sends nothing by itself (linux: ip-sysctl.rst): version, name, value.
 
-A reverse-path filter is left as it is: ``model.rules`` agree with a strict one.
+IPv6's ``forwarding`` only says whether the interface acts as a router; whether packets are forwarded is decided by the firewall. The
+reverse-path filter stays as it is: ``model.rules`` agree with a strict one.
 """
 
 
 def prepare(pod: PodNetwork) -> None:
-    """Make the namespace ready for a node that has no address yet: sysctls, firewall, rules, interface up.
+    """Configure what does not depend on the node's address: sysctls, firewall, rules, interface up.
 
     Raises NoFirewall where the kernel has no nf_tables and ``anti_spoofing`` is wanted, NetworkFailed for
     everything else.
@@ -42,45 +42,45 @@ def prepare(pod: PodNetwork) -> None:
     link = _link(pod)
     _set_sysctls(pod)
     if pod.anti_spoofing:
-        firewall.protect(pod, tuple(netlink.addresses(link.ifindex)))
+        firewall.protect(pod, tuple(rtnetlink.addresses(link.ifindex)))
     for rule in model.rules(pod, _families(pod)):
-        netlink.add_rule(rule)
+        rtnetlink.add_rule(rule)
     if not (link.up and link.mtu == pod.mtu):
-        netlink.bring_up(pod.interface, pod.mtu, pod.segments)
+        rtnetlink.bring_up(pod.interface, pod.mtu, pod.segments)
 
 
 def apply(pod: PodNetwork, tailnet: Tailnet) -> bool:
-    """Give the node exactly these addresses and routes; whether anything was otherwise.
+    """Give the node's interface exactly these addresses and routes; return whether anything changed.
 
-    No address is ever there without its protection, so the firewall comes before it and goes after it.
+    An address never exists without its firewall rules: they come before it and go after it. Raises NoFirewall, NetworkFailed.
     """
     families = _families(pod)
     addresses = tuple(address for address in tailnet.addresses if address.version in families)
     link = _link(pod)
-    found = netlink.addresses(link.ifindex)
+    found = rtnetlink.addresses(link.ifindex)
     for address in found - set(addresses):
-        netlink.delete_address(address, link.ifindex)
+        rtnetlink.delete_address(address, link.ifindex)
     protected = pod.anti_spoofing and firewall.protect(pod, addresses)
     for address in addresses:
         if address not in found:
-            netlink.add_address(address, link.ifindex)
-    rerouted = netlink.replace_routes(model.routes(pod, tailnet, families), link.ifindex)
+            rtnetlink.add_address(address, link.ifindex)
+    rerouted = rtnetlink.replace_routes(model.routes(pod, tailnet, families), link.ifindex)
     return found != set(addresses) or protected or rerouted
 
 
 def verify(pod: PodNetwork, tailnet: Tailnet) -> list[str]:
-    """What is not as ``prepare`` and ``apply`` made it, one sentence each; what others added is no matter."""
+    """What is not as ``prepare`` and ``apply`` have made it, one sentence each. Raises NoFirewall, NetworkFailed."""
     families = _families(pod)
     addresses = tuple(address for address in tailnet.addresses if address.version in families)
-    link = linux.link(pod.interface)
+    link = rtnetlink.link(pod.interface)
     if link is None:
         return [f"{pod.interface} is not there"]
     findings = [] if link.up else [f"{pod.interface} is down"]
     if link.mtu != pod.mtu:
         findings.append(f"{pod.interface} has an MTU of {link.mtu}, not {pod.mtu}")
-    found = netlink.addresses(link.ifindex)
+    found = rtnetlink.addresses(link.ifindex)
     findings += [f"{pod.interface} does not have the address {a}" for a in addresses if a not in found]
-    rules, routes = netlink.rules(), netlink.routes(link.ifindex)
+    rules, routes = rtnetlink.rules(), rtnetlink.routes(link.ifindex)
     findings += [f"the rule '{r}' is missing" for r in model.rules(pod, families) if r not in rules]
     findings += [f"the route {r} is missing" for r in model.routes(pod, tailnet, families) if r not in routes]
     if pod.anti_spoofing:
@@ -89,31 +89,33 @@ def verify(pod: PodNetwork, tailnet: Tailnet) -> list[str]:
 
 
 def remove(pod: PodNetwork) -> None:
-    """Take away what ``prepare`` and ``apply`` made, as far as it is still there.
+    """Remove what ``prepare`` and ``apply`` have made, as far as it is still there. Raises NetworkFailed.
 
-    The interface goes first, and with it its addresses and routes: none is ever there without its protection.
+    Everything is removed by its key and nothing is listed: the pod decides how long its lists are. The interface goes first, with
+    its addresses and routes, so that no address is there without its firewall rules.
     """
-    netlink.delete_link(pod.interface)
-    netlink.replace_routes((), index=0)
+    rtnetlink.delete_link(pod.interface)
+    for cidr in pod.cluster_cidrs:
+        rtnetlink.delete_throw(cidr)
     for rule in model.rules(pod, (4, 6)):
-        netlink.delete_rule(rule)
+        rtnetlink.delete_rule(rule)
     firewall.unprotect()
 
 
-def _link(pod: PodNetwork) -> linux.Link:
-    if link := linux.link(pod.interface):
+def _link(pod: PodNetwork) -> rtnetlink.Link:
+    if link := rtnetlink.link(pod.interface):
         return link
     raise errors.NetworkFailed(what=f"look for {pod.interface}", reason="it is not there")
 
 
 def _families(pod: PodNetwork) -> tuple[int, ...]:
-    """The IP versions that the interface speaks: a host may have no IPv6, or have it switched off."""
+    """The IP versions of the interface, 4 and 6: a host may have no IPv6, or have it switched off."""
     off = _sysctl("ipv6", pod.interface, "disable_ipv6")
     return (4, 6) if os.path.exists(off) and _read(off) == "0" else (4,)
 
 
 def _set_sysctls(pod: PodNetwork) -> None:
-    """Set the interface's sysctls, as far as they are not so: some hosts have /proc/sys read-only."""
+    """Set those sysctls of the interface that have another value: on some hosts /proc/sys is read-only."""
     passing = ("ipv4", "forwarding", "1" if pod.forwarding else "0")
     for version, name, wanted in (*SILENT, passing):
         path = _sysctl(version, pod.interface, name)

@@ -13,7 +13,7 @@ from .. import errors, linux
 from ..control import Refused, Unavailable
 from ..control.select import control_plane
 from ..control.static import StaticKey
-from ..state.patience import Patience, TooSoon
+from ..state.backoff import Backoff, TooSoon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,10 +53,10 @@ def mint_in_turn(attachment: Attachment) -> AuthKey:
     return mint(attachment, SECONDS)
 
 
-def connected(attachment: Attachment) -> None:
+def reset_backoff(attachment: Attachment) -> None:
     """A node is on the tailnet: the key that it needs next, should it need one, is the first again."""
     if attachment.minter != "static":
-        Patience(attachment.run_dir).connected(_who(attachment))
+        Backoff(attachment.run_dir).connected(_who(attachment))
 
 
 def _make(minter: StaticKey | ControlPlane, attachment: Attachment) -> AuthKey:
@@ -71,9 +71,9 @@ def _who(attachment: Attachment) -> str:
 @contextlib.contextmanager
 def _patiently(attachment: Attachment) -> Iterator[None]:
     """Ask when it is time to, and take note of what came of it. Raises Unavailable when it is not."""
-    patience, who = Patience(attachment.run_dir), _who(attachment)
+    backoff, who = Backoff(attachment.run_dir), _who(attachment)
     try:
-        patience.begin(who)
+        backoff.begin(who)
     except TooSoon as e:
         reason = f"it was asked in vain; the next time is in {e.seconds:.0f} s"
         raise Unavailable(reason, reached=False, retry_after=e.seconds) from None
@@ -81,14 +81,14 @@ def _patiently(attachment: Attachment) -> Iterator[None]:
         yield
     except Unavailable as e:
         if e.reached or e.retry_after:
-            patience.unanswered(e.retry_after)
+            backoff.unanswered(e.retry_after)
         else:
-            patience.unreached(who)
+            backoff.unreached(who)
         raise
     except (Refused, errors.NoAuthKey):  # the latter is a file of ours
-        patience.refused(who)
+        backoff.refused(who)
         raise
-    patience.answered()
+    backoff.answered()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""What the cluster's API says of a pod: its namespace's annotations, and its owner. Nothing, where no kubeconfig is configured.
+"""What the cluster's API says of a pod: its namespace's annotations and its owner. Without a kubeconfig, nothing is asked.
 
-It is asked in a child that nobody waits for long, and whatever it does not say is a warning in the call's log line: a cluster whose API
-is down must come up all the same.
+A child asks, and the call waits for it for a moment only: a cluster must come up although its API is down. What the API does not answer
+is a warning in the call's log line.
 """
 
 from __future__ import annotations
@@ -22,52 +22,54 @@ if TYPE_CHECKING:
     from ..config import Config
 
 
-PATIENCE = 1.0
-"""Seconds that a pod waits: for its owner, and the first one of a namespace that the host has never seen for its annotations."""
+ANSWER_TIMEOUT = 1.0
+"""Seconds that a call waits: for a pod's owner, and for the annotations of a namespace that the host has never seen."""
 
-CALL_SECONDS = 5.0
-LONGEST = 15
-"""Seconds after which a child is ended, whatever it waits for."""
+API_TIMEOUT = 5.0
+"""Seconds for one call of the API, in the child."""
+
+CHILD_TIMEOUT = 15
+"""Seconds after which the child is ended."""
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-def namespace_annotations(host: Config, request: Request) -> Mapping[str, str]:
-    """The annotations of the pod's namespace that are ours, as the API had them last; they are renewed while the pod starts.
+def namespace_annotations(config: Config, request: Request) -> Mapping[str, str]:
+    """Our annotations of the pod's namespace, as the API had them last. A child renews them while the pod starts.
 
-    Nobody asks about a namespace that is excluded, nor for a pod that says itself that it is no node.
+    The API is not asked about an excluded namespace, nor for a pod that is annotated ``enabled: "false"``.
     """
     pod = request.pod
-    if not _is_asked(host, pod) or pod is None or (request.annotations or {}).get(ENABLED) == "false":
+    if not _is_asked(config, pod) or pod is None or (request.annotations or {}).get(ENABLED) == "false":
         return NOTHING
-    store = Namespaces(host.state_dir)
+    store = Namespaces(config.state_dir)
     known = store.get(pod.namespace)
     if not known.is_fresh:
         first = known.annotations is None
-        _renew(store, host.kubeconfig, pod.namespace, first=first)
+        _renew(store, config.kubeconfig, pod.namespace, first=first)
         known = store.get(pod.namespace) if first else known
     if known.failure or known.annotations is None:
-        failure = known.failure or f"the Kubernetes API gives no answer within {PATIENCE:g} s"
+        failure = known.failure or f"the Kubernetes API gives no answer within {ANSWER_TIMEOUT:g} s"
         request.warn(f"the annotations of namespace {pod.namespace} may be others by now: {failure}")
     return known.annotations or NOTHING
 
 
-def owner(host: Config, request: Request) -> Owner | None:
-    """Who made the pod, if the API says so in time; its name has to do where it does not."""
+def owner(config: Config, request: Request) -> Owner | None:
+    """The pod's controller; None if the API does not say it in time."""
     pod = request.pod
-    if not _is_asked(host, pod) or pod is None:
+    if not _is_asked(config, pod) or pod is None:
         return None
-    answer = linux.run_bounded(lambda: _owner(host.kubeconfig, pod), PATIENCE, LONGEST)
+    answer = linux.run_bounded(lambda: _owner(config.kubeconfig, pod), ANSWER_TIMEOUT, CHILD_TIMEOUT)
     found = json.loads(answer or b"{}")
     if isinstance(found, list):
         return Owner(*found)
-    failure = found.get("failure", f"the Kubernetes API gives no answer within {PATIENCE:g} s")
+    failure = found.get("failure", f"the Kubernetes API gives no answer within {ANSWER_TIMEOUT:g} s")
     request.warn(f"the node is named by the shape of the pod's name: {failure}")
     return None
 
 
-def _is_asked(host: Config, pod: Pod | None) -> bool:
-    return bool(host.kubeconfig and pod and pod.namespace not in host.exclude_namespaces)
+def _is_asked(config: Config, pod: Pod | None) -> bool:
+    return bool(config.kubeconfig and pod and pod.namespace not in config.exclude_namespaces)
 
 
 def _renew(store: Namespaces, kubeconfig: str, namespace: str, *, first: bool) -> None:
@@ -75,14 +77,14 @@ def _renew(store: Namespaces, kubeconfig: str, namespace: str, *, first: bool) -
         store.renew(namespace, lambda: _ours(kubeconfig, namespace), wait=first)
         return b""
 
-    linux.run_bounded(renew, PATIENCE if first else 0, LONGEST)
+    linux.run_bounded(renew, ANSWER_TIMEOUT if first else 0, CHILD_TIMEOUT)
 
 
 def _ours(kubeconfig: str, namespace: str) -> dict[str, str]:
-    """In the child. Raises BadKubeconfig, KubernetesFailed."""
+    """In the child: our annotations of the namespace. Raises BadKubeconfig, KubernetesFailed."""
     from .. import kube
 
-    found = kube.Api(kube.load(kubeconfig), CALL_SECONDS).namespace_annotations(namespace)
+    found = kube.Api(kube.load(kubeconfig), API_TIMEOUT).namespace_annotations(namespace)
     if found is None:
         raise errors.KubernetesFailed(reason=f"it has no namespace {namespace}")
     return {key: text for key, text in found.items() if key.startswith(PREFIX)}
@@ -93,7 +95,7 @@ def _owner(kubeconfig: str, pod: Pod) -> bytes:
     from .. import kube
 
     try:
-        found = kube.Api(kube.load(kubeconfig), CALL_SECONDS).controller(pod.namespace, pod.name, pod.uid)
+        found = kube.Api(kube.load(kubeconfig), API_TIMEOUT).controller(pod.namespace, pod.name, pod.uid)
     except errors.Error as e:
         return json.dumps({"failure": str(e)}).encode()
     return json.dumps(list(found) if found else {"failure": f"it has no pod {pod}"}).encode()

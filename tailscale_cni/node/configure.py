@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from ..worker.localapi import Node
 
 
-RETRY_SECONDS = 0.05
-"""Before a worker that does not answer is asked again: its supervisor takes a moment to start another."""
+RETRY_INTERVAL = 0.05
+"""Seconds before a worker that does not answer is asked again: its supervisor takes a moment to start another one."""
 
-LAST_WORD_SECONDS = 0.5
-"""For a worker that has no address, to say why."""
+STATE_TIMEOUT = 0.5
+"""Seconds for a worker without an address to say which state it is in."""
 
 
 def when_addressed(attachment: Attachment, seconds: float, deadline: float) -> None:
-    """Wait for the node's tailnet address, and configure it.
+    """Wait for the node's tailnet address, and give it to the pod's interface.
 
-    At ``deadline`` (CLOCK_MONOTONIC), which is ``seconds`` after the call began, the pod starts without: the supervisor configures the
-    address when it comes. Raises DeletedMeanwhile, and NotConnected for a pod that must not start off the tailnet.
+    At ``deadline`` (CLOCK_MONOTONIC), ``seconds`` after the call began, the pod starts without an address, and the supervisor configures it
+    when it comes. Raises DeletedMeanwhile, and for a pod that is ``required`` NotConnected.
     """
     node = _await_address(attachment, deadline)
     if node and node.addressed:
@@ -40,7 +40,7 @@ def when_addressed(attachment: Attachment, seconds: float, deadline: float) -> N
 
 
 def _await_address(attachment: Attachment, deadline: float) -> Node | None:
-    """The node, if it answers, with its address if it has got that by the deadline."""
+    """The node, with its address if it gets one by the deadline; None if it does not answer."""
     from ..worker.localapi import LocalApi  # while the node registers
 
     while (left := deadline - time.monotonic()) > 0:
@@ -49,17 +49,17 @@ def _await_address(attachment: Attachment, deadline: float) -> Node | None:
             node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
             if node.addressed:
                 return node
-        except errors.LocalApiFailed:  # it is being started again
-            _still_wanted(attachment)
-        time.sleep(RETRY_SECONDS)
-    _still_wanted(attachment)
+        except errors.LocalApiFailed:  # its supervisor starts it again
+            _check_not_deleted(attachment)
+        time.sleep(RETRY_INTERVAL)
+    _check_not_deleted(attachment)
     with contextlib.suppress(errors.LocalApiFailed):
-        return LocalApi.of(attachment, LAST_WORD_SECONDS).node(peers=attachment.routes_per_peer)
+        return LocalApi.of(attachment, STATE_TIMEOUT).node(peers=attachment.routes_per_peer)
     return None
 
 
-def _still_wanted(attachment: Attachment) -> None:
-    """Raises DeletedMeanwhile if a DEL, or another ADD, has taken the attachment away."""
+def _check_not_deleted(attachment: Attachment) -> None:
+    """Raise DeletedMeanwhile if a DEL, or another ADD of the container, has removed the attachment."""
     store = Attachments(attachment.state_dir)
     current = store.current(attachment)
     if current is None:
@@ -83,4 +83,4 @@ def synchronise(attachment: Attachment, node: Node) -> None:
                 pod.apply(pod_network(current), as_tailnet(node))
         launch.note_configured(current, node.asked, map(str, node.addresses))
         known.note(current, node)
-    authkeys.connected(attachment)
+    authkeys.reset_backoff(attachment)

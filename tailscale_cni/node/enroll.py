@@ -14,12 +14,13 @@ from ..build import artefact
 from ..cni import result
 from ..control import select
 from ..identity import handover, release
+from ..state import files
 from ..state.attachments import Attachment, Attachments
 from ..state.claims import Claims
 from ..state.identities import Identity
 from ..worker import launch
 from .netns import is_same_pod, pod_uid
-from .teardown import unmake
+from .teardown import remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,7 @@ def record(
     with store.locked(request.container_id, create=True):
         attachment = store.get(request.network, request.container_id, request.ifname)
         if attachment and not _is_whole(attachment, request, netns):
-            unmake(store, attachment)
+            remove(store, attachment)
             attachment = None
         if attachment and launch.is_deleted(attachment):
             raise errors.NodeDeleted(pod=attachment.who)
@@ -130,11 +131,11 @@ def _record(
     """Save the attachment before it claims anything, so that each claim names a holder that can be found; then with its claims."""
     store.save(attachment)
     attachment = _claim(
-        handover.enter(attachment, reservation), config, reservation.port if reservation else 0
+        handover.take_number(attachment, reservation), config, reservation.port if reservation else 0
     )
     store.save(attachment)
     if reservation:
-        release.settle(attachment)
+        release.clear_pending(attachment)
     return attachment
 
 
@@ -146,8 +147,12 @@ def _claim(attachment: Attachment, config: Config, port: int) -> Attachment:
     if not first <= uid <= last:
         uids.release(attachment.key, uid)
         uid = uids.take(attachment.key, (first, last), "uidBase", lambda _: True)
+    if attachment.identity and not known.port:
+        ports.release(attachment.key, 0)  # its record may be lost
     port = known.port or ports.take(attachment.key, config.ports, "ports", linux.is_udp_port_free, first=port)
     if attachment.identity and not known.uid:
+        if not known.kubeconfig:  # nothing says what keys without a record are for
+            files.remove_tree(attachment.identity_dir)
         # An identity of the cluster keeps what it was registered as: keys for other tags are dropped later.
         known = known if known.kubeconfig else Identity.of(attachment)
         known._replace(uid=uid, port=port).save(attachment.state_dir)

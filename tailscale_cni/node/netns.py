@@ -1,4 +1,4 @@
-"""A pod's network namespace, as ADD is given it and as it was recorded; and what the network code must know of the pod."""
+"""A pod's network namespace, as the runtime names it and as ADD recorded it, and what ``net`` must know of the pod."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def pod_netns(path: str | None) -> Iterator[int]:
-    """A descriptor of the pod's namespace, before anything is done.
-
-    Raises InvalidNetns, also for the plugin's own.
-    """
+    """A descriptor of the pod's namespace. Raises InvalidNetns, also for the plugin's own namespace."""
     netns = linux.open_netns(path or "")
     try:
         if linux.is_own_netns(netns):
@@ -36,10 +33,10 @@ def pod_netns(path: str | None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def recorded_netns(attachment: Attachment) -> Iterator[int | None]:
-    """A descriptor of the namespace that ADD configured; None if it is gone, or another one is at its path.
+    """A descriptor of the namespace that ADD configured; None if it is gone, or if another one is at its path.
 
-    Inode numbers are reused at once, so the cookie decides; where the kernel has none, the inode and our
-    interface.
+    The kernel reuses inode numbers at once, so the namespace's cookie decides. Before Linux 5.14, which has none, the inode and our
+    interface do.
     """
     try:
         netns = linux.open_netns(attachment.netns)
@@ -60,7 +57,7 @@ def is_recorded(attachment: Attachment, netns: int) -> bool:
         cookie = linux.netns_cookie()
         if cookie is not None:
             return cookie == attachment.netns_cookie
-        return os.fstat(netns).st_ino == attachment.netns_inode and bool(linux.link(attachment.interface))
+        return os.fstat(netns).st_ino == attachment.netns_inode and linux.has_interface(attachment.interface)
 
 
 def is_same_pod(attachment: Attachment, request: Request, netns: int) -> bool:
@@ -74,7 +71,7 @@ def pod_uid(request: Request) -> str:
 
 
 def pod_network(attachment: Attachment) -> PodNetwork:
-    """An attachment as the network code sees it."""
+    """What ``net`` must know of an attachment's pod."""
     from ..net import model
 
     clusters = tuple(ipaddress.ip_network(network) for network in attachment.cluster_cidrs)
@@ -93,7 +90,7 @@ def pod_network(attachment: Attachment) -> PodNetwork:
 
 
 def as_tailnet(node: Node) -> Tailnet:
-    """A node as the network code sees it."""
+    """What ``net`` must know of a node."""
     from ..net import model
 
     return model.Tailnet(addresses=node.addresses, peers=node.peers)

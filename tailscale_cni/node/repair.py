@@ -1,6 +1,6 @@
-"""Repair and cleanup that ride on calls for other pods.
+"""Repair and cleanup of other pods' nodes, in a call for one pod.
 
-Best effort: nothing here fails or delays the call that it rides on for long.
+Nothing here fails that call, and nothing delays it for long.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from ..worker import launch
 from . import start, teardown
 from .netns import recorded_netns
 
-NO_PATIENCE = 0.0
+DO_NOT_WAIT = 0.0
+"""Seconds to wait for a lock: another call looks after that pod."""
 
 
 def others(state_dir: str, *, but: str = "") -> None:
-    """Start what should run and does not, and clean up after pods that ended without a DEL.
+    """Start processes that should run and do not, and remove what pods left that ended without a DEL.
 
-    A pod that is still there and whose unit is not running is systemd's: it repairs what failed, and what an
-    admin stopped stays so. ``but`` is an attachment that is looked after already; so is one whose lock somebody else holds.
+    A unit that does not run is left to systemd, which restarts what failed; what an admin stopped stays stopped. ``but`` is the ID of an
+    attachment to leave alone.
 
-    The call waits for this, and nearly all of them run: no record is read of one whose supervisor is where it should be.
+    The call waits for this, and nearly all nodes run, so no record is read of a node whose supervisor is alive.
     """
     store = Attachments(state_dir)
     run_dir = store.run_dir()
@@ -37,9 +38,9 @@ def others(state_dir: str, *, but: str = "") -> None:
             continue
         with contextlib.suppress(errors.Error, OSError), recorded_netns(attachment) as netns:
             if netns is None:
-                teardown.end(attachment, NO_PATIENCE)
+                teardown.end(attachment, DO_NOT_WAIT)
             elif attachment.launcher == "session" and launch.was_started(attachment):
                 with contextlib.ExitStack() as held:
-                    start.restart(attachment, netns, held, patience=NO_PATIENCE)
+                    start.restart(attachment, netns, held, patience=DO_NOT_WAIT)
     deletions.deliver_soon(state_dir)
     release.deliver_soon(state_dir)

@@ -39,7 +39,7 @@ def started(attachment: Attachment, netns: int, deadline: float) -> Iterator[Non
         yield
         return
     assign.prepare(attachment, linux.seconds_left(deadline, MIN_MINT_TIMEOUT))
-    handover.fit(attachment)
+    handover.drop_mismatched_keys(attachment)
     line = start_line(attachment, min(linux.seconds_left(deadline, MIN_MINT_TIMEOUT), authkeys.SECONDS))
     with contextlib.ExitStack() as held:
         restart(attachment, netns, held, line)
@@ -59,23 +59,23 @@ def restart(
     than ``patience``, in seconds.
     """
     store = Attachments(attachment.state_dir)
-    handover.settle(attachment, patience)
+    handover.apply_assignment(attachment, patience)
     with store.locked(attachment.container_id, seconds=patience):
         current = store.current(attachment)
         if current and not (current.lost or launch.is_deleted(current) or launch.supervised(current)):
-            _start(store, handover.shed(store, current), netns, line, held)
+            _start(store, handover.dispose_of_former(store, current), netns, line, held)
 
 
 def begin_anew(attachment: Attachment) -> Attachment | None:
     """The attachment as its processes, which have ended, should start again; None if it is gone."""
-    handover.settle(attachment)
+    handover.apply_assignment(attachment)
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
         current = store.current(attachment)
         if current is None:
             return None
-        current = _of_this_build(store, handover.shed(store, current))
-        handover.fit(current)
+        current = _of_this_build(store, handover.dispose_of_former(store, current))
+        handover.drop_mismatched_keys(current)
         identities.make(current)
     return current
 
@@ -85,13 +85,13 @@ def _start(
 ) -> None:
     """Do everything that a node needs before it has an address. The processes register while Python configures the pod."""
     attachment = _of_this_build(store, attachment)
-    handover.fit(attachment)
+    handover.drop_mismatched_keys(attachment)
     identities.make(attachment)
-    host_rules.prepare(store, attachment)
+    host_rules.ensure_once(store, attachment)
     _launch(attachment, netns, line, held)
     from ..net import host, pod  # while the node registers
 
-    host_rules.confirm(store, attachment)
+    host_rules.ensure(store, attachment)
     host_addresses = tuple(map(str, host.host_tailnet_addresses()))
     if host_addresses != attachment.host_addresses:
         attachment = attachment._replace(host_addresses=host_addresses)

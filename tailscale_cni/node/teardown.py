@@ -1,7 +1,7 @@
-"""No longer being a node: shared by DEL, GC, ``uninstall``, and what the supervisor runs when a pod is gone.
+"""Ending a node: for DEL, GC and ``uninstall``, for an ADD in its place, and for the supervisor whose pod is gone.
 
-Nothing that is removed need be there, so every step can be done again after a crash in the middle of it. No lock is held while
-anything waits for the network.
+Removing what is not there is no error, so every step can be repeated after a crash in the middle of it. No lock is held while anything
+waits for the network.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ..devices import deletions, known
 from ..identity import handover, release
 from ..state import files, identities
 from ..state.attachments import LOCK_SECONDS, Attachments
+from ..state.hostnames import Name
 from ..state.identities import Identity
-from ..state.names import Name
 from ..state.roots import make_roots
 from ..worker import cgroup, launch
 from . import host_rules
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from ..state.attachments import Attachment
 
 
-LOGOUT_SECONDS = 1.5
+LOGOUT_TIMEOUT = 1.5
+"""Seconds that a logout may take. What could not be told to the control plane goes to the outbox."""
 
 
 def end_stale(request: Request, config: Config, intent: PodIntent, netns: int) -> None:
@@ -53,9 +54,9 @@ def end_stale(request: Request, config: Config, intent: PodIntent, netns: int) -
 
 
 def end(attachment: Attachment, patience: float = LOCK_SECONDS) -> None:
-    """Log out, and remove everything that was made for an attachment.
+    """Log out, and remove everything that ADD made for an attachment.
 
-    Nothing of it need be there any more. Raises Busy where others have been at it for longer than ``patience``, in seconds.
+    Raises Busy if another call holds the container's lock for longer than ``patience``, in seconds.
     """
     if attachment.ephemeral:
         log_out(attachment)
@@ -63,33 +64,33 @@ def end(attachment: Attachment, patience: float = LOCK_SECONDS) -> None:
     with store.locked(attachment.container_id, seconds=patience):
         current = store.current(attachment)
         if current:
-            unmake(store, current)
-    _tidy(store, attachment)
+            remove(store, current)
+    _clean_up_host(store, attachment)
 
 
-def _tidy(store: Attachments, last: Attachment) -> None:
-    """After the last node of a host, nothing is left of it either."""
+def _clean_up_host(store: Attachments, last: Attachment) -> None:
+    """Remove what the nodes of a host share, after the last one."""
     with files.locked(store.root, LOCK_SECONDS, "the host's rules", create=False) as there:
         if not there or any(store.all()):
             return
         files.remove(f"{last.state_dir}/run")
-        host_rules.restore(last)
+        host_rules.remove(last)
 
 
 def log_out(attachment: Attachment) -> None:
-    """Let the control plane forget the node at once. One that cannot be told so now is told later (``devices``)."""
+    """Log the node out, so that the control plane removes an ephemeral one at once. If that fails, its device is deleted later."""
     with contextlib.suppress(errors.LocalApiFailed):
         if launch.supervisor_of(attachment):
             from ..worker.localapi import LocalApi
 
-            LocalApi.of(attachment, LOGOUT_SECONDS).logout()
-            known.forgotten(attachment)
+            LocalApi.of(attachment, LOGOUT_TIMEOUT).logout()
+            known.forget(attachment)
 
 
-def stays_deleted(attachment: Attachment) -> bool:
-    """Whether a node that the control plane has forgotten is to be none from now on; then its keys, which are worth nothing, are gone.
+def accept_deletion(attachment: Attachment) -> bool:
+    """With ``onDeleted: stop``, note that the node was deleted while its pod ran, and remove its keys. Returns whether it stays deleted.
 
-    One that was forgotten before its pod began is another matter: its pod is one that comes later, and registers a new node.
+    A node that was deleted before its pod started registers anew.
     """
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
@@ -99,13 +100,13 @@ def stays_deleted(attachment: Attachment) -> bool:
         if not (launch.was_online(current) and launch.is_same_node(current)):
             return False
         launch.note_deleted(current)
-        known.forgotten(current)
+        known.forget(current)
         files.remove_tree(current.identity_dir)
     return True
 
 
-def unmake(store: Attachments, attachment: Attachment) -> None:
-    """In the reverse order of making, the record last. Its container's lock is held."""
+def remove(store: Attachments, attachment: Attachment) -> None:
+    """Remove what ADD made, in reverse order and the record last. The container's lock is held."""
     launch.end(attachment)
     with recorded_netns(attachment) as netns:
         if netns is not None:
@@ -114,35 +115,35 @@ def unmake(store: Attachments, attachment: Attachment) -> None:
             network = pod_network(attachment)
             with linux.in_netns(netns):
                 pod.remove(network)
-    _discard(store, attachment)
+    _remove_files(store, attachment)
 
 
-def _discard(store: Attachments, attachment: Attachment) -> None:
+def _remove_files(store: Attachments, attachment: Attachment) -> None:
     """Remove the files of an attachment whose processes and interface are gone."""
     if attachment.ephemeral:
-        deletions.owe(attachment)
+        deletions.queue(attachment)
     files.remove_tree(attachment.worker_dir)
     if (
         attachment.ephemeral
-        or attachment.lost  # another host's by now: it must not be found here
+        or attachment.lost  # another host holds it, so it must not be found here
         or not identities.is_registered(attachment.state_dir, attachment.key)
     ):
         identities.forget(attachment.state_dir, Identity.of(attachment))
     else:
         identities.note_use(attachment.state_dir, attachment.key)
-    handover.shed(store, attachment)
-    handover.leave(attachment)
+    handover.dispose_of_former(store, attachment)
+    handover.hand_over(attachment)
     store.forget(attachment)
 
 
 def reap(attachment: Attachment) -> None:
-    """What the supervisor becomes when the pod's namespace is gone: nobody is left to end but ourselves."""
+    """Remove an attachment whose namespace is gone. The supervisor has become this process, so no other process of the node runs."""
     cgroup.leave()
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
         current = store.current(attachment)
         if current:
             cgroup.remove(attachment.id)
-            _discard(store, current)
-    _tidy(store, attachment)
+            _remove_files(store, current)
+    _clean_up_host(store, attachment)
     release.deliver_soon(attachment.state_dir)

@@ -1,9 +1,10 @@
-"""Nodes that run get the programs of this build, one after the other; their interfaces, addresses and connections stay.
+"""Upgrading running nodes to this build, one after the other. Interfaces, addresses and connections stay.
 
-The record says of which build a node's processes should be. Its supervisor is woken and asks, as if the node were to have another
-name (``succession``), and begins anew with the programs of the file that it asks.
+The record says which build a node's processes should be of. The supervisor is woken, sees that its own build is another one, and starts
+anew with the programs of the artefact at its path.
 
-A build that does not work costs one node, however often one tries: before another one gets it, one that has it must be Running.
+A build that does not work costs one node, however often the upgrade is tried: a node of this build must be Running before the next node
+gets it.
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ if TYPE_CHECKING:
     from ..state.attachments import Attachment
 
 
-SECONDS = 15.0
-"""That a node has to be Running again. It takes two; a host can be busy."""
+RUNNING_TIMEOUT = 15.0
+"""Seconds until a node must be Running again. It takes two on a host that is not busy."""
 
-ANSWER_SECONDS = 1.0
+ANSWER_TIMEOUT = 1.0
+"""Seconds for one answer of a node's LocalAPI."""
 
-POLL_SECONDS = 0.1
+POLL_INTERVAL = 0.1
 
 
 def begin(state_dir: str) -> list[Attachment]:
-    """Those whose processes are of another build, when all that can be known beforehand is well.
+    """The attachments whose processes are of another build.
 
-    What should run and does not is started. Raises NotUpgraded if this build's nodes do not run, and InputOutput if it cannot be unpacked.
+    Starts processes that should run and do not. Raises NotUpgraded if no node of this build is Running although one was, InputOutput if
+    this build cannot be unpacked.
     """
     start.programs()
     repair.others(state_dir)
@@ -47,16 +50,16 @@ def begin(state_dir: str) -> list[Attachment]:
 
 
 def upgrade(attachment: Attachment) -> bool:
-    """Have its processes begin anew, and wait until the node is again what it was; whether it is still to be a node.
+    """Have the node's processes start anew with this build, and wait until it is Running again, if it was.
 
-    Raises AnotherVersion and NotUpgraded.
+    Returns False if the pod is not to be a node any more. Raises AnotherVersion, NotUpgraded.
     """
     store, was_running = Attachments(attachment.state_dir), _is_running(attachment)
     with store.locked(attachment.container_id):
         current = store.current(attachment)
         if current is None or not _is_wanted(current) or not launch.supervisor_of(current):
             return False
-        _look_at_the_file(current)
+        _check_artefact(current)
         current = current._replace(build=artefact.build_id())
         store.save(current)
     handover.wake(current)
@@ -73,7 +76,7 @@ def upgrade(attachment: Attachment) -> bool:
 
 
 def _nodes(state_dir: str) -> Iterator[Attachment]:
-    """Those that should be nodes. A record that cannot be read is left to its pod's end."""
+    """The attachments that should be nodes. A record that cannot be read is left until its pod ends."""
     return (one for one in Attachments(state_dir).all() if one.nonce and _is_wanted(one))
 
 
@@ -85,24 +88,24 @@ def _has_this_build(attachment: Attachment) -> bool:
     return launch.build(attachment) == artefact.build_id()
 
 
-def _look_at_the_file(attachment: Attachment) -> None:
-    """The programs come with the file that the supervisor asks: one of another build would give it those, and end the node for that."""
+def _check_artefact(attachment: Attachment) -> None:
+    """Raise AnotherVersion if the supervisor would start anew with another build: it takes the programs from the artefact at its path."""
     path = launch.executable(attachment)
     if path and not interpreter.has_build_id(path, artefact.build_id()):
         raise errors.AnotherVersion(pod=attachment.who, path=path)
 
 
 def _await(attachment: Attachment, condition: Callable[[], bool]) -> None:
-    """Raises NotUpgraded, of that pod."""
-    end = time.monotonic() + SECONDS
+    """Wait for a condition. Raises NotUpgraded, naming the attachment's pod."""
+    end = time.monotonic() + RUNNING_TIMEOUT
     while not condition():
         if time.monotonic() > end:
-            raise errors.NotUpgraded(pod=attachment.who, seconds=SECONDS, log=attachment.log)
-        time.sleep(POLL_SECONDS)
+            raise errors.NotUpgraded(pod=attachment.who, seconds=RUNNING_TIMEOUT, log=attachment.log)
+        time.sleep(POLL_INTERVAL)
 
 
 def _is_running(attachment: Attachment) -> bool:
     try:
-        return LocalApi.of(attachment, ANSWER_SECONDS).node().running
+        return LocalApi.of(attachment, ANSWER_TIMEOUT).node().running
     except errors.LocalApiFailed:
         return False

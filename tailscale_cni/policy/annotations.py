@@ -74,46 +74,51 @@ def tags(value: str) -> tuple[str, ...]:
 
 
 FLAG = '"true" or "false"'
-LABEL = "a DNS label: 1 to 63 of a-z, 0-9 and -, not at an end"
+LABEL = "a DNS label: 1 to 63 characters of a-z, 0-9 and -, not starting or ending with -"
 TAGS = f"1 to {MAX_TAGS} tags, as in tag:web,tag:public"
 PORTS = "ports of the pod, as in 443:8080"
 
 TABLE = (
     Annotation("enabled", FLAG, flag, "enroll", "features", "Whether the pod becomes a node."),
-    Annotation("tags", TAGS, tags, "tags", "tags", "The node's tags, instead of the host's."),
-    Annotation("hostname", LABEL, dns_label, "hostnameTemplate", "features", "The node's name."),
+    Annotation("tags", TAGS, tags, "tags", "tags", "The node's tags. They replace the default tags."),
+    Annotation("hostname", LABEL, dns_label, "hostnameTemplate", "features", "The node's hostname."),
     Annotation(
         "ephemeral",
         FLAG,
         flag,
         "ephemeral",
         "features",
-        "Whether the node is forgotten when its pod ends.",
+        "Whether the node is deleted when its pod ends.",
     ),
     Annotation(
-        "required", FLAG, flag, "", "features", "Fail the pod's start rather than start it off the tailnet."
+        "required",
+        FLAG,
+        flag,
+        "",
+        "features",
+        "Whether the pod fails to start while its node is not connected.",
     ),
-    Annotation("exit-node", FLAG, None, "", "features", "Offer the pod as an exit node."),
+    Annotation("exit-node", FLAG, None, "", "features", "Offer the node as an exit node."),
     Annotation(
         "use-exit-node", "a node", None, "", "features", "Send the pod's traffic through an exit node."
     ),
-    Annotation("advertise-routes", "networks", None, "", "features", "Subnet routes that the node offers."),
+    Annotation("advertise-routes", "networks", None, "", "features", "Advertise these subnet routes."),
     Annotation("accept-routes", FLAG, None, "", "features", "Use the subnet routes of other nodes."),
-    Annotation("ssh", FLAG, None, "", "features", "Tailscale SSH to the node."),
+    Annotation("ssh", FLAG, None, "", "features", "Enable Tailscale SSH on the node."),
     Annotation(
-        "ssh-container", "a container", None, "", "features", "The container that Tailscale SSH enters."
+        "ssh-container", "a container", None, "", "features", "The container for Tailscale SSH sessions."
     ),
-    Annotation("funnel", PORTS, None, "", "features", "Ports of the pod that are open to the internet."),
-    Annotation("serve", PORTS, None, "", "features", "Ports of the pod that are served on the tailnet."),
+    Annotation("funnel", PORTS, None, "", "features", "Ports of the pod to expose to the internet."),
+    Annotation("serve", PORTS, None, "", "features", "Ports of the pod to serve on the tailnet."),
     Annotation(
         "taildrop",
         "an absolute path",
         None,
         "",
         "features",
-        "A directory of the container that receives files.",
+        "A directory in the container for received files.",
     ),
-    Annotation("dns", FLAG, None, "", "features", "Resolve tailnet names inside the pod."),
+    Annotation("dns", FLAG, None, "", "features", "Resolve tailnet names in the pod."),
 )
 
 ROWS = {row.key: row for row in TABLE}

@@ -1,8 +1,7 @@
-"""Attachments: what ADD did, all that DEL, CHECK and GC need of it.
+"""Attachments: what ADD did, with everything that DEL, CHECK and GC need.
 
-One directory per container, which is also its lock; one file per network and interface in it. Read
-tolerantly: unknown keys are kept out, missing ones have defaults, so that the previous version can read
-what this one wrote.
+``stateDir/attachments`` has a directory per container, which is also its lock. In it is a file per network and interface. The
+JSON is flat, as version 0.1.0 wrote it: that version must be able to read what this one writes.
 """
 
 from __future__ import annotations
@@ -10,18 +9,30 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors, linux
 from ..config import RUN_DIR, UID_COUNT
 from ..tailnet import overlapping
-from . import files
+from . import files, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOCK_SECONDS = 30.0
 """How long a call waits for another one of the same container."""
+
+CHOICES = {
+    "minter": ("static", "tailscale", "headscale"),
+    "on_deleted": ("register", "stop"),
+    "underlay": ("host", "pod"),
+    "launcher": ("session", "systemd"),
+}
+"""Fields that have one of a few words."""
+
+_id, _port = records.number(0, 2**32 - 2), records.number(0, 2**16 - 1)
+PARSERS = {"uid": _id, "uid_base": _id, "port": _port, "mtu": _port}
+"""Fields whose numbers the kernel takes."""
 
 
 class Attachment(NamedTuple):
@@ -92,7 +103,9 @@ class Attachment(NamedTuple):
     uid_base: int = 0
     port: int = 0
     build: str = ""
-    version: int = 1
+    version: int = records.VERSION
+    unknown: str = ""
+    """What a newer version wrote and this one does not know (``records``)."""
 
     @property
     def id(self) -> str:
@@ -150,30 +163,35 @@ class Attachment(NamedTuple):
         """The node's unit, where there is systemd."""
         return f"tailscale-cni-{self.id}.service"
 
-    def to_json(self) -> dict[str, Any]:
-        """As it is on the disk."""
-        return self._asdict()
 
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Attachment:
-        """From the disk. Raises TypeError if what every attachment has is missing, ValueError for a wrong type."""
-        known: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in document.items()
-            if key in cls._fields
-        }
-        attachment = cls(**known)
-        for name, value in zip(cls._fields, attachment, strict=True):
-            if not _is_like(value, cls._field_defaults.get(name, "")):
-                raise ValueError(f"{name} has a wrong type")
-        return attachment
+def _check(attachment: Attachment) -> None:
+    """Raises ValueError for what has the right types and still would make a call fail, or be about other files than its own."""
+    for address in (*attachment.pod_addresses, *attachment.host_addresses):
+        ipaddress.ip_address(address)
+    for network in attachment.cluster_cidrs:
+        ipaddress.ip_network(network)
+    for part in (attachment.identity, *attachment.former, attachment.namespace, attachment.name):
+        records.word(part)
+    for path in (attachment.run_dir, attachment.netns or "/"):
+        if not path.startswith("/"):
+            raise ValueError(f"{path} is no absolute path")
+    for name, choices in CHOICES.items():
+        if getattr(attachment, name) not in choices:
+            raise ValueError(f"{name} is not what it should be")
 
 
-def _is_like(value: object, default: object) -> bool:
-    """Whether a field may have this value: it is of its default's type, text if it has none; what may be None is a number."""
-    if isinstance(value, tuple):
-        return isinstance(default, tuple) and all(isinstance(item, str) for item in value)
-    return isinstance(value, int | type(None) if default is None else type(default))
+def _load(path: str, place: tuple[str, str, str]) -> Attachment | None:
+    """The attachment that a file has; None if there is no file. Raises UnreadableState, InputOutput."""
+    attachment = records.load(Attachment, path, parsers=PARSERS)
+    if attachment is None:
+        return None
+    if (attachment.network, attachment.container_id, attachment.ifname) != place:
+        raise errors.UnreadableState(path=path, reason="it is about another container, network or interface")
+    try:
+        _check(attachment)
+    except ValueError as e:
+        raise errors.UnreadableState(path=path, reason=errors.show(str(e))) from None
+    return attachment
 
 
 def identify(network: str, container_id: str, ifname: str) -> str:
@@ -212,19 +230,23 @@ class Attachments:
 
     def save(self, attachment: Attachment) -> None:
         """Write one down."""
-        files.write_json(attachment.record, attachment.to_json())
+        files.write(attachment.record, records.encode(attachment))
 
     def forget(self, attachment: Attachment) -> None:
         """The last step of a removal."""
-        files.remove(attachment.record)
+        files.clear(attachment.record)
 
     def get(self, network: str, container_id: str, ifname: str) -> Attachment | None:
-        """The attachment, if it is there; of one that cannot be read, what its place says, so that it can be unmade."""
+        """The attachment, if there is one. If its file cannot be read, it is what the file's place says, so that it can be unmade.
+
+        Raises InputOutput for a disk that fails.
+        """
         path = _record(self.state_dir, network, container_id, ifname)
         try:
-            document = files.read_json(path)
-            return None if document is None else Attachment.from_json(document)
-        except (errors.UnreadableState, TypeError, ValueError):
+            found = _load(path, (network, container_id, ifname))
+            return found and self._in_place(found)
+        except errors.UnreadableState as e:
+            records.warn(f"{e}; its pod is no node any more when it ends, and then the file goes")
             self._keep_a_copy(path)
             return self._bare(network, container_id, ifname)
 
@@ -232,6 +254,12 @@ class Attachments:
         """What it is by now; None if a DEL, or another ADD of the same container, has taken it away."""
         found = self.get(attachment.network, attachment.container_id, attachment.ifname)
         return found if found and found.nonce == attachment.nonce else None
+
+    def _in_place(self, attachment: Attachment) -> Attachment:
+        """With the state directory in which it was found. The one in the record is that, perhaps spelled otherwise, or is wrong."""
+        recorded = attachment.state_dir
+        is_same = recorded == self.state_dir or os.path.realpath(recorded) == os.path.realpath(self.state_dir)
+        return attachment if is_same else attachment._replace(state_dir=self.state_dir)
 
     def _bare(self, network: str, container_id: str, ifname: str) -> Attachment:
         return Attachment(
@@ -246,12 +274,13 @@ class Attachments:
         )
 
     def _keep_a_copy(self, path: str) -> None:
-        """For whoever wants to know what it was; the original goes with its container."""
+        """Copy a file for a person to look at. The original goes with its container."""
         with contextlib.suppress(errors.Error, OSError):
-            directory = f"{self.state_dir}/unreadable"
-            files.make_directory(directory)
-            with open(path, "rb") as f:
-                files.write(f"{directory}/{os.path.basename(os.path.dirname(path))}", f.read(files.LARGEST))
+            content = files.read_bytes(path)
+            if content is not None:
+                directory = f"{self.state_dir}/unreadable"
+                files.make_directory(directory)
+                files.write_volatile(f"{directory}/{os.path.basename(os.path.dirname(path))}", content)
 
     def at(self, record: str) -> Attachment | None:
         """By the file that it is in."""
@@ -274,9 +303,13 @@ class Attachments:
         return next(found, None)
 
     def all(self) -> Iterator[Attachment]:
-        """Every one."""
+        """Every one. If the disk fails for one, that one is what its place says."""
         for place in self.places():
-            attachment = self.get(*place)
+            try:
+                attachment = self.get(*place)
+            except errors.InputOutput as e:
+                records.warn(str(e))
+                attachment = self._bare(*place)
             if attachment:
                 yield attachment
 

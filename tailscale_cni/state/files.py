@@ -1,11 +1,12 @@
-"""Files that survive a crash, directories that nobody else can write to, locks that leave nothing behind.
+"""Files that survive a crash, directories that only root can write to, and locks that leave nothing behind.
 
-The one place that writes state. Must not know what is in the files.
+The one place that writes state. It must not know what is in the files.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -99,7 +100,7 @@ def _replace(path: str, content: bytes, mode: int, *, durable: bool) -> None:
 def put(path: str, content: bytes, mode: int) -> bool:
     """``write``, unless the file is so already, and its directory if it is not there; whether anything changed."""
     try:
-        with open(path, "rb") as f:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
             if f.read(len(content) + 1) == content and os.fstat(f.fileno()).st_mode & 0o777 == mode:
                 return False
     except OSError:
@@ -122,31 +123,52 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def read_json(path: str) -> dict[str, Any] | None:
-    """A JSON object from a file; None if there is none.
+def read_bytes(path: str) -> bytes | None:
+    """What is in a file; None if there is none. It never waits: a FIFO that nobody writes to would hold a call for ever.
 
-    Raises UnreadableState.
+    Raises UnreadableState for what is no regular file, or larger than LARGEST; InputOutput.
     """
     try:
-        with open(path, "rb") as f:
-            document = json.loads(f.read(LARGEST))
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise errors.UnreadableState(path=path, reason="it is not a regular file")
+            with open(fd, "rb", closefd=False) as f:
+                content = f.read(LARGEST + 1)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError:  # the path itself: NUL, or half a character
+        raise errors.UnreadableState(path=errors.show(path), reason="that is no path") from None
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+            raise errors.UnreadableState(path=path, reason="it is not a regular file") from None
+        raise errors.InputOutput(what=f"{path} cannot be read", reason=e.strerror, path=path) from None
+    if len(content) > LARGEST:
+        raise errors.UnreadableState(path=path, reason=f"it is larger than {LARGEST} bytes")
+    return content
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """A JSON object from a file; None if there is no file. Raises UnreadableState, InputOutput."""
+    content = read_bytes(path)
+    if content is None:
+        return None
+    try:
+        document = json.loads(content)
     except (ValueError, RecursionError) as e:
         raise errors.UnreadableState(path=path, reason=errors.show(str(e))) from None
-    except OSError as e:
-        raise errors.InputOutput(what=f"{path} cannot be read", reason=e.strerror, path=path) from None
     if not isinstance(document, dict):
-        raise errors.UnreadableState(path=path, reason="it is not an object")
+        raise errors.UnreadableState(path=path, reason="it is not a JSON object")
     return document
 
 
 def read(path: str) -> str:
-    """A short note of ours, in ASCII; empty if it is not there, or is no such thing."""
+    """A short note of ours, in ASCII; empty if there is none, or if it cannot be read."""
     try:
-        with open(path, encoding="ascii") as f:
-            return f.read(LARGEST)
-    except (OSError, ValueError):
+        return (read_bytes(path) or b"").decode("ascii")
+    except (errors.Error, ValueError):
         return ""
 
 
@@ -162,6 +184,19 @@ def remove(path: str) -> None:
     """Remove a file; nothing if it is not there."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def is_replaceable(path: str) -> bool:
+    """Whether a file can be renamed to this path: there is no directory."""
+    return not os.path.isdir(path) or os.path.islink(path)
+
+
+def clear(path: str) -> None:
+    """Remove whatever is at a path, a directory with all that is in it; nothing if nothing is there. Raises InputOutput, OSError."""
+    try:
+        remove(path)
+    except IsADirectoryError:
+        remove_tree(path)
 
 
 def remove_with_drafts(path: str) -> None:
@@ -243,13 +278,13 @@ def locked(
 def hold(path: str, seconds: float) -> int | None:
     """A descriptor that holds a file's lock, for as long as it, or a child's copy of it, is open.
 
-    None if there is no such file, or if it is held by others for longer than ``seconds``.
+    None if there is no file that can be opened, or if others hold it for longer than ``seconds``.
     """
     deadline = time.monotonic() + seconds
     while True:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
             return None
         try:
             _flock(fd, fcntl.LOCK_EX, deadline, seconds, path)
@@ -269,7 +304,10 @@ def turn(path: str, *, wait: bool) -> Iterator[bool]:
 
     It is not while somebody else's lasts; nor, after ``wait`` for that, when the file is another one by then: it has just been replaced.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            clear(path)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         yield _is_ours(fd, wait=wait) and _is_at(fd, path)
     finally:

@@ -1,19 +1,22 @@
-"""Which host this is, where its name is not enough: a name can be another machine's tomorrow."""
+"""The ID of this host. Its name is not enough: another machine can have that tomorrow."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 
-from . import files
+from . import files, records
 
 
 def host_id(state_dir: str) -> str:
-    """32 hex digits, made once, that nobody can guess."""
+    """32 hex digits that nobody can guess. They are made once."""
     path = f"{state_dir}/host"
     known = files.read(path).strip()
-    if known:
+    if _is_id(known):
         return known
+    if os.path.lexists(path):
+        place = records.set_aside(state_dir, path)
+        records.warn(f"{path} had no host ID in it, and is {place} now: the cluster sees a new host")
     temporary = f"{path}.{os.getpid()}~"
     files.write(temporary, f"{os.urandom(16).hex()}\n".encode())
     with contextlib.suppress(FileExistsError):  # somebody else was first
@@ -21,3 +24,7 @@ def host_id(state_dir: str) -> str:
     files.remove(temporary)
     files.sync_directory(state_dir)
     return files.read(path).strip()
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == 32 and text.isalnum()

@@ -1,6 +1,6 @@
-"""Identities: the keys that make a node the same node, and what goes with them: a uid, a port, what it was registered as.
+"""Identities: the keys that make a node the same node, with its uid, its port, and what it was registered as.
 
-The keys are in a directory of the worker's own; what root knows of them is in a file beside it.
+The keys are in ``stateDir/identities/KEY``, a directory of the worker. What root knows of them is in ``KEY.json`` beside it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import errors
 from ..untrusted import as_text, as_texts
-from . import files
+from . import files, records
 from .claims import Claims
 
 if TYPE_CHECKING:
@@ -32,26 +33,33 @@ class Identity(NamedTuple):
     name: str = ""
     """What the control plane called it, with the domain, when it was last asked; for people, as are ``addresses``."""
     addresses: tuple[str, ...] = ()
+    version: int = records.VERSION
+    unknown: str = ""
+    """What a newer version wrote and this one does not know (``records``)."""
 
     @classmethod
     def load(cls, state_dir: str, key: str) -> Identity:
-        """What was saved of it; nothing but its key if nothing was. Raises UnreadableState."""
-        document = files.read_json(_record(state_dir, key)) or {}
-        uid, port, tags = (document.get(name) for name in ("uid", "port", "tags"))
-        url, node_id, node_key = (document.get(name) for name in ("control_url", "node_id", "node_key"))
-        kubeconfig = document.get("kubeconfig")
-        return cls(
-            key,
-            uid if isinstance(uid, int) else 0,
-            port if isinstance(port, int) else 0,
-            url if isinstance(url, str) else "",
-            tuple(map(str, tags)) if isinstance(tags, list) else (),
-            node_id if isinstance(node_id, str) else "",
-            node_key if isinstance(node_key, str) else "",
-            kubeconfig if isinstance(kubeconfig, str) else "",
-            as_text(document.get("name")),
-            as_texts(document.get("addresses")),
-        )
+        """What was saved of it; nothing but its key if nothing was.
+
+        A file that cannot be read is set aside, and this is said: the node registers anew. Raises InputOutput.
+        """
+        try:
+            return cls.read(state_dir, key)
+        except errors.UnreadableState as e:
+            place = records.set_aside(state_dir, _record(state_dir, key))
+            records.warn(f"{e}; it is {place} now, and the node registers anew when its pod is added")
+            return cls(key)
+
+    @classmethod
+    def read(cls, state_dir: str, key: str) -> Identity:
+        """The same, but nothing is set aside. Raises UnreadableState, InputOutput."""
+        path = _record(state_dir, key)
+        document = files.read_json(path)
+        if document is None:
+            return cls(key)
+        if not document:
+            raise errors.UnreadableState(path=path, reason="it is empty")
+        return records.decode(cls, {**document, "key": key}, parsers=PARSERS, lenient=True)
 
     @classmethod
     def of(cls, attachment: Attachment) -> Identity:
@@ -60,7 +68,15 @@ class Identity(NamedTuple):
 
     def save(self, state_dir: str) -> None:
         """Write it down."""
-        files.write_json(_record(state_dir, self.key), self._asdict())
+        files.write(_record(state_dir, self.key), records.encode(self))
+
+
+PARSERS = {
+    "uid": records.number(0, 2**32 - 2),
+    "port": records.number(0, 2**16 - 1),
+    "name": as_text,
+    "addresses": as_texts,
+}
 
 
 def is_registered(state_dir: str, key: str) -> bool:
@@ -87,14 +103,16 @@ def make(attachment: Attachment) -> None:
 
 
 def fit(attachment: Attachment) -> Identity | None:
-    """Write down what an attachment is. Keys that are for something else are no use to it: they go first, and are returned.
+    """Write down what an attachment is. Keys that are for something else are removed first; returns what was known of them.
 
-    A kept identity must not keep a tag that was taken away, nor one control plane's keys be shown to another.
+    A kept identity must not keep a tag that was taken away, and one control plane must not see another one's keys.
     """
     known, wanted = Identity.load(attachment.state_dir, attachment.key), Identity.of(attachment)
     if (known.control_url, set(known.tags)) != (wanted.control_url, set(wanted.tags)):
         files.remove_tree(attachment.identity_dir)
-        wanted._replace(kubeconfig=known.kubeconfig).save(attachment.state_dir)
+        kubeconfig = known.kubeconfig or attachment.kubeconfig
+        wanted = wanted._replace(kubeconfig=kubeconfig, version=known.version, unknown=known.unknown)
+        wanted.save(attachment.state_dir)
         return known
     wanted = known._replace(uid=wanted.uid, port=wanted.port)
     if wanted != known:
@@ -122,7 +140,7 @@ def rename(state_dir: str, old: Identity, new: Identity) -> None:
     os.rename(directory(state_dir, old.key), directory(state_dir, new.key))
     Claims(state_dir, "uid").hand_on(old.key, old.uid, new.key)
     Claims(state_dir, "port").hand_on(old.key, old.port, new.key)
-    files.remove(_record(state_dir, old.key))
+    files.clear(_record(state_dir, old.key))
 
 
 def forget(state_dir: str, identity: Identity) -> None:
@@ -130,7 +148,7 @@ def forget(state_dir: str, identity: Identity) -> None:
     files.remove_tree(directory(state_dir, identity.key))
     Claims(state_dir, "port").release(identity.key, identity.port)
     Claims(state_dir, "uid").release(identity.key, identity.uid)
-    files.remove(_record(state_dir, identity.key))
+    files.clear(_record(state_dir, identity.key))
 
 
 def _record(state_dir: str, key: str) -> str:

@@ -1,8 +1,8 @@
-"""What the cluster's API last said of each namespace: a small file, so that no pod waits for it twice.
+"""What the cluster's API last said of each namespace: a small file per namespace, so that no pod waits for the API twice.
 
-It is used however old it is, and renewed meanwhile. The fast path (packaging/front/) reads the same file: ``enroll`` is its word for
-"a pod that says nothing is no node", from ``asked`` until ``until``, in seconds of CLOCK_MONOTONIC; after a reboot it is older or newer
-than now, and asked for anew.
+The answer is used however old it is, and is renewed meanwhile. The fast path reads the same file (packaging/front/): ``enroll`` is
+its word for "a pod that says nothing is no node". It holds from ``asked`` until ``until``, in seconds of CLOCK_MONOTONIC. After a
+reboot both are older or newer than now, and the API is asked again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
 from ..tailnet import is_label
-from . import files
+from . import files, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,6 +32,9 @@ class Known(NamedTuple):
     asked: int = 0
     until: int = 0
     failure: str = ""
+    version: int = records.VERSION
+    unknown: str = ""
+    """What a newer version wrote and this one does not know (``records``)."""
 
     @property
     def is_fresh(self) -> bool:
@@ -48,11 +51,12 @@ class Namespaces:
         self.root = f"{state_dir}/namespaces"
 
     def get(self, name: str) -> Known:
-        """What is known of a namespace. A file that cannot be read says nothing: it is written anew."""
+        """What is known of a namespace. A file that cannot be read, or of a newer version, says nothing: it is written anew."""
         try:
-            return _known(files.read_json(self._path(name)) or {})
+            known = records.load(Known, self._path(name), parsers={"annotations": _annotations})
         except errors.Error:
-            return Known()
+            known = None
+        return known if known and known.version == records.VERSION else Known()
 
     def renew(self, name: str, ask: Callable[[], Mapping[str, str]], *, wait: bool) -> None:
         """Ask, and keep the answer; if there is none, keep what was known, and why. One at a time: ``wait`` for somebody else's answer.
@@ -64,12 +68,13 @@ class Namespaces:
         with files.turn(self._path(name), wait=wait) as ours:
             if not ours:
                 return
+            known = self.get(name)
             try:
-                known = Known(ask())
+                known = known._replace(annotations=ask(), failure="")
             except errors.Error as e:
-                known = self.get(name)._replace(failure=str(e))
+                known = known._replace(failure=str(e))
             now = int(time.monotonic())
-            files.write_json(self._path(name), _document(known._replace(asked=now, until=now + FRESH)))
+            files.write(self._path(name), _encoded(known._replace(asked=now, until=now + FRESH)))
         self._tidy()
 
     def _path(self, name: str) -> str:
@@ -83,27 +88,20 @@ class Namespaces:
         if len(names) > MOST:
             ages = sorted((os.lstat(f"{self.root}/{name}").st_mtime_ns, name) for name in names)
             for _, name in ages[: len(names) - MOST // 2]:
-                files.remove(f"{self.root}/{name}")
+                files.clear(f"{self.root}/{name}")
 
 
-def _document(known: Known) -> dict[str, Any]:
+def _encoded(known: Known) -> bytes:
     said = None if known.annotations is None else known.annotations.get("tailscale.com/enabled", "false")
-    return {"version": 1, "enroll": "annotated" if said == "false" else "namespaces", **known._asdict()}
+    return records.dump(
+        {**records.document(known), "enroll": "annotated" if said == "false" else "namespaces"}
+    )
 
 
-def _known(document: Mapping[str, Any]) -> Known:
-    """Raises UnreadableState for what this version has not written."""
-    annotations, *numbers = (document.get(key) for key in ("annotations", "asked", "until"))
-    failure = document.get("failure")
-    if (
-        document.get("version") != 1
-        or not all(isinstance(number, int) for number in numbers)
-        or not isinstance(failure, str)
-        or not (annotations is None or _is_strings(annotations))
-    ):
-        raise errors.UnreadableState(path="a namespace's file", reason="it is another version's, or broken")
-    return Known(annotations, document["asked"], document["until"], failure)
-
-
-def _is_strings(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+def _annotations(value: Any) -> Mapping[str, str] | None:
+    """Raises ValueError."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError("no annotations")  # noqa: TRY004 - see records.decode
+    return {key: records.plain(text, "") for key, text in value.items()}

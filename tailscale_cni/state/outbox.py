@@ -1,67 +1,118 @@
-"""The outbox: what the control plane has not been told yet.
+"""The outbox: the nodes that a control plane is still to delete.
 
-A file per node that it is to forget, on the disk before the node's keys are gone; removed when it has been told.
+A file per node in ``stateDir/outbox``. It is on the disk before the node's keys are gone, and is removed when the control plane has
+deleted the node. A file that cannot be read stays, and each call says so: a newer version may have written it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
-from . import files
+from . import files, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .attachments import Attachment
 
+APIS = ("tailscale", "headscale")
+"""Control planes that can be told to delete a node."""
 
-class Farewell(NamedTuple):
-    """A node that is to be forgotten, and whom to tell. The fields from ``minter`` on are the attachment's."""
+
+class Deletion(NamedTuple):
+    """A node that is to be deleted, and the API that deletes it, as its attachment had it."""
 
     node_id: str
     node_key: str
-    who: str
     minter: str
     credential_file: str
     api_url: str
-    headscale_user: str
-    auth_key_seconds: int
+    headscale_user: str = ""
+    auth_key_seconds: int = 600
+    who: str = "a node"
+    """For people: whose node it is."""
+    version: int = records.VERSION
+    unknown: str = ""
+    """What a newer version wrote and this one does not know (``records``)."""
 
     @classmethod
-    def of(cls, attachment: Attachment, node_id: str, node_key: str) -> Farewell:
+    def of(cls, attachment: Attachment, node_id: str, node_key: str) -> Deletion:
         """From a node that an attachment had."""
-        chosen = (getattr(attachment, name) for name in cls._fields[3:])
-        return cls(node_id, node_key, attachment.who, *chosen)
+        return cls(
+            node_id=node_id,
+            node_key=node_key,
+            minter=attachment.minter,
+            credential_file=attachment.credential_file,
+            api_url=attachment.api_url,
+            headscale_user=attachment.headscale_user,
+            auth_key_seconds=attachment.auth_key_seconds,
+            who=attachment.who,
+        )
+
+    def document(self) -> dict[str, Any]:
+        """As it is on the disk.
+
+        Version 0.1.0 skips a file in which it finds a field that it does not know. So there is no version in it as long as it is 1.
+        """
+        document = records.document(self)
+        if self.version == 1:
+            del document["version"]
+        return document
+
+
+def decode(document: object) -> Deletion:
+    """From the disk. Raises ValueError for what cannot be told to anybody: such a node must not count as deleted."""
+    deletion = records.decode(Deletion, document, lenient=True)
+    if deletion.minter not in APIS:
+        raise ValueError(f"minter is {errors.show(deletion.minter)}, which this version does not know")
+    if not (deletion.node_id and deletion.node_key):
+        raise ValueError("it does not say which node")
+    return deletion
 
 
 class Outbox:
-    """The farewells of one host."""
+    """The deletions of one host."""
 
     def __init__(self, state_dir: str) -> None:
-        """Nothing is made before there is one."""
+        """No directory is made before there is a deletion."""
+        self.state_dir = state_dir
         self.root = f"{state_dir}/outbox"
 
-    def post(self, farewell: Farewell) -> None:
-        """Write one down; the same one again is the same. Raises InputOutput."""
+    def add(self, deletion: Deletion) -> None:
+        """Write one down; the same one again is the same file. Raises InputOutput, UnsafeDirectory."""
         files.make_directory(self.root)
-        files.write_json(self._path(farewell), farewell._asdict())
+        path = self._path(deletion)
+        known = next((one for name, one in self.items() if name == os.path.basename(path)), None)
+        if known:
+            deletion = deletion._replace(version=known.version, unknown=known.unknown)
+        elif os.path.lexists(path):
+            records.set_aside(self.state_dir, path)
+        files.write(path, records.dump(deletion.document()))
 
-    def all(self) -> Iterator[Farewell]:
-        """Every one. A file that cannot be read disturbs no other."""
-        names = sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []
-        for name in names:
-            with contextlib.suppress(errors.UnreadableState, TypeError):
-                document = files.read_json(f"{self.root}/{name}") if name.endswith(".json") else None
-                if document:
-                    yield Farewell(**document)
+    def all(self) -> Iterator[Deletion]:
+        """Every one that can be read."""
+        return (deletion for _, deletion in self.items())
 
-    def said(self, farewell: Farewell) -> None:
-        """It has been said, or nobody is left to be forgotten."""
-        files.remove(self._path(farewell))
+    def items(self) -> Iterator[tuple[str, Deletion]]:
+        """The same, each with the name of its file. A file that cannot be read disturbs no other."""
+        for name in sorted(os.listdir(self.root)) if os.path.isdir(self.root) else ():
+            if not name.endswith(".json"):
+                continue
+            path = f"{self.root}/{name}"
+            try:
+                document = files.read_json(path)
+                if document is not None:
+                    yield name, decode(document)
+            except (errors.Error, ValueError) as e:
+                reason = e if isinstance(e, errors.Error) else errors.UnreadableState(path=path, reason=e)
+                records.warn(f"a node that is to be deleted may stay in the tailnet: {reason}")
 
-    def _path(self, farewell: Farewell) -> str:
-        text = f"{farewell.api_url}\0{farewell.node_id}\0{farewell.node_key}".encode()
+    def done(self, name: str) -> None:
+        """The node of that file is deleted."""
+        files.remove(f"{self.root}/{name}")
+
+    def _path(self, deletion: Deletion) -> str:
+        text = f"{deletion.api_url}\0{deletion.node_id}\0{deletion.node_key}".encode()
         return f"{self.root}/{files.digest(text, 12)}.json"

@@ -25,7 +25,7 @@ def perform(task: str, state_dir: str, attachment_id: str, *, deleted: bool = Fa
     """Do a task and return its exit status. ``deleted`` says that the control plane has forgotten the node, for ``rekey``."""
     attachment = Attachments(state_dir).with_id(attachment_id)
     if attachment is None:
-        return exits.NOTHING_TO_RUN
+        return exits.GONE
     # Each task imports what it needs, and does not pay for the others.
     run: Callable[[Attachment, bool], int] = import_module(f".{task}", __name__).run
     return run(attachment, deleted)

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
     """Print the seconds until the supervisor should ask again, 0 for never."""
-    current = handover.settle(attachment)
+    current = handover.apply_assignment(attachment)
     if current is None:
-        return exits.NOTHING_TO_RUN
+        return exits.GONE
     if current.lost or not launch.matches_record(current):
-        return exits.RESTART_AS_RECORDED
-    again = rename.seek(current) if current.seeks_name else renew.attend(current)
+        return exits.MOVED
+    again = rename.seek(current) if current.seeks_name else renew.renew(current)
     if again is None:
-        return exits.RESTART_AS_RECORDED
+        return exits.MOVED
     release.deliver_soon(attachment.state_dir)
     sys.stdout.write(f"{again:.0f}\n")
     return exits.DONE

@@ -1,14 +1,20 @@
-"""The exit statuses of the tasks, as workers/cmd/supervisor understands them; a test compares both."""
+"""The exit statuses of the tasks. workers/internal/exits has the same table, and a test compares the two.
+
+During an upgrade, the supervisor of one build runs the tasks of another. So a number never changes its meaning.
+"""
 
 from __future__ import annotations
 
 DONE = 0
 
-NOTHING_TO_RUN = 3
-"""The attachment is gone, or its node is not to run any more. Final for the unit, so that systemd does not restart it for ever."""
+RETRY_LATER = 1
+"""The task failed. The supervisor runs it again, ever less often."""
 
-RESTART_AS_RECORDED = 4
+GONE = 3
+"""The attachment is gone, or its node must not run any more. Final for the unit, or systemd would restart it for ever."""
+
+MOVED = 4
 """Of ``sync`` and ``attend``: the record names another node or another build, so the node's processes must start anew."""
 
-ASK_AGAIN_SOON = 11
-"""Of ``rekey``: the control plane may have a key within seconds."""
+ASK_AGAIN = 20
+"""Of ``rekey``: the control plane is away, and may have a key within seconds."""

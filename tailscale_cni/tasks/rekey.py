@@ -19,9 +19,9 @@ SOON = 10.0
 
 def run(attachment: Attachment, deleted: bool) -> int:  # noqa: FBT001
     """Print the worker's next start line: ``key KEY``, or ``new-key KEY`` for a node that the control plane has ``deleted``."""
-    if deleted and teardown.stays_deleted(attachment):
+    if deleted and teardown.accept_deletion(attachment):
         _complain(errors.NodeDeleted(pod=attachment.who))
-        return exits.NOTHING_TO_RUN
+        return exits.GONE
     if attachment.ephemeral:
         assign.make_way(attachment)
     word = "new-key" if deleted else "key"
@@ -29,7 +29,7 @@ def run(attachment: Attachment, deleted: bool) -> int:  # noqa: FBT001
         key = authkeys.mint_in_turn(attachment)
     except errors.ControlUnavailable as e:
         _complain(e)
-        return exits.ASK_AGAIN_SOON if e.again <= SOON else 1
+        return exits.ASK_AGAIN if e.again <= SOON else exits.RETRY_LATER
     sys.stdout.buffer.write(f"{word} {key.reveal()}\n".encode())
     return exits.DONE
 

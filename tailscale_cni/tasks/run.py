@@ -22,20 +22,20 @@ def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
     # A SIGHUP for the supervisor must not end the process that is about to become it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if launch.is_deleted(attachment):
-        return exits.NOTHING_TO_RUN
+        return exits.GONE
     with recorded_netns(attachment) as found:
         netns = None if found is None else os.dup(found)
     if netns is None:
         teardown.reap(attachment)
-        return exits.NOTHING_TO_RUN
+        return exits.GONE
     if attachment.lost:
         from ..identity import renew
 
-        renew.give_up(attachment)
-        return exits.NOTHING_TO_RUN
+        renew.discard_lost(attachment)
+        return exits.GONE
     current = start.begin_anew(attachment)
     if current is None:
-        return exits.NOTHING_TO_RUN
+        return exits.GONE
     tun = launch.open_tun(current, netns)
     return launch.become_supervisor(current, netns, tun, start.programs(), _start_line(current))
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
     """Configure addresses and routes, unless the node is to be another one."""
-    current = handover.settle(attachment)
+    current = handover.apply_assignment(attachment)
     if current is None:
-        return exits.NOTHING_TO_RUN
+        return exits.GONE
     if current.lost or not launch.matches_record(current):
         assign.prepare(current)  # the node still runs as what it was, so no pod waits for the control plane
-        return exits.RESTART_AS_RECORDED
+        return exits.MOVED
     node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
     if node.addressed:
         configure.synchronise(attachment, node)

@@ -1,7 +1,4 @@
-"""CNI's verbs, each a story on one page.
-
-They compose the other rooms; nothing imports them but the two doors and the commands.
-"""
+"""CNI's five verbs, each a story on one page that composes the rooms below."""
 
 from __future__ import annotations
 
@@ -17,13 +14,20 @@ MODULES = {"ADD": "add", "DEL": "delete", "CHECK": "check", "GC": "gc", "STATUS"
 
 
 def load(command: str) -> Callable[[Request], Mapping[str, Any] | None]:
-    """The verb for a CNI_COMMAND, imported now: no call pays for another verb's imports."""
+    """Import and return the verb of a CNI_COMMAND. No call pays for another verb's imports."""
     verb: Callable[[Request], Mapping[str, Any] | None] = import_module(f".{MODULES[command]}", __name__).run
-    return verb
+
+    def run(request: Request) -> Mapping[str, Any] | None:
+        from ..state import records  # which the verb has imported
+
+        records.warn_through(request.warn)
+        return verb(request)
+
+    return run
 
 
 def log(entry: Mapping[str, Any], line: str) -> None:
-    """A call's line, for the host's log file if it has one."""
+    """Write a call's line to the host's ``logFile``, if one is configured."""
     from ..install.calllog import append
 
     append(entry, line)

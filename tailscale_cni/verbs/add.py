@@ -35,4 +35,4 @@ def run(request: Request) -> None:
         with start.started(attachment, netns, deadline):
             repair.others(config.state_dir, but=attachment.id)  # while the node registers
             configure.when_addressed(attachment, config.ready_timeout, deadline)
-    handover.nudge(attachment)
+    handover.wake_if_reassigned(attachment)

@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> None:
-    """Verify the attachment: what it is, and not whether the pod could have it by the configuration of now.
+    """Verify what ADD recorded, whatever the configuration is by now.
 
-    While the address is pending there is nothing to verify: CRI-O calls this straight after ADD.
-
-    Raises UnknownContainer for a pod that should be a node and was never added; CheckFailed, which names all
-    that is wrong.
+    CRI-O calls this straight after ADD, so a pending address is no failure. Raises UnknownContainer for a pod that should be a node and
+    was never added, CheckFailed with everything that is wrong.
     """
     store = Attachments(load_for_cleanup(request.config).state_dir)
     attachment = store.get(request.network, request.container_id, request.ifname)

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> None:
-    """Unmake what ADD recorded, whatever the configuration is by now. Nothing recorded is nothing to do."""
+    """Remove what ADD recorded, whatever the configuration is by now. If nothing is recorded, nothing is removed."""
     config = load_for_cleanup(request.config)
     store = Attachments(config.state_dir)
-    with store.locked(request.container_id):  # an ADD that is at work has recorded it by then
+    with store.locked(request.container_id):  # an ADD that is running has recorded the attachment by then
         attachments = store.of_container(request.container_id, request.ifname)
     exact = [attachment for attachment in attachments if attachment.network == request.network]
     for attachment in exact or attachments:

@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> None:
-    """Remove this network's attachments that are not among the valid ones.
+    """Remove this network's attachments that are not valid any more. One that cannot be removed does not stop the others.
 
-    One that cannot be removed does not keep the rest.
-
-    Without the list of valid ones nothing is done: its absence does not say that none is valid.
+    Without ``cni.dev/valid-attachments``, nothing is removed: a missing list does not mean that none is valid.
     """
     if request.valid_attachments is None:
         return

@@ -21,7 +21,7 @@ from statistics import median
 from tests.kit.host import Host
 from tests.kit.netns import Netns
 from tests.kit.runtime import CNIError, Pod, Sandbox
-from tests.kit.wait import wait_until
+from tests.kit.wait import POLL_SECONDS, wait_until
 
 from .anchors import sidecar
 from .lab import Lab, calm_down
@@ -73,7 +73,8 @@ def ours_at_once(host: Host, size: int, failures: list[float]) -> float:
     def add(sandbox: Sandbox, previous: dict[str, object]) -> None:
         with suppress(CNIError, TimeoutError):
             host.runtime.chained("ADD", sandbox, prevResult=previous)
-            wait_until((host.run_dir / host.id(sandbox) / "was-running").exists, what="a node that runs")
+            there = host.run_dir / host.id(sandbox) / "was-running"
+            wait_until(there.exists, 30, what="a node that runs", poll=POLL_SECONDS)
 
     started = time.perf_counter()
     with ThreadPoolExecutor(size) as pool:

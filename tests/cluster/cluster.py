@@ -311,7 +311,7 @@ class Cluster(Host):
     def _kubectl(self) -> tuple[str, ...]:
         return (str(programs.kubernetes() / "kubectl"), f"--kubeconfig={KUBE}/admin.conf")
 
-    def kubectl(self, *argv: str, stdin: str = "", timeout: float = 120.0) -> str:
+    def kubectl(self, *argv: str, stdin: str = "", timeout: float = 180.0) -> str:
         """What kubectl prints. Raises Failed."""
         return self.machine.run(*self._kubectl(), *argv, stdin=stdin, timeout=timeout)
 

@@ -38,7 +38,7 @@ def pytest_runtest_makereport(
 def _root() -> None:
     """A machine of one's own wants root: without it nothing here can be tested, and that is an error, not a skip."""
     if os.geteuid() != 0:
-        pytest.exit("tests/cluster needs root", returncode=1)
+        pytest.fail("tests/cluster needs root", pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -72,11 +72,11 @@ def peer(control: ControlPlane, wire: Wire, directory: Path) -> Iterator[Peer]:
             yield peer
 
 
-@pytest.fixture(scope="session", params=sorted(RUNTIMES))
+@pytest.fixture(scope="package", params=sorted(RUNTIMES))
 def cluster(
     request: pytest.FixtureRequest, wire: Wire, control: ControlPlane, directory: Path
 ) -> Iterator[Cluster]:
-    """A cluster with the plugin installed, as a person installs it."""
+    """A cluster with the plugin installed, as a person installs it. It ends with the last test that has it."""
     with Cluster(RUNTIMES[request.param](), directory / request.param, wire) as cluster:
         install(cluster, control)
         yield cluster

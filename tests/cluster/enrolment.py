@@ -72,7 +72,7 @@ def token(cluster: Cluster) -> str:
 def give_access(cluster: Cluster) -> None:
     """Apply manifests/rbac.yaml, run the lines of docs/namespaces.md, and put what they wrote where the page says."""
     cluster.kubectl("apply", "--filename=-", stdin=(ROOT / "manifests" / "rbac.yaml").read_text())
-    wait_until(lambda: token(cluster), 60, what="the account's token")
+    wait_until(lambda: token(cluster), what="the account's token")
     lines = (ROOT / "docs" / "namespaces.md").read_text().split(MARK)[1].split("```")[0]
     admin = (
         f"PATH={programs.kubernetes()}:$PATH KUBECONFIG={KUBE}/admin.conf; export PATH KUBECONFIG; cd /root"
@@ -119,7 +119,6 @@ def traces_after(cluster: Cluster, control: ControlPlane, pod_uid: str) -> set[s
     """The traces once kubelet has nothing left of that pod."""
     wait_until(
         lambda: not any(pod_uid in path for path in cluster.machine.cgroups()),
-        90,
         what="the end of its cgroups",
     )
     return traces(cluster, control)

@@ -101,7 +101,7 @@ class SomePod:
         """`kubectl delete pod`. Raises Failed."""
         self._kubectl("delete", "pod", self.name, *options)
 
-    def gone(self, deadline: float = 60.0) -> None:
+    def gone(self, deadline: float = 120.0) -> None:
         """Returns when Kubernetes has forgotten it. Raises Failed."""
         self._kubectl("wait", "--for=delete", f"pod/{self.name}", f"--timeout={deadline:g}s")
 
@@ -113,7 +113,7 @@ class SomePod:
         found: dict[str, Any] = json.loads(self._kubectl("get", "pod", self.name, "--output=json"))
         return found
 
-    def ready(self, deadline: float = 60.0) -> Self:
+    def ready(self, deadline: float = 120.0) -> Self:
         """Itself, once it is Ready."""
         try:
             self._kubectl("wait", "--for=condition=Ready", f"pod/{self.name}", f"--timeout={deadline:g}s")
@@ -189,7 +189,7 @@ class Deployment(Actor):
 
     def rolled_out(self) -> None:
         """Returns when its pods are those of its template, and Ready."""
-        self.cluster.kubectl("rollout", "status", f"deployment/{self.name}", "--timeout=60s")
+        self.cluster.kubectl("rollout", "status", f"deployment/{self.name}", "--timeout=120s")
 
     def annotate(self, **annotations: str | None) -> None:
         """Change its template, with short names of ours; None takes one away."""
@@ -210,7 +210,7 @@ class Deployment(Actor):
     def close(self) -> None:
         """Returns when its pods are gone."""
         self.cluster.kubectl("delete", "deployment", self.name)
-        self.cluster.kubectl("wait", "--for=delete", "pod", f"--selector=app={self.name}", "--timeout=60s")
+        self.cluster.kubectl("wait", "--for=delete", "pod", f"--selector=app={self.name}", "--timeout=120s")
 
 
 def cgroup(process: Process) -> str:

@@ -16,8 +16,6 @@ from .cluster import Cluster
 from .enrolment import CONFIG, configured, helpers, oauth
 from .pods import ENABLED, Pod, SomePod
 
-pytestmark = pytest.mark.timeout(300, func_only=True)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def trusting(cluster: Cluster, control: ControlPlane) -> Iterator[None]:
@@ -38,12 +36,12 @@ def ours(wishes: dict[str, str]) -> dict[str, str]:
 
 def node_of(control: ControlPlane, name: str) -> dict[str, Any]:
     """The node of that name, waited for."""
-    return wait_until(lambda: control.node(name), 60, what=f"the node {name}")
+    return wait_until(lambda: control.node(name), what=f"the node {name}")
 
 
 def refused(pod: SomePod) -> str:
     """What kubelet says of a pod that does not start."""
-    return wait_until(lambda: pod.events("FailedCreatePodSandBox"), 60, what=f"an event of {pod.name}")[-1]
+    return wait_until(lambda: pod.events("FailedCreatePodSandBox"), what=f"an event of {pod.name}")[-1]
 
 
 def enabled(cluster: Cluster, control: ControlPlane) -> None:
@@ -84,8 +82,8 @@ def ephemeral(cluster: Cluster, control: ControlPlane) -> None:
             pod.ready()
         kept, forgotten = node_of(control, "stays"), node_of(control, "goes-0")
         assert (kept["ephemeral"], forgotten["ephemeral"]) == (False, True)
-    wait_until(lambda: not control.node("goes-0"), 30, what="the end of the node goes-0")
-    wait_until(lambda: not node_of(control, "stays")["online"], 30, what="the node stays being offline")
+    wait_until(lambda: not control.node("goes-0"), what="the end of the node goes-0")
+    wait_until(lambda: not node_of(control, "stays")["online"], what="the node stays being offline")
     assert node_of(control, "stays")["nodeKey"] == kept["nodeKey"]
     control.delete_node(kept["id"])
 
@@ -99,7 +97,7 @@ def required(cluster: Cluster, control: ControlPlane) -> None:
         assert control.url in said
         assert pod.get()["status"]["phase"] == "Pending"
     with pod:
-        pod.ready(90)
+        pod.ready()
         node = node_of(control, "must")
         assert set(node["addresses"]) <= set(pod.interface("ts0").addresses)
 

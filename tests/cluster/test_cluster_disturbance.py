@@ -16,8 +16,6 @@ from .cluster import Cluster
 from .enrolment import traces, traces_after
 from .pods import ENABLED, Pod
 
-pytestmark = pytest.mark.timeout(300, func_only=True)
-
 
 def test_restarts_of_kubelet_and_containerd_are_not_felt(
     cluster: Cluster, control: ControlPlane, peer: Peer, tmp_path: Path
@@ -63,10 +61,10 @@ def test_killed_sandbox_becomes_a_node_again(cluster: Cluster, control: ControlP
         reachable(control, peer, "phoenix")
         before = pod.pause
         before.kill()
-        wait_until(lambda: pod.processes() and pod.pause != before, 60, what="a new sandbox")
+        wait_until(lambda: pod.processes() and pod.pause != before, what="a new sandbox")
         pod.ready()
         reachable(control, peer, "phoenix")
-        wait_until(lambda: names(control, "phoenix") == ["phoenix"], 30, what="one node of that name")
+        wait_until(lambda: names(control, "phoenix") == ["phoenix"], what="one node of that name")
         assert peer.fetch(f"http://phoenix.{control.domain}/") == "hello from phoenix"
 
 
@@ -83,21 +81,21 @@ def test_pod_deleted_while_containerd_is_down_leaves_nothing(cluster: Cluster, c
         cluster.start_containerd()
         pod.gone()
         left = without_daemons(before)
-        wait_until(lambda: without_daemons(traces(cluster, control)) <= left, 90, what="no trace of the pod")
+        wait_until(lambda: without_daemons(traces(cluster, control)) <= left, what="no trace of the pod")
 
 
 @pytest.fixture(autouse=True)
 def all_up(cluster: Cluster, control: ControlPlane) -> None:
     """Every test finds the control plane and the node up."""
     control.start()
-    wait_until(cluster.ready, 60, what="the node being Ready")
+    wait_until(cluster.ready, what="the node being Ready")
 
 
 def reachable(control: ControlPlane, peer: Peer, name: str) -> str:
     """The IPv4 address of a node, once a peer reaches it."""
-    node = wait_until(lambda: control.node(name), 60, what=f"the node {name}")
+    node = wait_until(lambda: control.node(name), what=f"the node {name}")
     address = str(node["addresses"][0])
-    wait_until(lambda: pings(peer, address), 60, what=f"an answer of {name} to the peer's ping")
+    wait_until(lambda: pings(peer, address), what=f"an answer of {name} to the peer's ping")
     return address
 
 

@@ -19,15 +19,13 @@ from .cluster import STATIC_PODS, Cluster
 from .enrolment import KUBECONFIG, LOG, STATE_DIR, configured, give_access
 from .pods import ENABLED, Pod, ProcessNetns, manifest
 
-pytestmark = pytest.mark.timeout(400, func_only=True)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def namespaces(cluster: Cluster) -> Iterator[None]:
     """Two namespaces, of which media is annotated, and a host that may ask, as the page says it."""
     for name in ("media", "plain"):
         cluster.kubectl("create", "namespace", name)
-        wait_until(lambda name=name: account(cluster, name), 60, what=f"the account of {name}")  # type: ignore[misc]
+        wait_until(lambda name=name: account(cluster, name), what=f"the account of {name}")  # type: ignore[misc]
     cluster.kubectl("annotate", "namespace", "media", f"{ENABLED}=true")
     give_access(cluster)
     with configured(cluster, kubeconfig=KUBECONFIG, logFile=LOG):
@@ -56,7 +54,7 @@ def test_a_namespace_enrols_its_pods(cluster: Cluster, control: ControlPlane) ->
             pod.ready()
             assert pod.netns.links() == {"lo", "eth0"}
     assert known(cluster) >= {"media", "plain"}
-    wait_until(lambda: not control.node("film"), 60, what="the end of the node film")
+    wait_until(lambda: not control.node("film"), what="the end of the node film")
 
 
 def test_a_node_is_called_after_its_owner(cluster: Cluster, control: ControlPlane) -> None:
@@ -123,7 +121,7 @@ def test_pods_start_while_the_api_hangs(cluster: Cluster, control: ControlPlane)
         warned = {pod_of(line) for line in log if 'warning="' in line}
         assert "nowhere/unseen-node1" in warned
         assert not any(name.startswith("kube-system/") for name in warned)
-    wait_until(lambda: not control.node("cached"), 60, what="the end of the node cached")
+    wait_until(lambda: not control.node("cached"), what="the end of the node cached")
 
 
 def pod_of(line: str) -> str:
@@ -154,7 +152,7 @@ def hanging_api(cluster: Cluster) -> Iterator[None]:
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
-        wait_until(cluster.ready, 120, what="the node being Ready again")
+        wait_until(cluster.ready, what="the node being Ready again")
 
 
 class StaticPods(Actor):
@@ -168,7 +166,7 @@ class StaticPods(Actor):
         """Returns when their servers are gone."""
         for path in self.cluster.machine.files(STATIC_PODS):
             path.unlink()
-        wait_until(lambda: not any(map(server, self.ports)), 90, what="the end of the static pods")
+        wait_until(lambda: not any(map(server, self.ports)), what="the end of the static pods")
 
     def start(self, name: str, namespace: str, port: int) -> Process:
         """One with a web server on that port, waited for; the server."""
@@ -178,7 +176,7 @@ class StaticPods(Actor):
         del container["readinessProbe"]
         self.ports.append(port)
         self.cluster.machine.write(f"{STATIC_PODS}/{name}.yaml", json.dumps(pod))
-        return wait_until(lambda: server(port), 90, what=f"the static pod {name}")
+        return wait_until(lambda: server(port), what=f"the static pod {name}")
 
 
 def server(port: int) -> Process | None:

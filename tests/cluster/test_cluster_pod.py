@@ -17,8 +17,6 @@ from .cluster import PRIMARY, Cluster
 from .enrolment import command, helpers, traces, traces_after
 from .pods import ENABLED, Deployment, Pod
 
-pytestmark = pytest.mark.timeout(300, func_only=True)
-
 
 @pytest.fixture(scope="module")
 def web(cluster: Cluster) -> Iterator[Pod]:
@@ -61,10 +59,10 @@ def test_status_command_shows_the_pod(web: Pod, cluster: Cluster, control: Contr
 def test_replicas_are_named_after_their_deployment(cluster: Cluster, control: ControlPlane) -> None:
     """Pods of a Deployment that start at once get nodes of their own, named after it without hash, suffix and kind."""
     with Deployment(cluster, "plex-deployment", 3, {ENABLED: "true"}):
-        nodes = wait_until(lambda: named(control, "plex", 3), 60, what="three nodes")
+        nodes = wait_until(lambda: named(control, "plex", 3), what="three nodes")
         assert {node["name"] for node in nodes} == {"plex", "plex-1", "plex-2"}
         assert len({address for node in nodes for address in node["addresses"]}) == 6
-    wait_until(lambda: not control.node("plex"), 60, what="the end of the nodes")
+    wait_until(lambda: not control.node("plex"), what="the end of the nodes")
 
 
 def test_pod_without_annotation_is_untouched(cluster: Cluster, control: ControlPlane) -> None:
@@ -108,13 +106,13 @@ def test_deleted_pod_leaves_nothing(cluster: Cluster, control: ControlPlane, how
         there = {trace.split()[0] for trace in traces(cluster, control) - before}
         assert there >= {"process", "interface", "file", "cgroup", "tailnet"}
         pod.delete(*how)
-        wait_until(lambda: traces(cluster, control) <= before, 60, what="no trace of the pod")
+        wait_until(lambda: traces(cluster, control) <= before, what="no trace of the pod")
 
 
 def test_refused_annotation_is_told_by_kubelet(cluster: Cluster) -> None:
     """A value that cannot be is in the pod's events, with the annotation's name and what was expected of it."""
     with Pod(cluster, "wrong", {ENABLED: "maybe"}) as pod:
-        message = wait_until(lambda: pod.events("FailedCreatePodSandBox"), 60, what="an event")[0]
+        message = wait_until(lambda: pod.events("FailedCreatePodSandBox"), what="an event")[0]
         assert ENABLED in message
         assert "maybe" in message
 

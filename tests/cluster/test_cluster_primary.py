@@ -14,8 +14,6 @@ from tests.kit.wait import wait_until
 from .cluster import CNI_CONF, PRIMARY, PRIMARY_FILE, Cluster, Primary
 from .pods import ENABLED, Pod
 
-pytestmark = pytest.mark.timeout(300, func_only=True)
-
 OTHER = Primary("net2", "10.99.0.0/24", "cni1")
 
 
@@ -75,7 +73,7 @@ def test_pod_of_the_old_network_leaves_nothing(cluster: Cluster, control: Contro
         cluster.write_primary(OTHER)
         heard_of(cluster, OTHER)
         pod.delete()
-        wait_until(lambda: not control.node("resident"), 30, what="the end of the node resident")
+        wait_until(lambda: not control.node("resident"), what="the end of the node resident")
 
 
 def heard_of(cluster: Cluster, primary: Primary) -> None:
@@ -100,4 +98,4 @@ def assert_next_pod_is_enrolled(cluster: Cluster, control: ControlPlane, primary
         pod.ready()
         assert ipaddress.ip_address(pod.address) in ipaddress.ip_network(primary.subnet)
         assert wait_until(lambda: control.node("newcomer"), what="the node newcomer")
-    wait_until(lambda: not control.node("newcomer"), 30, what="the end of the node newcomer")
+    wait_until(lambda: not control.node("newcomer"), what="the end of the node newcomer")

@@ -14,8 +14,6 @@ from .cluster import CNI_CONF, PRIMARY, PRIMARY_FILE, Cluster
 from .enrolment import PLUGIN, command, helpers, install
 from .pods import ENABLED, Pod
 
-pytestmark = pytest.mark.timeout(300, func_only=True)
-
 
 @pytest.fixture(autouse=True)
 def installed_again(cluster: Cluster, control: ControlPlane) -> Iterator[None]:

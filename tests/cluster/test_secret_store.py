@@ -29,8 +29,6 @@ from tests.kit.wire import Wire
 
 from .apiserver import Api
 
-pytestmark = pytest.mark.timeout(300, func_only=True)
-
 KUBECONFIG = f"{CONFIG}/kubeconfig"
 BALANCER = "127.0.0.1:6444"
 """Where every host of k3s reaches the API, whichever its servers are."""
@@ -173,7 +171,7 @@ def test_two_hosts_never_run_one_identity(
     assert f"host {one.node} has the identity tailscale-cni/default.stock-0.0" in two.warnings()
     assert f"'kubectl delete node {one.node}'" in two.warnings()
     api.delete_node(one.node)
-    wait_until(lambda: is_at(two, new, before), 60, what="the identity")
+    wait_until(lambda: is_at(two, new, before), what="the identity")
     api.add_node(one.node)  # of the same name, and another one all the same
     with pytest.raises(Exception, match="exit status 4"):
         one.host.command("worker", "attend", f"--state-dir={one.host.state_dir}", one.host.id(old))
@@ -210,7 +208,7 @@ def test_rollouts_between_two_hosts_end_with_the_name_and_the_addresses_of_the_f
         new = there.start(replica("cinema"))
         assert there.host.addresses(new) != first
         here.stop(old)
-        wait_until(partial(is_at, there, new, first), 60, what="the addresses")
+        wait_until(partial(is_at, there, new, first), what="the addresses")
         wait_until(lambda: named(control, "cinema") == ["cinema"], what="the end of cinema-1")
         here, there, old = there, here, new
     wait_until(lambda: set(api.secrets()) == {"default.cinema.0"}, what="one identity")

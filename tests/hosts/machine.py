@@ -130,7 +130,7 @@ class BootedHost(Actor):
             env=CLEAN | self.ENVIRON,
         )
         self._first = wait_until(
-            self._find_first, 60, what=f"{self.name}'s first process; see {self._folder / 'console'}"
+            self._find_first, what=f"{self.name}'s first process; see {self._folder / 'console'}"
         )
         self._netns = HostNetns(self._first.pid)
         self._settle()
@@ -146,7 +146,7 @@ class BootedHost(Actor):
         if self._nspawn:
             self._nspawn.close()
         wait_until(
-            lambda: all(map(_remove_cgroup, self._cgroups)), 30, what=f"the end of {self.name}'s processes"
+            lambda: all(map(_remove_cgroup, self._cgroups)), what=f"the end of {self.name}'s processes"
         )
 
     def reboot(self) -> None:
@@ -160,12 +160,10 @@ class BootedHost(Actor):
         if self._holder:
             container = self._container_parent
             self._holder.stdin.close()
-            wait_until(lambda: not container.alive, 30, what=f"the end of {self.name}'s holder")
+            wait_until(lambda: not container.alive, what=f"the end of {self.name}'s holder")
             self._holder.close()
             self._holder = None
-        wait_until(
-            lambda: all(map(_remove_cgroup, self._cgroups)), 30, what=f"the end of {self.name}'s cgroups"
-        )
+        wait_until(lambda: all(map(_remove_cgroup, self._cgroups)), what=f"the end of {self.name}'s cgroups")
 
     def _hold(self) -> None:
         self._disk.mkdir(parents=True)
@@ -291,9 +289,9 @@ class BootedHost(Actor):
         pids = {pid for cgroup in self._cgroups for pid in _pids(cgroup)}
         return [process for pid in pids if (process := Process.of(pid))]
 
-    def cgroups(self) -> set[str]:
-        """The names of the host's cgroups."""
-        return {Path(folder).name for cgroup in self._cgroups for folder, _, _ in os.walk(cgroup)}
+    def cgroups(self) -> list[Path]:
+        """The host's cgroups, of every hierarchy."""
+        return [Path(folder) for cgroup in self._cgroups for folder, _, _ in os.walk(cgroup)]
 
     def called(self, program: str) -> list[Process]:
         """The processes inside whose executable has that name."""
@@ -327,7 +325,7 @@ class SystemdHost(BootedHost):
 
     def _settle(self) -> None:
         """Wait for the end of the start-up; nothing may have failed."""
-        state = wait_until(self._end_of_boot, 120, what=f"{self.name} to be up")
+        state = wait_until(self._end_of_boot, what=f"{self.name} to be up")
         if state != "running":
             raise Failed(f"{self.name} is {state}: {self.run('systemctl', '--failed', '--no-pager')}")
 

@@ -26,7 +26,7 @@ from tests.kit.runtime import ANNOTATIONS, CNIError, Pod, Sandbox
 from tests.kit.wait import wait_until
 from tests.kit.wire import Wire
 
-from .machine import CGROUPS, BootedHost
+from .machine import BootedHost
 
 PLUGINS, LISTS = "/opt/cni/bin", "/etc/cni/net.d"
 STATE, RUN, CONFIG = "/var/lib/tailscale-cni", "/run/tailscale-cni", "/etc/tailscale-cni"
@@ -256,7 +256,7 @@ class PodHost(Actor):
 
     def group(self, sandbox: Sandbox) -> Path:
         """The control group of its unit."""
-        return next(CGROUPS.glob(f"**/{self.unit(sandbox)}"))
+        return next(group for group in self.host.cgroups() if group.name == self.unit(sandbox))
 
     @contextlib.contextmanager
     def paused(self, process: Process) -> Iterator[None]:
@@ -287,7 +287,11 @@ class PodHost(Actor):
             *(f"interface {name}" for name in sorted(self.host.netns.links() - {"lo", "eth0", "cni0"})),
             *(f"rule {rule}" for rule in sorted(set(self.host.netns.rules()) - self._pristine)),
             *(f"unit {line}" for line in units.splitlines() if line.split()[0] != SLICE),
-            *(f"control group {name}" for name in self.host.cgroups() if name.startswith("tailscale-cni")),
+            *(
+                f"control group {path}"
+                for path in self.host.cgroups()
+                if path.name.startswith("tailscale-cni")
+            ),
         ]
 
     def _supervisor(self, sandbox: Sandbox) -> Process | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +13,11 @@ from . import tools
 from .actor import Actor
 from .netns import Netns
 from .process import Daemon
+from .unixhttp import UnixConnection
 from .wire import Wire
 
 PORT = 8080
 STUN_PORT = 3478
-
-
-class _AdminConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("admin", timeout=10)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
 
 
 @dataclass(frozen=True)
@@ -146,7 +134,7 @@ class Tailnet:
             self._call("DELETE", "/policy")
 
     def _call(self, method: str, path: str, body: object = ...) -> Any:
-        connection = _AdminConnection(self._admin)
+        connection = UnixConnection(self._admin, "admin")
         try:
             text = body if isinstance(body, str) else None if body is ... else json.dumps(body)
             connection.request(method, path, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -13,12 +14,12 @@ from typing import Any
 
 from tailscale_cni.state.attachments import identify
 
-from . import tools
 from .actor import Actor
 from .controlplane import ControlPlane
 from .netns import Netns
-from .process import Process, attempt, processes
+from .process import Process, processes
 from .runtime import Pod, Runtime, Sandbox
+from .unixhttp import UnixConnection
 from .wait import wait_until
 from .wire import Wire
 
@@ -132,10 +133,15 @@ class Host(Actor):
         return self.supervisor(sandbox).private_memory + self.worker(sandbox).private_memory
 
     def node(self, sandbox: Sandbox) -> dict[str, Any]:
-        """What the LocalAPI says of a pod's node: tailscale's own client, ``tailscale status --json``."""
-        socket = self.run_dir / self.id(sandbox) / "local.sock"
-        done = attempt([tools.clients() / "tailscale", f"--socket={socket}", "status", "--json"])
-        status: dict[str, Any] = json.loads(done.stdout or b"{}")
+        """What the LocalAPI says of a pod's node, as ``tailscale status --json`` prints it; empty while nobody answers."""
+        connection = UnixConnection(self.run_dir / self.id(sandbox) / "local.sock", "local-tailscaled.sock")
+        try:
+            connection.request("GET", "/localapi/v0/status")
+            status: dict[str, Any] = json.loads(connection.getresponse().read())
+        except (OSError, http.client.HTTPException):
+            return {}
+        finally:
+            connection.close()
         return status
 
     def addressed(self, sandbox: Sandbox) -> bool:

@@ -201,7 +201,7 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         # Not for longer than it takes: the bench counts it.
-        wait_until(lambda: not self.alive, 10, what=f"the death of process {self.pid}", poll=0.001)
+        wait_until(lambda: not self.alive, what=f"the death of process {self.pid}", poll=0.001)
 
 
 def processes(where: Callable[[Process], bool] = lambda _: True) -> list[Process]:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import builds
+from builds.go import TAILSCALE_PATCHES
 
 MODULE = Path(__file__).parents[1] / "tools"
 REFERENCE_PLUGINS = {
@@ -32,7 +33,7 @@ def reference_plugins() -> Path:
 @cache
 def clients() -> Path:
     """The directory of cnitool, cniclient, tailscale and tailscaled."""
-    return builds.go_build(MODULE, CLIENTS, goarch=_goarch())
+    return builds.go_build(MODULE, CLIENTS, goarch=_goarch(), patches=TAILSCALE_PATCHES)
 
 
 @cache

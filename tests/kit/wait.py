@@ -9,22 +9,26 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL_SECONDS = 0.02
+SLOWEST_POLL_SECONDS = 0.2
 
 
 def wait_until(
-    condition: Callable[[], T | None], deadline: float = 30.0, *, what: str = "", poll: float = POLL_SECONDS
+    condition: Callable[[], T | None], deadline: float = 120.0, *, what: str = "", poll: float | None = None
 ) -> T:
-    """The first true value of ``condition()``, which is asked again after ``poll`` seconds.
+    """Return the first true value of ``condition()``.
 
-    Raises TimeoutError after ``deadline`` seconds, with ``what`` was waited for and what the condition said last.
+    The condition is asked every ``poll`` seconds; without ``poll`` less and less often, because most conditions start programs, and
+    other tests share the CPUs. Raises TimeoutError after ``deadline`` seconds: only what fails waits so long, also on a busy machine.
     """
     end = time.monotonic() + deadline
+    pause = poll or POLL_SECONDS
     while not (value := condition()):
         if time.monotonic() > end:
             raise TimeoutError(
                 f"not within {deadline:g} s: {what or condition.__qualname__}; the last answer was {value!r}"
             )
-        time.sleep(poll)
+        time.sleep(pause)
+        pause = poll or min(pause * 1.2, SLOWEST_POLL_SECONDS)
     return value
 
 

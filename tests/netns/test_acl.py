@@ -29,8 +29,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "acl"
 ALICE, BOB, MALLORY = "alice@example.com", "bob@example.com", "mallory@example.com"
 FRIEND = "carol@elsewhere.org"
 
-pytestmark = pytest.mark.timeout(300, func_only=True)
-
 
 class Tailnet:
     """A tailnet with nobody on it, its hosts and devices."""
@@ -217,7 +215,13 @@ def peers(device: Peer) -> dict[str, Any]:
 
 def test_a_policy_that_is_not_understood_is_refused(tailnet: Tailnet) -> None:
     """And nothing of it holds: a rule that is left out silently would be believed."""
+    laptop, phone = tailnet.device("laptop", user=ALICE), tailnet.device("phone", user=BOB)
     file = tailnet.root / "policy.hujson"
-    file.write_text('{"ssh": []}')
+    file.write_text('{"acls": [], "ssh": []}')
     with pytest.raises(RuntimeError, match="unknown field"), tailnet.control.policy(file):
         pass
+    with traffic.web_server(phone.netns, tailnet.root / "page"):
+        assert reaches(laptop.netns, f"http://{phone.addresses[0]}/", seconds=10)
+        file.write_text('{"acls": []}')
+        with tailnet.control.policy(file):
+            wait_until(lambda: not reaches(laptop.netns, f"http://{phone.addresses[0]}/"), what="the policy")

@@ -70,7 +70,7 @@ def test_an_idle_node_holds_little(host: Host) -> None:
             "with huge pages, which many kernels use unasked, it is 20 MB"
         )
     wait_until(
-        lambda: all(host.private_memory(pod) < 6_000_000 for pod in pods), 60, what="what an idle node holds"
+        lambda: all(host.private_memory(pod) < 6_000_000 for pod in pods), what="what an idle node holds"
     )
 
 

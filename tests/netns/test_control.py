@@ -212,7 +212,7 @@ def test_a_refusal_is_told_and_leaves_nothing(new_host: NewHost, control: Contro
     assert "ts0" not in web.netns.links()
     assert host.processes() == []
     file.write_text(secret)
-    wait_until(lambda: _starts(host, web.pod), 30, what="a try that succeeds")
+    wait_until(lambda: _starts(host, web.pod), what="a try that succeeds")
 
 
 def _starts(host: Host, pod: Pod) -> bool:
@@ -232,5 +232,5 @@ def test_a_deleted_node_gets_a_key_of_its_own_again(
     old = control.node("anew")
     assert old
     control.delete_node(old["id"])
-    new = wait_until(lambda: control.node("anew"), 60, what="a new node")
+    new = wait_until(lambda: control.node("anew"), what="a new node")
     assert new["nodeKey"] != old["nodeKey"]

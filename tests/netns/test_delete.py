@@ -127,9 +127,9 @@ def test_del_of_what_was_never_added(host: Host) -> None:
     unknown = host.sandbox(Pod.enrolled("unknown"))
     host.runtime.delete(unknown)
     host.runtime.chained("DEL", unknown)
-    host.runtime.exec_plugin(
-        {**host.runtime.environ("DEL", unknown), "CNI_NETNS": ""}, host.runtime.entry(unknown)
-    )
+    without_netns = {**host.runtime.environ("DEL", unknown), "CNI_NETNS": ""}
+    done = host.runtime.exec_plugin(without_netns, host.runtime.entry(unknown))
+    assert done.returncode == 0, done.stdout + done.stderr
     assert host.leftovers() == []
 
 
@@ -177,7 +177,7 @@ def test_a_pod_whose_del_never_comes_is_reaped(host: Host, control: ControlPlane
     web = host.start(Pod.enrolled("reaped"))
     host.addresses(web)
     web.netns.close()
-    wait_until(lambda: _all_gone(host), 30, what="a host with nothing left on it")
+    wait_until(lambda: _all_gone(host), what="a host with nothing left on it")
     wait_until(lambda: control.node("reaped") is None, what="the node's end")
 
 
@@ -187,6 +187,6 @@ def test_reaping_one_pod_leaves_the_other(host: Host) -> None:
     addresses, worker = host.addresses(stays), host.worker(stays)
     host.addresses(goes)
     goes.netns.close()
-    wait_until(lambda: len(host.nodes()) == 2, 30, what="the end of the other")
+    wait_until(lambda: len(host.nodes()) == 2, what="the end of the other")
     assert host.worker(stays) == worker
     assert host.addresses(stays) == addresses

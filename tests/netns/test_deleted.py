@@ -86,7 +86,7 @@ def test_one_that_was_deleted_before_its_pod_began_registers_anew(
     assert old
     control.delete_node(old["id"])
     new = host.start(Pod.enrolled("between-0"))
-    wait_until(lambda: control.node("between-0"), 60, what="a new node")
+    wait_until(lambda: control.node("between-0"), what="a new node")
     host.addresses(new)
     now = control.node("between-0")
     assert now

@@ -104,7 +104,7 @@ def tailnet(control: ControlPlane) -> dict[str, dict[str, Any]]:
 
 
 def state(host: Host) -> dict[str, str]:
-    """What the product keeps of pods, by path; what a node's worker writes for itself is only named."""
+    """What the product keeps of pods, by path, and whose keys it has; what a node's worker writes beside its keys comes and goes."""
     return {str(path.relative_to(host.root)): what for path, what in _kept(host)}
 
 
@@ -112,9 +112,12 @@ def _kept(host: Host) -> Iterator[tuple[Path, str]]:
     for path in sorted(host.state_dir.rglob("*")):
         if path.is_symlink():
             yield path, str(path.readlink())
-        elif "cache" not in path.parts and path.is_file():
-            own = path.parent.parent == host.state_dir / "identities"
-            yield path, "" if own else path.read_text()
+        elif "cache" in path.parts or not path.is_file():
+            continue
+        elif path.parent.parent != host.state_dir / "identities":
+            yield path, path.read_text()
+        elif path.name == "tailscaled.state":
+            yield path, ""
 
 
 def changed(now: dict[str, str], before: dict[str, str]) -> list[str]:

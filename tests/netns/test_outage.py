@@ -74,7 +74,7 @@ def test_a_node_that_was_deleted_registers_anew(host: Host, control: ControlPlan
     old = control.node("deleted")
     assert old
     control.delete_node(old["id"])
-    new = wait_until(lambda: control.node("deleted"), 60, what="a new node")
+    new = wait_until(lambda: control.node("deleted"), what="a new node")
     assert new["nodeKey"] != old["nodeKey"]
     wait_until(
         lambda: set(new["addresses"]) == set(web.interface("ts0").addresses), what="the new addresses on ts0"

@@ -83,7 +83,7 @@ def test_a_version_that_does_not_work_costs_one_node(host: Host, program: str) -
         (kept,) = [pod for pod, worker in zip(pods, workers, strict=True) if worker.alive]
         assert _builds(host, kept) == old
     binary.write_bytes(good)
-    wait_until(lambda: not _fails(host), 90, what="an upgrade")
+    wait_until(lambda: not _fails(host), what="an upgrade")
     assert [_builds(host, pod) for pod in pods] == [{f"{2:020}"}] * 2
     assert all(host.running(pod) for pod in pods)
 

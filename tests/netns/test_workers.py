@@ -8,10 +8,14 @@ from pathlib import Path
 
 import builds
 import pytest
-from builds.go import WORKERS, go_environ
+from builds.go import DEVCONTROL, WORKERS, go_environ, module_sources
 
 TAGS = (WORKERS / "tags.txt").read_text(encoding="ascii").strip()
-PACKAGES = sorted({path.parent.relative_to(WORKERS) for path in WORKERS.rglob("*_test.go")})
+PACKAGES = [
+    pytest.param(module, package, id=f"{module.name}/{package}")
+    for module in (WORKERS, DEVCONTROL)
+    for package in sorted({str(path.parent.relative_to(module)) for path in module.rglob("*_test.go")})
+]
 
 
 @pytest.fixture(scope="session")
@@ -25,14 +29,14 @@ def programs(scratch: Path) -> Path:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("package", PACKAGES, ids=str)
-def test_the_go_programs_pass_their_own_tests(package: Path, programs: Path) -> None:
+@pytest.mark.parametrize(("module", "package"), PACKAGES)
+def test_the_go_programs_pass_their_own_tests(module: Path, package: str, programs: Path) -> None:
     """`go test` of a package, with the features that are linked into the artefact."""
     done = subprocess.run(
         ["go", "test", "-count=1", "-trimpath", f"-tags={TAGS}", f"./{package}"],
         check=False,
-        cwd=WORKERS,
-        env=go_environ(CGO_ENABLED="0", WORKERS_BIN=str(programs)),
+        cwd=module_sources(module),
+        env=go_environ(CGO_ENABLED="0", PROGRAMS=str(programs)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -403,6 +403,18 @@ def test_does_not_trust_a_note_that_is_odd(host: Host, text: str) -> None:
     assert host.at_the_door() is None
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_does_not_wait_for_a_note_that_is_no_file(host: Host, make: Callable[[Path], None]) -> None:
+    """A FIFO that nobody writes to, a directory: of the host's own notes, and of a namespace's."""
+    host.has_asked("default", {})
+    assert host.at_the_door() is not None
+    for note in (host.state_dir / "namespaces" / "default.json", host.state_dir / "enroll.json"):
+        note.unlink()
+        make(note)
+        assert host.at_the_door() is None
+
+
 @pytest.mark.parametrize("key", ["enroll", "tags", "controlURL", "unknown"])
 def test_settings_in_the_entry_go_on(host: Host, key: str) -> None:
     """An entry that configures something has to be checked as a whole."""

@@ -16,7 +16,7 @@ from tailscale_cni.state import node_keys, vault_files
 from tailscale_cni.state.outbox import Outbox
 from tailscale_cni.worker.localapi import Node
 
-from .test_names import Host
+from .test_hostnames import Host
 
 PRIVATE = "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"
 PUBLIC = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
@@ -65,9 +65,9 @@ def test_a_worker_has_nobody_elses_device_deleted(tmp_path: Path) -> None:
     Path(one.identity_dir, vault_files.STATE).write_bytes(state(f"privkey:{PRIVATE}"))
     own = Node("Running", "web.tail", (), online=True, tags=(), node_id="n1", node_key=f"nodekey:{PUBLIC}")
     known.note(one, own._replace(node_id="laptop", node_key="nodekey:of-a-laptop"))
-    deletions.owe(one)
+    deletions.queue(one)
     assert list(Outbox(str(tmp_path)).all()) == []
     known.note(one, own)
     known.note(one, own._replace(node_id="laptop", node_key="nodekey:of-a-laptop"))
-    deletions.owe(one)
-    assert [farewell.node_id for farewell in Outbox(str(tmp_path)).all()] == ["n1"]
+    deletions.queue(one)
+    assert [deletion.node_id for deletion in Outbox(str(tmp_path)).all()] == ["n1"]

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from tailscale_cni.policy import PodIntent
 from tailscale_cni.state import identities, vault_files
 from tailscale_cni.state.attachments import Attachment
 from tailscale_cni.state.host import host_id
+from tailscale_cni.state.hostnames import Name
 from tailscale_cni.state.identities import Identity
-from tailscale_cni.state.names import Name
 from tailscale_cni.state.outbox import Outbox
 from tailscale_cni.state.releases import Release, Releases
 
 from .cni_call import config, environ
-from .test_names import Host, kept_in_cluster
+from .test_hostnames import Host, kept_in_cluster
 from .test_node_keys import PRIVATE, PUBLIC, state
 from .test_secret_store import Cluster
 
@@ -48,7 +49,7 @@ def host(tmp_path: Path) -> Host:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """A cluster that the host may ask; what is asked in a child changes nothing in it."""
     cluster = Cluster()
-    monkeypatch.setattr(release, "api", lambda _: cluster)
+    monkeypatch.setattr(release, "cluster_api", lambda _: cluster)
     return cluster
 
 
@@ -73,12 +74,10 @@ def reservation(host: Host, cluster: Cluster, node: str = "node1") -> Reservatio
     cluster.pods["web-x"] = node
     settings = {"stateDir": str(host.root), "configFile": os.devnull, "kubeconfig": "/kubeconfig"}
     name = Name(host.store, "default", "web")
-    found = lease._at_hand(
-        load_config(settings), Pod("default", "web-x", "u"), name, LASTING, time.monotonic() + 5
-    )
-    if found:
-        os.close(found.hold)
-    return found
+    with ExitStack() as holds:
+        return lease._unreleased(
+            load_config(settings), Pod("default", "web-x", "u"), name, LASTING, time.monotonic() + 5, holds
+        )
 
 
 def only(releases: Releases) -> Release:
@@ -101,7 +100,7 @@ def test_a_lost_answer_gives_an_identity_away(
         raise errors.KubernetesFailed(reason="its answer did not come")
 
     monkeypatch.setattr(cluster, "change", lost)
-    assert not release.give_back(str(host.root), only(Releases(str(host.root))))
+    assert release.make(str(host.root), only(Releases(str(host.root)))) is release.Outcome.LATER
     monkeypatch.setattr(cluster, "change", change)
     monkeypatch.setattr(cluster, "get", _away)
     assert reservation(host, cluster) is None
@@ -118,7 +117,7 @@ def test_an_api_that_was_not_reached_leaves_it_at_hand(
     one = registered(host, cluster)
     host.delete(one)
     monkeypatch.setattr(cluster, "get", _away)
-    assert not release.give_back(str(host.root), only(Releases(str(host.root))))
+    assert release.make(str(host.root), only(Releases(str(host.root)))) is release.Outcome.LATER
     found = reservation(host, cluster)
     assert found
     assert found.key == one.identity
@@ -141,7 +140,7 @@ def with_a_node(host: Host, cluster: Cluster) -> Attachment:
     vault = vault_of(cluster)
     entry = vault.entry(0)
     assert entry
-    vault.save(entry._replace(record=release.record(known)))
+    vault.save(entry._replace(record=release.secret_record(known)))
     with Name.of(one).locked():
         Name.of(one).drop(one.number)
     return one._replace(identity="better", former=(one.identity,))
@@ -149,13 +148,13 @@ def with_a_node(host: Host, cluster: Cluster) -> Attachment:
 
 def said(host: Host) -> list[str]:
     """The nodes that the control plane is to forget."""
-    return [farewell.node_id for farewell in Outbox(str(host.root)).all()]
+    return [deletion.node_id for deletion in Outbox(str(host.root)).all()]
 
 
 def test_a_node_that_is_left_behind_ends_with_its_secret(host: Host, cluster: Cluster) -> None:
     """In that order: as long as the cluster has not heard of it, nobody's device is deleted."""
     one = with_a_node(host, cluster)
-    handover.shed(host.store, one)
+    handover.dispose_of_former(host.store, one)
     assert said(host) == []
     assert release.deliver(str(host.root), 0) == 0
     assert said(host) == ["n7"]
@@ -167,7 +166,7 @@ def test_a_node_that_another_host_runs_by_now_is_not_deleted(host: Host, cluster
     one = with_a_node(host, cluster)
     cluster.nodes["node1"] = "uid of a later one"
     assert vault_of(cluster).take(ELSEWHERE, 0, ())
-    handover.shed(host.store, one)
+    handover.dispose_of_former(host.store, one)
     assert release.deliver(str(host.root), 0) == 0
     assert said(host) == []
     assert set(cluster.secrets) == {"default.web.0"}
@@ -177,7 +176,7 @@ def test_an_answer_that_is_lost_keeps_no_node(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Secret is gone by then, and the node is nobody's."""
-    handover.shed(host.store, with_a_node(host, cluster))
+    handover.dispose_of_former(host.store, with_a_node(host, cluster))
     cluster.secrets.clear()
     assert release.deliver(str(host.root), 0) == 0
     assert said(host) == ["n7"]
@@ -210,7 +209,7 @@ def test_what_is_lost_is_gone_with_its_pod(host: Host, cluster: Cluster) -> None
     one = registered(host, cluster)._replace(lost=True)
     host.store.save(one)
     with host.store.locked(one.container_id):
-        teardown._discard(host.store, one)
+        teardown._remove_files(host.store, one)
     assert Name.of(one).all_kept() == {}
     assert not Path(one.identity_dir).exists()
     assert list(Releases(str(host.root)).all()) == []
@@ -254,7 +253,7 @@ def _adopted_to(host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, s
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(release, "api", lambda _: cluster)
+    monkeypatch.setattr(release, "cluster_api", lambda _: cluster)
     holder = Holder("node1", "uid1", host_id(str(host.root)), "boot1", f"new-{step}")
     assert vault_of(cluster).take(holder, 0, ())
     Releases(str(host.root)).post(Release(holder.key, "/kubeconfig", "default", "web"))
@@ -273,16 +272,16 @@ def test_a_secret_is_not_made_again_for_what_a_pod_was(
     cluster.secrets.clear()
     holder = Holder("node1", "uid1", host_id(str(host.root)), one.boot_id, one.identity)
     monkeypatch.setattr(renew, "own_holder", lambda *_: holder)
-    assert renew._made_again(cluster, one)
+    assert renew._recreated(cluster, one)
     host.store.save(one._replace(identity="better", former=(one.identity,)))
-    assert renew._made_again(cluster, one) is None
+    assert renew._recreated(cluster, one) is None
 
 
 def test_a_copy_of_a_disk_gives_nothing_away(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host that was cloned has another Node: what it finds on its disk is another host's, which runs it."""
-    monkeypatch.setattr(release, "LATE_STATUS", 0.0)
+    monkeypatch.setattr(release, "STALE_STATUS", 0.0)
     one = registered(host, cluster, boot="of-the-original")
     cluster.boots["node1"] = "of-the-original"
     before = cluster.secrets["default.web.0"]
@@ -298,7 +297,7 @@ def test_after_a_reboot_what_was_had_before_is_given_back(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the Node's boot it is the same host; as long as that may not be known yet, it waits."""
-    monkeypatch.setattr(release, "LATE_STATUS", float("inf"))
+    monkeypatch.setattr(release, "STALE_STATUS", float("inf"))
     one = registered(host, cluster, boot="of-before")
     cluster.boots["node1"] = "of-before"
     host.delete(one)
@@ -331,18 +330,21 @@ def test_an_add_whose_time_is_over_waits_no_longer_for_the_api(
     for left in (3600.0, 3.0, -1.0):
         with lease.reserved(asked, load_config(settings), LASTING, time.monotonic() + left):
             pass
-    assert waits[0] == lease.PATIENCE
-    assert lease.SHORTEST < waits[1] <= 3.0
-    assert waits[2] == lease.SHORTEST
+    assert waits[0] == lease.API_TIMEOUT
+    assert lease.MIN_API_TIMEOUT < waits[1] <= 3.0
+    assert waits[2] == lease.MIN_API_TIMEOUT
 
 
 def test_what_a_later_version_writes_down_is_read(host: Host) -> None:
-    """It knows more of a release than this one; what this one knows is done."""
+    """It knows more of a release than this one. What this one knows is done, and the rest is kept."""
     releases, one = Releases(str(host.root)), Release("k", "/kubeconfig", "default", "web")
     releases.post(one)
     path = host.root / "releases" / "k.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "later": True}))
-    assert list(releases.all()) == [one]
+    assert list(releases.all()) == [one._replace(unknown='{"later":true}')]
+    releases.post(one._replace(delete=True))
+    document = json.loads(path.read_text())
+    assert (document["later"], document["delete"]) == (True, True)
 
 
 def test_what_is_to_end_is_not_given_back_by_who_has_read_of_it_before(host: Host, cluster: Cluster) -> None:
@@ -351,5 +353,5 @@ def test_what_is_to_end_is_not_given_back_by_who_has_read_of_it_before(host: Hos
     host.delete(one)
     before = only(Releases(str(host.root)))
     Releases(str(host.root)).post(before._replace(delete=True))
-    assert release.give_back(str(host.root), before)
+    assert release.make(str(host.root), before) is release.Outcome.DONE
     assert cluster.secrets == {}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tailscale_cni import errors
-from tailscale_cni.state import files
+from tailscale_cni.state import files, records
 from tailscale_cni.state.attachments import Attachment, Attachments
 from tailscale_cni.state.claims import Claims
 
@@ -53,14 +53,17 @@ def test_an_attachment_is_found_by_whatever_names_it(store: Attachments, tmp_pat
 
 
 def test_a_later_versions_record_can_be_read(store: Attachments, tmp_path: Path) -> None:
-    """Unknown keys are passed over, missing ones have defaults."""
+    """Unknown keys are kept, missing ones have defaults."""
     one = attachment(tmp_path)
     save(store, one)
     path = tmp_path / "attachments/c1/net@eth0.json"
     document = json.loads(path.read_text())
     del document["mtu"]
     path.write_text(json.dumps(document | {"invented": [1]}))
-    assert store.get("net", "c1", "eth0") == one
+    found = store.get("net", "c1", "eth0")
+    assert found == one._replace(unknown='{"invented":[1]}')
+    store.save(found._replace(port=5))
+    assert json.loads(path.read_text()) == document | {"invented": [1], "mtu": one.mtu, "port": 5}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_a_record_that_cannot_be_read_can_still_be_unmade(
     save(store, first)
     save(store, second)
     path = tmp_path / "attachments/c1/net@eth0.json"
-    path.write_text(json.dumps(first.to_json() | json.loads(text)) if text.startswith('{"') else text)
+    path.write_text(json.dumps(records.document(first) | json.loads(text)) if text.startswith('{"') else text)
     if "network" in text:
         path.write_text(text)
     bare, other = store.all()

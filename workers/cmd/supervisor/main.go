@@ -21,20 +21,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exit statuses of the worker.
-const (
-	workerDone      = 0
-	workerNeedsKey  = 10
-	workerForgotten = 11
-	workerTUNGone   = 12
-)
-
-// Our own: both are final for a unit.
-const (
-	exitDone = 0
-	exitGone = 3 // there is nothing to run: the attachment is gone, or its node is to be none any more. Python's tasks say it with the same
-)
-
 const (
 	firstHandedOn = 3
 	lastHandedOn  = 5

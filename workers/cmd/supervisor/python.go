@@ -12,13 +12,7 @@ import (
 
 const askTimeout = time.Minute
 
-// askMoved is the exit status of a sync that found that the node is to be another one.
-const askMoved = 4
-
-// askAgain is the exit status of a rekey that may have a key soon: the control plane is away.
-const askAgain = 11
-
-// exitStatus is that of a task which ended so; 0 for one that ended well, or in another way.
+// exitStatus returns the exit status of a task that failed with one; 0 if it succeeded or failed in another way.
 func exitStatus(err error) int {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

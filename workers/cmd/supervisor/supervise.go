@@ -7,12 +7,13 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tailscale-cni/workers/internal/exits"
 )
 
 const (
@@ -20,322 +21,279 @@ const (
 	endPatience = 3 * time.Second
 	healthy     = 10 * time.Second // a worker that ran so long and crashes is started at once, and the next one from the first delay again: that costs little
 	wellKeyed   = time.Minute      // one that needs a key after so long asks from the first delay again
-	settleTime  = 300 * time.Millisecond
-	attendFirst = 2 * time.Second // a node that is new has registered by then
-	attendLast  = time.Hour
 )
 
 var (
 	crashDelays = delays{first: 100 * time.Millisecond, longest: 30 * time.Second}
 	keyDelays   = delays{first: 2 * time.Second, longest: 5 * time.Minute}
-	soonDelays  = delays{first: 2 * time.Second, longest: 8 * time.Second} // while the control plane is away, or we are not yet to ask it
+	soonDelays  = delays{first: 2 * time.Second, longest: 8 * time.Second} // while the control plane is away, or we may not ask it yet
 )
 
+// supervisor runs one worker. Only the goroutine of run touches the fields without a comment; the others are channels to and from the
+// goroutines that run Python's tasks, so that no task, and no delay, keeps run from an event.
 type supervisor struct {
 	spec
 	log    *logger
 	ask    func(task string, options ...string) (string, error)
 	worker *worker
-	syncs  chan int64       // when a worker's word was heard; at most one is pending
-	wakes  chan struct{}    // somebody has woken us: Python is asked, whatever it has configured, and at once if it failed before
-	moved  chan struct{}    // Python wants the node to be another one
-	over   chan struct{}    // Python wants it to be none any more
-	up     chan struct{}    // the node is up: its keys may be new
-	narrow chan *os.Process // workers whose sockets have small buffers; at most one is pending
+	quit   chan os.Signal // SIGTERM, SIGINT
+	hangup chan os.Signal // SIGHUP: the node should be another one by now, says Python
 
-	life    context.Context // what Python is asked within
+	plan step             // what happens when due fires
+	due  <-chan time.Time // nil: nothing is planned
+
+	reaping bool // the pod is gone, and the node is being logged out
+
+	crash, key   backoff // between starts of the worker
+	mended, soon backoff // between questions for a start line, since the worker ended
+
+	answers chan answer      // of tasks whose outcome is run's business
+	syncs   chan int64       // to synchronise: when a worker said sync (CLOCK_MONOTONIC); at most one is pending
+	wakes   chan struct{}    // to synchronise: SIGHUP came
+	up      chan struct{}    // to attend: the node is up, and its keys may be new
+	narrow  chan *os.Process // to widen: a worker whose sockets have small buffers
+
+	life    context.Context // ends with the supervisor, and with it the tasks
 	endLife context.CancelFunc
 	asking  sync.WaitGroup
+}
 
-	crash backoff
-	key   backoff
+// step is what the supervisor does after a delay: it starts a worker with a line, or asks for that line, or becomes another command.
+type step struct {
+	line    string   // start a worker with this line
+	ask     []string // or, if that is empty, run this task, which prints the line
+	becomes string   // or become this command
+}
+
+// answer is how a task ended.
+type answer struct {
+	task string
+	text string
+	err  error
 }
 
 func newSupervisor(s spec) *supervisor {
-	log := &logger{path: s.logFile}
-	v := &supervisor{spec: s, log: log, syncs: make(chan int64, 1), wakes: make(chan struct{}, 1), moved: make(chan struct{}, 1), over: make(chan struct{}, 1), up: make(chan struct{}, 1), narrow: make(chan *os.Process, 1)}
-	v.crash, v.key = backoff{delays: crashDelays}, backoff{delays: keyDelays}
+	v := &supervisor{
+		spec:    s,
+		log:     &logger{path: s.logFile},
+		quit:    make(chan os.Signal, 1),
+		hangup:  make(chan os.Signal, 1),
+		crash:   backoff{delays: crashDelays},
+		key:     backoff{delays: keyDelays},
+		mended:  backoff{delays: keyDelays},
+		soon:    backoff{delays: soonDelays},
+		answers: make(chan answer),
+		syncs:   make(chan int64, 1),
+		wakes:   make(chan struct{}, 1),
+		up:      make(chan struct{}, 1),
+		narrow:  make(chan *os.Process, 1),
+	}
 	v.life, v.endLife = context.WithCancel(context.Background())
 	v.ask = v.askPython
 	return v
 }
 
-// run looks after the worker until there is nothing left to do, and returns the exit status.
+// run looks after the worker until there is nothing left to do, and returns the exit status. Nothing in the loop waits but the end of a
+// worker, so SIGTERM is obeyed at any moment.
 func (v *supervisor) run(line string) int {
 	defer v.stopAsking()
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Notify(v.quit, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(v.hangup, syscall.SIGHUP)
 	ticks := time.NewTicker(netnsPeriod)
 	defer ticks.Stop()
+	v.start(line)
+	v.begin()
+	for done, status := false, 0; ; {
+		select {
+		case <-v.quit:
+			v.worker.end(endPatience)
+			return exits.Done
+		case <-v.hangup:
+			ring(v.wakes, struct{}{})
+			ring(v.syncs, monotonic())
+		case ended := <-v.worker.ended():
+			done, status = v.planNext(ended)
+		case word := <-v.worker.words():
+			v.hear(word)
+		case <-v.due:
+			done, status = v.doPlanned()
+		case a := <-v.answers:
+			done, status = v.take(a)
+		case <-ticks.C:
+			done, status = v.checkNetns()
+		}
+		if done {
+			return status
+		}
+	}
+}
+
+// begin starts what runs beside the loop.
+func (v *supervisor) begin() {
 	go v.synchronise()
 	go v.widen()
 	if v.attended {
 		go v.attend()
 	}
-	grouped := make(chan struct{})
-	go func() {
-		v.moveToGroups(os.Getpid())
-		close(grouped)
-	}()
-	started := make(chan string, 1) // start lines of workers that are to begin
-	started <- line
-	for {
-		select {
-		case line := <-started:
-			v.start(line, started)
-		case status := <-v.worker.ended():
-			if done, status := v.next(status, started); done {
-				return status
-			}
-		case word := <-v.worker.words():
-			v.hear(word)
-		case <-grouped: // a worker that is started from now on is there at once
-			grouped = nil
-			if v.worker != nil {
-				v.moveToGroups(v.worker.process.Pid)
-			}
-		case <-ticks.C:
-			if !v.netnsIsThere() {
-				v.log.printf("the pod's network namespace is gone")
-				return v.reap()
-			}
-		case <-v.moved:
-			v.worker.end(endPatience)
-			return v.become("run")
-		case <-v.over:
-			return exitGone
-		case s := <-signals:
-			if s == syscall.SIGHUP {
-				select {
-				case v.wakes <- struct{}{}:
-				default:
-				}
-				v.synchroniseSoon()
-				continue
-			}
-			v.worker.end(endPatience)
-			return exitDone
-		}
+	pids := []int{os.Getpid()} // first: what we start from then on is in the groups at once
+	if v.worker != nil {
+		pids = append(pids, v.worker.process.Pid)
 	}
+	go v.moveToGroups(pids)
 }
 
-// start begins a worker; one that cannot be started is tried again as if it had crashed.
-func (v *supervisor) start(line string, started chan<- string) {
+// start starts a worker. One that cannot be started is tried again, as after a crash.
+func (v *supervisor) start(line string) {
 	w, err := startWorker(v.uid, v.underlay, v.spec.worker, line, v.log)
 	if err != nil {
 		v.log.printf("the worker cannot be started: %v", err)
-		v.later(v.crash.next(), started, func() (string, error) { return line, nil })
+		v.after(v.crash.next(), step{line: line})
 		return
 	}
 	v.worker = w
 }
 
-// next decides what follows a worker's end: whether that is our own end, and with which status.
-func (v *supervisor) next(status int, started chan<- string) (done bool, exit int) {
-	well := v.worker.age() >= healthy
-	if well {
+// planNext decides what follows the end of a worker: a start, later, or our own end.
+func (v *supervisor) planNext(status int) (done bool, exit int) {
+	age := v.worker.age()
+	v.worker = nil
+	if v.reaping {
+		return false, 0
+	}
+	if age >= healthy {
 		v.crash.reset()
 	}
-	if v.worker.age() >= wellKeyed {
+	if age >= wellKeyed {
 		v.key.reset()
 	}
-	v.worker = nil
+	v.mended.reset()
+	v.soon.reset()
 	switch status {
-	case workerDone:
-		return true, exitDone
-	case workerTUNGone:
-		time.Sleep(v.crash.next())
-		return true, v.become("run")
-	case workerNeedsKey:
-		v.later(v.key.next(), started, func() (string, error) { return v.ask("rekey") })
-	case workerForgotten:
-		v.later(v.key.next(), started, func() (string, error) { return v.ask("rekey", "--deleted") })
+	case exits.Done:
+		return true, exits.Done
+	case exits.TUNGone:
+		v.after(v.crash.next(), step{becomes: "run"})
+	case exits.NeedsKey:
+		v.after(v.key.next(), step{ask: []string{"rekey"}})
+	case exits.Forgotten:
+		v.after(v.key.next(), step{ask: []string{"rekey", "--deleted"}})
 	default:
-		var delay time.Duration // none after one that has been well: connections wait for the next one
-		if !well {
+		var delay time.Duration // none after a worker that was healthy: connections wait for the next one
+		if age < healthy {
 			delay = v.crash.next()
 		}
 		v.log.printf("the worker ended with status %d; again in %v", status, delay)
-		v.later(delay, started, func() (string, error) { return "start\n", nil })
+		v.after(delay, step{line: "start\n"})
 	}
 	return false, 0
 }
 
-// later gives a start line to the loop after a delay, and does not give up before it has one. A control plane that was away is asked
-// soon: a node is back on the tailnet within seconds of it. What a person has to mend is looked at ever less often. A node that is to be
-// none any more gets no line, and we end.
-func (v *supervisor) later(delay time.Duration, started chan<- string, line func() (string, error)) {
-	mended, soon := backoff{delays: keyDelays}, backoff{delays: soonDelays}
-	go func() {
-		for {
-			time.Sleep(delay)
-			text, err := line()
-			if err == nil {
-				started <- text
-				return
-			}
-			switch v.log.printf("no start line: %v", err); exitStatus(err) {
-			case exitGone:
-				v.over <- struct{}{}
-				return
-			case askAgain:
-				delay = jittered(soon.next())
-			default:
-				delay = jittered(mended.next())
-			}
-		}
-	}()
+// after plans a step.
+func (v *supervisor) after(delay time.Duration, s step) { v.plan, v.due = s, time.After(delay) }
+
+// doPlanned does the planned step.
+func (v *supervisor) doPlanned() (done bool, status int) {
+	v.due = nil
+	switch s := v.plan; {
+	case s.line != "":
+		v.start(s.line)
+	case s.ask != nil:
+		go v.report(s.ask[0], s.ask[1:]...)
+	default:
+		return true, v.become(s.becomes)
+	}
+	return false, 0
 }
 
-// jittered cuts a delay by up to a quarter, so that nodes that failed together do not come together.
-func jittered(delay time.Duration) time.Duration { return delay - rand.N(delay/4) }
+// report runs a task and gives its answer to the loop.
+func (v *supervisor) report(task string, options ...string) {
+	text, err := v.ask(task, options...)
+	v.tell(answer{task, text, err})
+}
 
+// tell gives an answer to the loop, unless the supervisor ends.
+func (v *supervisor) tell(a answer) {
+	select {
+	case v.answers <- a:
+	case <-v.life.Done():
+	}
+}
+
+// take acts on the answer of a task.
+func (v *supervisor) take(a answer) (done bool, status int) {
+	switch {
+	case a.task == "logout":
+		if a.err != nil {
+			v.log.printf("%v", a.err)
+		}
+		return true, v.end("reap")
+	case v.reaping:
+		return false, 0
+	case a.task == "rekey":
+		return v.takeLine(a)
+	default: // sync or attend: the node is to be another one
+		return true, v.end("run")
+	}
+}
+
+// takeLine starts a worker with the line that rekey printed. If there is none, rekey is asked again: soon if the control plane is away,
+// because then the node should be back within seconds of it, and ever less often if a person has to mend something.
+func (v *supervisor) takeLine(a answer) (done bool, status int) {
+	if a.err == nil {
+		v.start(a.text)
+		return false, 0
+	}
+	v.log.printf("no start line: %v", a.err)
+	switch exitStatus(a.err) {
+	case exits.Gone:
+		return true, exits.Gone
+	case exits.AskAgain:
+		v.after(jittered(v.soon.next()), v.plan)
+	default:
+		v.after(jittered(v.mended.next()), v.plan)
+	}
+	return false, 0
+}
+
+// hear acts on a word of the worker. Other words are ignored.
 func (v *supervisor) hear(word string) {
 	switch word {
 	case "sync":
-		v.synchroniseSoon()
+		ring(v.syncs, monotonic())
 	case "sockets":
-		select {
-		case v.narrow <- v.worker.process:
-		default:
-		}
+		ring(v.narrow, v.worker.process)
 	case "running":
 		v.key.reset()
 		v.note("was-running")
-		select {
-		case v.up <- struct{}{}:
-		default:
-		}
+		ring(v.up, struct{}{})
 	case "online":
 		v.note("was-online")
 	}
 }
 
-// note leaves word for Python that something has happened.
+// note leaves a note for Python that something has happened.
 func (v *supervisor) note(what string) {
 	if err := os.WriteFile(filepath.Join(v.notes, what), nil, 0o600); err != nil {
 		v.log.printf("%v", err)
 	}
 }
 
-func (v *supervisor) synchroniseSoon() {
-	select {
-	case v.syncs <- monotonic():
-	default: // one is pending already
+// checkNetns ends a node whose pod is gone. An ephemeral one is logged out first, if its worker runs.
+func (v *supervisor) checkNetns() (done bool, status int) {
+	if v.reaping || v.netnsIsThere() {
+		return false, 0
 	}
-}
-
-// synchronise lets Python configure what the worker's words were about: one at a time, at most one a second, again when it failed.
-// It lets a second pass first: the words of a node that is new are for the ADD that waits for it, and often several come together.
-func (v *supervisor) synchronise() {
-	failures := backoff{delays: delays{first: time.Second, longest: 30 * time.Second}}
-	for heard := range v.syncs {
-		for woken := false; ; {
-			time.Sleep(time.Second)
-			select {
-			case <-v.wakes:
-				woken = true
-			default:
-			}
-			if !woken && v.configuredSince(heard) {
-				break
-			}
-			_, err := v.ask("sync")
-			if exitStatus(err) == askMoved {
-				v.beginAnew()
-				return
-			}
-			if err == nil {
-				failures.reset()
-				break
-			}
-			v.log.printf("%v", err)
-			select {
-			case <-time.After(failures.next()):
-			case <-v.wakes:
-				woken = true
-			}
-		}
+	v.log.printf("the pod's network namespace is gone")
+	if !v.ephemeral || v.worker == nil {
+		return true, v.end("reap")
 	}
+	v.reaping, v.due = true, nil
+	go v.report("logout")
+	return false, 0
 }
 
-// attend lets Python look after an identity that the cluster keeps: when the node is up, and whenever it wants to be asked again.
-func (v *supervisor) attend() {
-	failures := backoff{delays: keyDelays}
-	for pause := attendFirst; pause > 0; {
-		select {
-		case <-time.After(jittered(pause)):
-		case <-v.up:
-		case <-v.life.Done():
-			return
-		}
-		said, err := v.ask("attend")
-		switch {
-		case exitStatus(err) == askMoved:
-			v.beginAnew()
-			return
-		case err != nil:
-			v.log.printf("%v", err)
-			pause = failures.next()
-		default:
-			failures.reset()
-			seconds, _ := strconv.Atoi(strings.TrimSpace(said))
-			pause = min(time.Duration(seconds)*time.Second, attendLast)
-		}
-	}
-}
-
-// beginAnew has the loop end the worker and begin with what the node is to be by now.
-func (v *supervisor) beginAnew() {
-	select {
-	case v.moved <- struct{}{}:
-	default: // somebody else has said so
-	}
-}
-
-// widen gives the sockets of workers that asked for it larger buffers. It lets a moment pass first: a worker that binds its port anew
-// closes one socket and opens another, and would find the port taken by our copy of the first one.
-func (v *supervisor) widen() {
-	told := false
-	for process := range v.narrow {
-		time.Sleep(settleTime)
-		if err := widenSockets(process); err != nil && !told {
-			v.log.printf("the worker's sockets keep small buffers, and fast traffic is slower: %v", err)
-			told = true
-		}
-	}
-}
-
-// configuredSince reports whether Python has asked the node, after that moment, what it should be, and configured it.
-func (v *supervisor) configuredSince(moment int64) bool {
-	text, err := os.ReadFile(filepath.Join(v.notes, "configured"))
-	if err != nil {
-		return false
-	}
-	asked, _, _ := strings.Cut(string(text), " ")
-	when, err := strconv.ParseInt(asked, 10, 64)
-	return err == nil && when > moment
-}
-
-// monotonic is the time since some moment of the past, in nanoseconds, as Python's time.monotonic_ns() has it.
-func monotonic() int64 {
-	var now unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
-	return now.Nano()
-}
-
-// moveToGroups moves a process to our control groups. The kernel takes a while over the first move of all (an RCU grace period, 10 ms),
-// which the start of a worker need not wait for. What cannot be done is left: the process stays in the runtime's group.
-func (v *supervisor) moveToGroups(pid int) {
-	for _, group := range v.groups {
-		if err := os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
-			v.log.printf("%v", err)
-		}
-	}
-}
-
-// netnsIsThere reports whether the pod's namespace is still at its path. Its inode cannot be another namespace's by now: the TUN
-// descriptor keeps it alive as long as we live.
+// netnsIsThere reports whether the pod's namespace is still at its path. Another namespace cannot have its inode by now: the TUN
+// descriptor keeps the namespace alive as long as we live.
 func (v *supervisor) netnsIsThere() bool {
 	var there, own unix.Stat_t
 	if unix.Stat("/proc/self/ns/net", &own) != nil {
@@ -348,31 +306,63 @@ func (v *supervisor) netnsIsThere() bool {
 	return err == nil && there.Ino == v.netnsInode && there.Dev == own.Dev
 }
 
-// reap ends a node whose pod is gone, and becomes the command that removes what is left.
-func (v *supervisor) reap() int {
-	if v.ephemeral && v.worker != nil {
-		if _, err := v.ask("logout"); err != nil {
-			v.log.printf("logout: %v", err)
-		}
-	}
+// end ends the worker and becomes a command of the artefact.
+func (v *supervisor) end(command string) int {
 	v.worker.end(endPatience)
-	return v.become("reap")
+	return v.become(command)
 }
 
-// become turns this process into a command of the artefact. The descriptors that keep the namespace alive close on exec.
+// become turns this process into a command of the artefact, unless a signal to end has come by now; one that comes later ends the
+// command. The descriptors that keep the namespace alive close on exec.
 func (v *supervisor) become(task string) int {
 	v.stopAsking()
-	signal.Ignore(syscall.SIGHUP) // whoever wakes us must not end what we become
+	signal.Ignore(syscall.SIGHUP)
+	signal.Reset(syscall.SIGTERM, syscall.SIGINT)
+	select {
+	case <-v.quit:
+		return exits.Done
+	default:
+	}
 	command := v.command(task)
 	err := syscall.Exec(command[0], command, environment)
 	v.log.printf("%s: %v", task, err)
-	return 1
+	return exits.Crash
 }
 
-// delays are how long to wait between tries.
+// moveToGroups moves processes to our control groups. The kernel takes 10 ms for the first move (an RCU grace period), and the start of
+// the worker does not wait for it. A process that cannot be moved stays in the runtime's group.
+func (v *supervisor) moveToGroups(pids []int) {
+	for _, pid := range pids {
+		for _, group := range v.groups {
+			if err := os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+				v.log.printf("%v", err)
+			}
+		}
+	}
+}
+
+// ring sends to a channel with room for one value, unless one is pending already.
+func ring[T any](bell chan<- T, value T) {
+	select {
+	case bell <- value:
+	default:
+	}
+}
+
+// monotonic is CLOCK_MONOTONIC in nanoseconds, as Python's time.monotonic_ns() has it.
+func monotonic() int64 {
+	var now unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	return now.Nano()
+}
+
+// jittered cuts a delay by up to a quarter, so that nodes that failed together do not ask together.
+func jittered(delay time.Duration) time.Duration { return delay - rand.N(delay/4) }
+
+// delays are the first and the longest delay between tries.
 type delays struct{ first, longest time.Duration }
 
-// backoff doubles the delay with every try; the first try after a reset has the first one.
+// backoff doubles the delay with every try; the first try after a reset has the first delay.
 type backoff struct {
 	delays
 	current time.Duration

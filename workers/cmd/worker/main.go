@@ -23,16 +23,8 @@ import (
 
 	"tailscale.com/envknob"
 	"tailscale.com/net/netns"
-)
 
-// Exit statuses, as the supervisor understands them; any other one is a crash.
-const (
-	exitDone      = 0  // logged out, or told to end
-	exitCrash     = 1  // to be started again
-	exitNeedsKey  = 10 // never registered, or the key was refused, used or expired
-	exitForgotten = 11 // the control plane does not know the node any more
-	exitTUNGone   = 12 // the interface was deleted
-	exitPortBusy  = 13 // the UDP port is somebody else's: a crash with a name
+	"tailscale-cni/workers/internal/exits"
 )
 
 const (
@@ -72,7 +64,7 @@ func emptyEnvironment() {
 	}
 	err := syscall.Exec("/proc/self/exe", os.Args, []string{})
 	fmt.Fprintln(os.Stderr, "worker: cannot start without an environment:", err)
-	os.Exit(exitCrash)
+	os.Exit(exits.Crash)
 }
 
 func parseFlags(args []string) (spec, error) {
@@ -119,10 +111,7 @@ func tune(s spec) {
 	runtime.GOMAXPROCS(coresToUse(runtime.GOMAXPROCS(0)))
 }
 
-// coresToUse is all that there are but one. That one is for who is at the other end of the interface: the pod, and the kernel. Every packet
-// passes half a dozen goroutines, and Go wakes a thread on each core that looks idle to take the next of them, just where the pod would run.
-// With one core of two a gigabit costs a quarter less CPU, and more of it gets through (docs/performance.md).
-//
-// And it is at most 64: in the runtime as we build it, 65 threads that add a span to one set might skip a piece of the set
-// (SMALL_SPAN_SETS of packaging/builds/changes.py).
-func coresToUse(there int) int { return min(max(1, there-1), 64) }
+// coresToUse is all cores but one. That one is for the other end of the interface: the pod and the kernel. Every packet passes half a dozen
+// goroutines, and Go wakes a thread on each core that looks idle to take the next of them, just where the pod would run. With one core of
+// two a gigabit costs a quarter less CPU, and more of it gets through (docs/performance.md).
+func coresToUse(there int) int { return max(1, there-1) }

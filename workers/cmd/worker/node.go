@@ -24,6 +24,8 @@ import (
 	"tailscale.com/net/netmon"
 	"tailscale.com/tailcfg"
 	"tailscale.com/tsnet"
+
+	"tailscale-cni/workers/internal/exits"
 )
 
 const (
@@ -62,20 +64,20 @@ type node struct {
 	running   bool // it has been
 	prefs     *ipn.Prefs
 	addresses []netip.Prefix
-	known     map[tailcfg.NodeID]*tailcfg.Node // peers, if wantsPeers
-	told      string                           // digest of what the kernel was last told to be
+	known     map[tailcfg.NodeID]peerRoutes // if wantsPeers
+	told      string                        // digest of what the kernel was last told to be
 }
 
 // run is the node until it ends; it returns the exit status.
 func run(s spec) int {
-	n := &node{spec: s, log: newLogger(s.verbose), say: messages{os.Stdout}, exit: make(chan int, 8), known: map[tailcfg.NodeID]*tailcfg.Node{}}
+	n := &node{spec: s, log: newLogger(s.verbose), say: messages{os.Stdout}, exit: make(chan int, 8), known: map[tailcfg.NodeID]peerRoutes{}}
 	stdlog.SetFlags(0)
 	stdlog.SetOutput(n.log)
 	stdin := bufio.NewReaderSize(os.Stdin, maxLine)
 	line, err := readStartLine(stdin)
 	if err != nil {
 		n.log.printf("%v", err)
-		return exitCrash
+		return exits.Crash
 	}
 	n.log.hide(line.key)
 	if status, err := n.start(line); err != nil {
@@ -93,33 +95,33 @@ func (n *node) obey(stdin *bufio.Reader) {
 	signal.Notify(terminate, syscall.SIGTERM, syscall.SIGINT)
 	go func() {
 		<-terminate
-		n.exit <- exitDone
+		n.exit <- exits.Done
 	}()
 	watchCommands(stdin, func() { go n.logout() })
-	n.exit <- exitDone
+	n.exit <- exits.Done
 }
 
 // start begins the node's life. With an error it returns the exit status that this means.
 func (n *node) start(line startLine) (int, error) {
 	if line.forget {
 		if err := forget(); err != nil {
-			return exitCrash, err
+			return exits.Crash, err
 		}
 	}
 	state, err := store.NewFileStore(n.log.tailscale, stateFile)
 	if err != nil {
-		return exitCrash, err
+		return exits.Crash, err
 	}
 	n.registered, n.hadKey = hasNodeKey(state), line.key != ""
 	if !n.registered && !n.hadKey {
-		return exitNeedsKey, errors.New("not registered yet, and there is no auth key")
+		return exits.NeedsKey, errors.New("not registered yet, and there is no auth key")
 	}
 	prefs, err := loadPrefs()
 	if err != nil {
 		n.log.printf("preferences are lost: %v", err)
 	}
 	if err := portIsFree(n.port); err != nil {
-		return exitPortBusy, err
+		return exits.PortBusy, err
 	}
 	n.server = &tsnet.Server{
 		Dir:        ".",
@@ -135,7 +137,7 @@ func (n *node) start(line startLine) (int, error) {
 	}
 	if n.spec.tun != "" {
 		if n.tun, err = openTUN(fdTUN); err != nil {
-			return exitCrash, err
+			return exits.Crash, err
 		}
 		n.server.Tun = n.tun
 		// Where it is in the network that we live in, an address that is added to it is no change of that.
@@ -151,7 +153,7 @@ func (n *node) start(line startLine) (int, error) {
 	time.AfterFunc(holdTime, n.releaseTUN)
 	watchInterfaces()
 	if n.lc, err = n.server.LocalClient(); err != nil {
-		return exitCrash, err
+		return exits.Crash, err
 	}
 	if n.tun != nil {
 		go giveBackMemory(n.tun) // not before tailscale has tried whether the interface's joiner joins
@@ -164,7 +166,7 @@ func (n *node) start(line startLine) (int, error) {
 	}
 	n.restored.Store(true)
 	n.api, err = serveLocalAPI(fdLocal, n.lc)
-	return exitCrash, err
+	return exits.Crash, err
 }
 
 // releaseTUN lets the pod's packets in. The first one to a peer makes a handshake, and one that is made before there is a path to
@@ -217,7 +219,7 @@ func portIsFree(port uint16) error {
 func (n *node) watchTUN() {
 	<-n.tun.gone
 	n.log.printf("the interface %s is gone", n.spec.tun)
-	n.exit <- exitTUNGone
+	n.exit <- exits.TUNGone
 }
 
 // watchLog is where tailscale logs to, and the only place to learn three things. That the control plane does not know a node any
@@ -260,7 +262,7 @@ func (n *node) logout() {
 		err := n.lc.Logout(context.Background())
 		if err == nil {
 			n.log.printf("logged out")
-			n.exit <- exitDone
+			n.exit <- exits.Done
 			return
 		}
 		n.log.printf("logout: %v", err)
@@ -277,7 +279,7 @@ func (n *node) follow() {
 		peers := n.wantsPeers()
 		mask := ipn.NotifyInitialState | ipn.NotifyInitialPrefs | ipn.NotifyPeerWireGuardState
 		if peers {
-			mask |= ipn.NotifyInitialNetMap | ipn.NotifyPeerPatches
+			mask |= ipn.NotifyInitialStatus | ipn.NotifyPeerPatches
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		watcher, err := n.lc.WatchIPNBus(ctx, mask)
@@ -330,17 +332,17 @@ func (n *node) take(m *ipn.Notify) {
 	if m.Prefs != nil && m.Prefs.Valid() {
 		n.takePrefs(m.Prefs.AsStruct())
 	}
-	if m.NetMap != nil {
-		n.known = map[tailcfg.NodeID]*tailcfg.Node{}
-		for _, p := range m.NetMap.Peers {
-			n.known[p.ID()] = p.AsStruct()
+	if m.InitialStatus != nil {
+		n.known = map[tailcfg.NodeID]peerRoutes{}
+		for _, p := range m.InitialStatus.Peer {
+			n.known[p.NodeID] = routesOfStatus(p)
 		}
 	}
 	if m.SelfChange != nil {
 		n.addresses = m.SelfChange.Addresses
 	}
 	for _, p := range m.PeersChanged {
-		n.known[p.ID] = p
+		n.known[p.ID] = peerRoutes{p.Addresses, p.AllowedIPs}
 	}
 	for _, id := range m.PeersRemoved {
 		delete(n.known, id)
@@ -366,7 +368,7 @@ func (n *node) refused(why string) {
 		return
 	}
 	n.log.printf("the control plane refused to register this node: %s", why)
-	n.exit <- exitNeedsKey
+	n.exit <- exits.NeedsKey
 }
 
 // needsLogin handles a control plane that wants a person to log in: it does not know the node, or the node's key expired.
@@ -376,11 +378,11 @@ func (n *node) needsLogin() {
 	}
 	if n.registered && !n.expired.Load() && !n.hadKey {
 		n.log.printf("the control plane does not know this node any more")
-		n.exit <- exitForgotten
+		n.exit <- exits.Forgotten
 		return
 	}
 	n.log.printf("the control plane wants somebody to log in: an auth key is needed")
-	n.exit <- exitNeedsKey
+	n.exit <- exits.NeedsKey
 }
 
 // takePrefs remembers the preferences, and ends when somebody has logged the node out.
@@ -413,7 +415,7 @@ func (n *node) endsByLogout() bool {
 func (n *node) wasLoggedOut() {
 	n.log.printf("the node was logged out")
 	n.api.drain(drainTime)
-	n.exit <- exitDone
+	n.exit <- exits.Done
 }
 
 func (n *node) loggedOut() bool { return n.prefs != nil && n.prefs.LoggedOut }
@@ -431,7 +433,7 @@ func (n *node) takeState(s ipn.State) {
 		n.log.printf("waiting for an admin to approve this node")
 	case s == ipn.NeedsLogin && n.running && !n.suspect.Load() && !n.loggedOut() && !n.endsByLogout():
 		n.log.printf("the node's key has expired")
-		n.exit <- exitNeedsKey
+		n.exit <- exits.NeedsKey
 	}
 }
 

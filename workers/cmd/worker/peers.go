@@ -12,6 +12,7 @@ import (
 
 	"tailscale.com/client/local"
 	"tailscale.com/ipn"
+	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/tailcfg"
 )
 
@@ -146,12 +147,26 @@ func findPath(ctx context.Context, lc *local.Client, ip netip.Addr) error {
 	}
 }
 
-// digest is what the kernel must be told anew when it changes: our addresses, and the routes through us.
-func digest(addresses []netip.Prefix, peers map[tailcfg.NodeID]*tailcfg.Node, prefs *ipn.Prefs, peerRoutes bool) string {
+// peerRoutes are a peer's own addresses, and all that goes to it (AllowedIPs: those and its subnets).
+type peerRoutes struct{ addresses, allowed []netip.Prefix }
+
+// routesOfStatus takes them from a status, which leaves out the length of the addresses.
+func routesOfStatus(p *ipnstate.PeerStatus) (r peerRoutes) {
+	for _, a := range p.TailscaleIPs {
+		r.addresses = append(r.addresses, netip.PrefixFrom(a, a.BitLen()))
+	}
+	if p.AllowedIPs != nil {
+		r.allowed = p.AllowedIPs.AsSlice()
+	}
+	return r
+}
+
+// digest changes when the kernel must be told: our addresses, or the routes through us.
+func digest(addresses []netip.Prefix, peers map[tailcfg.NodeID]peerRoutes, prefs *ipn.Prefs, needsPeers bool) string {
 	var lines []string
 	for id, p := range peers {
-		for _, r := range p.AllowedIPs {
-			if isOwn := slices.Contains(p.Addresses, r); isOwn && !peerRoutes || !isOwn && !prefs.RouteAll {
+		for _, r := range p.allowed {
+			if isOwn := slices.Contains(p.addresses, r); isOwn && !needsPeers || !isOwn && !prefs.RouteAll {
 				continue
 			}
 			lines = append(lines, fmt.Sprintf("%d %v", id, r))

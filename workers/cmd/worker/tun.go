@@ -16,11 +16,11 @@ import (
 
 const (
 	tunMTU = 1280 // what tailscale uses, and what the interface was made with
-	// atOnce is how many packets are read together, unless one send of the pod's is more. More would gain little, and each of the buffers
-	// that WireGuard reads into keeps a page.
+	// atOnce is how many packets are read together, unless one send of the pod has more segments. More gains little, and costs memory
+	// while there is traffic.
 	atOnce = 32
-	// longest is how long a packet may be, in bytes, and a frame's headers. The interface's are not longer than tunMTU, unless somebody in
-	// the pod has changed that; those of a raw socket may be, and tailscale and GSOSplit write past the end of what gets too long.
+	// longest is the largest size of a packet, and of the headers of a frame, in bytes. The interface's packets are not longer than tunMTU
+	// unless somebody in the pod has changed that, but those of a raw socket may be.
 	longest = 9000
 )
 
@@ -96,12 +96,12 @@ func (d *device) MTU() (int, error) { return tunMTU, nil }
 // release lets what the pod sends be read. Until then the kernel keeps it.
 func (d *device) release() { d.freed.Do(func() { close(d.free) }) }
 
-// Read waits for release, and for a packet; and takes with it what else the pod has sent by then, up to atOnce: what is read together is
-// encrypted, and sent, together. (NativeTun reads one packet a time, or what one send of the pod's is segmented to, and three
-// goroutines wake one another for it.) It fails for good, which is told as the interface's end, and is nothing else unless the kernel fails.
-func (d *device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
+// Read waits for release and for a packet. It also reads what else the pod has sent by then, up to atOnce packets, because packets that
+// are read together are encrypted and sent together. (NativeTun reads one packet at a time, or the segments of one send, and three
+// goroutines wake one another for it.) An error is final: the interface is gone, or the kernel failed.
+func (d *device) Read(slab []byte, packets []tun.ReadPacket) (n int, err error) {
 	<-d.free
-	d.into = reading{bufs: bufs, sizes: sizes, offset: offset}
+	d.into = reading{slab: slab, packets: packets}
 	waited := d.raw.Read(d.waiting)
 	n, err = d.into.n, d.into.err
 	d.packets.Add(uint64(n))
@@ -119,25 +119,24 @@ func (d *device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 	}
 }
 
-// reading is what Read was called with, and what has come of it.
+// reading holds the arguments of Read and its results.
 type reading struct {
-	bufs   [][]byte
-	sizes  []int
-	offset int
-	n      int
-	err    error
+	slab    []byte
+	packets []tun.ReadPacket
+	n       int
+	err     error
 }
 
-// readable reads what there is, and tells whether there was anything.
+// readable reads what there is, and reports whether there was anything.
 func (d *device) readable(fd uintptr) (done bool) {
 	r := &d.into
-	r.n, r.err = d.readWaiting(int(fd), r.bufs, r.sizes, r.offset)
+	r.n, r.err = d.readWaiting(int(fd), r.slab, r.packets)
 	return r.n > 0 || !errors.Is(r.err, unix.EAGAIN)
 }
 
 // readWaiting reads until there is no more, or enough.
-func (d *device) readWaiting(fd int, bufs [][]byte, sizes []int, offset int) (n int, err error) {
-	for n < atOnce {
+func (d *device) readWaiting(fd int, slab []byte, packets []tun.ReadPacket) (n int, err error) {
+	for used := 0; n < atOnce; {
 		if d.held == nil {
 			size, err := unix.Read(fd, d.frame)
 			if errors.Is(err, unix.EINTR) {
@@ -153,23 +152,30 @@ func (d *device) readWaiting(fd int, bufs [][]byte, sizes []int, offset int) (n 
 			d.held = nil // dropped: a pod that may open raw sockets can send anything
 			continue
 		}
-		if n > 0 && n+segments(packet, options) > atOnce {
+		if n > 0 && (n+segments(packet, options) > atOnce || roomFor(packet, options) > len(slab)-used) {
 			return n, nil
 		}
 		d.held = nil
-		n += split(packet, options, bufs[n:], sizes[n:], offset)
+		made := split(packet, options, slab[used:], packets[n:])
+		for i := range packets[n : n+made] {
+			packets[n+i].Offset += used
+		}
+		if n += made; made > 0 {
+			used = packets[n-1].Offset + packets[n-1].Size
+		}
 	}
 	return n, nil
 }
 
-// split does the work that the kernel has left to us: into how many packets. What makes no sense is dropped.
-func split(packet []byte, o tun.GSOOptions, bufs [][]byte, sizes []int, offset int) int {
-	n, _ := tun.GSOSplit(packet, o, bufs, sizes, offset)
+// split segments a packet and computes its checksums, where the kernel left that to us, and returns the number of packets. Packets that
+// make no sense are dropped.
+func split(packet []byte, o tun.GSOOptions, slab []byte, packets []tun.ReadPacket) int {
+	n, _ := tun.GSOSplit(packet, o, slab, packets, tun.ReadPacketSpacing)
 	if o.NeedsCsum {
-		at := offset + int(o.CsumStart) + int(o.CsumOffset)
-		for _, buf := range bufs[:n] {
-			// A sum that is 0 is written as its other form. 0 itself says that there is none, which no one takes with UDP over IPv6.
-			if sum := buf[at : at+2]; sum[0] == 0 && sum[1] == 0 {
+		for _, p := range packets[:n] {
+			// A checksum that comes to 0 is sent as 0xffff. 0 means that there is none, and IPv6 drops UDP without a checksum.
+			at := p.Offset + int(o.CsumStart) + int(o.CsumOffset)
+			if sum := slab[at : at+2]; sum[0] == 0 && sum[1] == 0 {
 				sum[0], sum[1] = 0xff, 0xff
 			}
 		}
@@ -237,4 +243,10 @@ func segments(packet []byte, o tun.GSOOptions) int {
 		return 1
 	}
 	return 1 + len(packet)/int(o.GSOSize)
+}
+
+// roomFor is how many bytes of a slab a frame needs at most.
+func roomFor(packet []byte, o tun.GSOOptions) int {
+	n := segments(packet, o)
+	return len(packet) + (n-1)*int(o.HdrLen) + (n+1)*tun.ReadPacketSpacing
 }

@@ -18,7 +18,7 @@ import (
 
 const (
 	batch  = 128 // what WireGuard reads at once
-	offset = 16  // what it wants left free in front
+	offset = 16  // what it leaves free in front of a packet that is written
 )
 
 var (
@@ -223,16 +223,16 @@ func FuzzFrame(f *testing.F) {
 	f.Add(byte(1), byte(unix.VIRTIO_NET_HDR_GSO_TCPV4), uint16(65490), uint16(20), uint16(16), large)
 	f.Add(byte(0), byte(0), uint16(0), uint16(0), uint16(0), large[:math.MaxUint16-offset])
 	f.Add(byte(1), byte(unix.VIRTIO_NET_HDR_GSO_UDP_L4), uint16(1), uint16(60000), uint16(6), large)
-	bufs, sizes, at := buffers()
+	slab, packets := buffers()
 	f.Fuzz(func(t *testing.T, flags, gso byte, size, start, offset uint16, packet []byte) {
 		d := &device{held: frame(flags, gso, size, start, offset, packet)}
-		n, err := d.readWaiting(-1, bufs, sizes, at) // and then from no descriptor
+		n, err := d.readWaiting(-1, slab, packets) // and then from no descriptor
 		if n > batch || err != nil && !errors.Is(err, unix.EBADF) {
 			t.Errorf("%d, %v", n, err)
 		}
 		for i := range n {
-			if sizes[i] > longest {
-				t.Errorf("packet %d of %d bytes", i, sizes[i])
+			if p := packets[i]; p.Size > longest || p.Offset < tun.ReadPacketSpacing || p.Offset+p.Size > len(slab)-tun.ReadPacketSpacing {
+				t.Errorf("packet %d is at %+v", i, p)
 			}
 		}
 	})
@@ -244,12 +244,12 @@ func TestSendsNoZeroChecksum(t *testing.T) {
 	packet := make([]byte, ipHeader+udpHeader+2)
 	packet[0] = 0x60
 	copy(packet[ipHeader+udpHeader:], "\xff\xff") // the only words of the datagram that are not 0
-	bufs, sizes, at := buffers()
+	slab, packets := buffers()
 	d := &device{held: frame(unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, unix.VIRTIO_NET_HDR_GSO_NONE, 0, ipHeader, sumAt, packet)}
-	if n, _ := d.readWaiting(-1, bufs, sizes, at); n != 1 {
+	if n, _ := d.readWaiting(-1, slab, packets); n != 1 {
 		t.Fatalf("%d packets", n)
 	}
-	if sum := bufs[0][at+ipHeader+sumAt:][:2]; string(sum) != "\xff\xff" {
+	if sum := slab[packets[0].Offset+ipHeader+sumAt:][:2]; string(sum) != "\xff\xff" {
 		t.Errorf("checksum %x", sum)
 	}
 }
@@ -320,25 +320,21 @@ func (d testDevice) segmentsUDP(t *testing.T) (it bool) {
 	return it
 }
 
-func buffers() (bufs [][]byte, sizes []int, at int) {
-	bufs, sizes = make([][]byte, batch), make([]int, batch)
-	for i := range bufs {
-		bufs[i] = make([]byte, math.MaxUint16) // as WireGuard's are
-	}
-	return bufs, sizes, offset
+func buffers() ([]byte, []tun.ReadPacket) {
+	return make([]byte, 2*math.MaxUint16), make([]tun.ReadPacket, batch) // as WireGuard's are
 }
 
 // read is one batch: the payloads of UDP packets whose checksums are right.
 func read(t *testing.T, d testDevice) (payloads [][]byte) {
 	t.Helper()
-	bufs, sizes, at := buffers()
-	n, err := d.Read(bufs, sizes, at)
+	slab, packets := buffers()
+	n, err := d.Read(slab, packets)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const ipHeader, udpHeader = 20, 8
-	for i := range n {
-		packet := bufs[i][at : at+sizes[i]]
+	for i, p := range packets[:n] {
+		packet := slab[p.Offset : p.Offset+p.Size]
 		udp := packet[ipHeader:]
 		pseudo := tun.PseudoHeaderChecksum(unix.IPPROTO_UDP, podAddr.AsSlice(), peerAddr.AsSlice(), uint16(len(udp)))
 		if tun.Checksum(packet[:ipHeader], 0) != 0xffff || tun.Checksum(udp, pseudo) != 0xffff {

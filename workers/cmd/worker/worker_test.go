@@ -303,8 +303,8 @@ func TestDigest(t *testing.T) {
 	address := netip.MustParsePrefix("100.64.0.2/32")
 	subnet := netip.MustParsePrefix("10.0.0.0/8")
 	self := []netip.Prefix{netip.MustParsePrefix("100.64.0.1/32")}
-	none := map[tailcfg.NodeID]*tailcfg.Node{}
-	peers := map[tailcfg.NodeID]*tailcfg.Node{2: {Addresses: []netip.Prefix{address}, AllowedIPs: []netip.Prefix{address, subnet}}}
+	none := map[tailcfg.NodeID]peerRoutes{}
+	peers := map[tailcfg.NodeID]peerRoutes{2: {[]netip.Prefix{address}, []netip.Prefix{address, subnet}}}
 	off, on := &ipn.Prefs{}, &ipn.Prefs{RouteAll: true}
 	if digest(self, none, off, false) != digest(self, peers, off, false) {
 		t.Error("a peer is no reason without accepted routes")
@@ -330,7 +330,7 @@ func TestFlags(t *testing.T) {
 }
 
 func TestLeavesACoreToThePod(t *testing.T) {
-	for there, want := range map[int]int{1: 1, 2: 1, 4: 3, 65: 64, 256: 64} {
+	for there, want := range map[int]int{1: 1, 2: 1, 4: 3, 256: 255} {
 		if got := coresToUse(there); got != want {
 			t.Errorf("of %d cores: %d, want %d", there, got, want)
 		}

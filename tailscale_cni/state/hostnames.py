@@ -1,0 +1,131 @@
+"""Numbers: the pods of a namespace that want one name are ``web``, ``web-1``, ``web-2``; and the keys that are kept for each.
+
+A directory per namespace and name, which is also the lock. In it, per number, a link to the record of the attachment
+that has it, and where its keys outlive its pods a link to those. The record is on the disk before the number, and is
+removed after it: a link that leads nowhere holds nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from typing import TYPE_CHECKING
+
+from .. import errors
+from . import files
+from .attachments import LOCK_SECONDS, Attachment, Attachments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOST = 10_000
+KEPT = ".keys"
+
+
+def every(store: Attachments) -> list[Name]:
+    """All names that anybody has a number or keys of."""
+    root = f"{store.state_dir}/names"
+    found = (
+        directory.partition(".") for directory in sorted(os.listdir(root) if os.path.isdir(root) else [])
+    )
+    return [Name(store, namespace, name) for namespace, _, name in found]
+
+
+class Name:
+    """One name of a namespace, on this host. Whatever is done with it is done in ``with name.locked():``."""
+
+    def __init__(self, store: Attachments, namespace: str, name: str) -> None:
+        """``namespace`` and ``name`` are DNS labels; a pod that nobody named has no namespace."""
+        self.store, self.namespace, self.name = store, namespace, name
+        self.root = f"{store.state_dir}/names/{namespace}.{name}"
+
+    @classmethod
+    def of(cls, attachment: Attachment) -> Name:
+        """The one that an attachment wants."""
+        return cls(Attachments(attachment.state_dir), attachment.namespace, attachment.name)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock: for moments, never while anything waits for the network. Raises Busy."""
+        with files.locked(self.root, LOCK_SECONDS, f"the name {os.path.basename(self.root)}", create=True):
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # somebody still has a number, or keys
+                    os.rmdir(self.root)
+
+    def take(self, attachment: Attachment) -> int:
+        """The number that the attachment wants, if it wants one that is free; else the lowest free one. Raises NothingFree.
+
+        A pod that wants one is no other pod meanwhile: what is kept for the others is for theirs.
+        """
+        taken, wanted = set(self.holders()), attachment.wanted
+        if wanted is not None:
+            taken |= set(self.all_kept()) - {wanted}
+        for number in itertools.chain([] if wanted is None else [wanted], range(MOST)):
+            if number not in taken:
+                self.give(number, attachment)
+                return number
+        raise errors.NothingFree(what="numbers", first=0, last=MOST - 1, key="hostnameTemplate")
+
+    def give(self, number: int, attachment: Attachment) -> None:
+        """Let the attachment have a number, whoever had it."""
+        self._link(f"{number}", attachment.record)
+
+    def free(self, number: int) -> None:
+        """Let nobody have it."""
+        files.remove(f"{self.root}/{number}")
+
+    def held_by(self, attachment: Attachment) -> list[int]:
+        """The numbers of an attachment; more than one while it moves to a better one."""
+        return sorted(n for n, record in self._records().items() if record == attachment.record)
+
+    def holders(self) -> dict[int, Attachment]:
+        """By number, who has it."""
+        found = {n: self.store.at(record) for n, record in self._records().items()}
+        return {n: attachment for n, attachment in found.items() if attachment}
+
+    def kept(self, number: int) -> str:
+        """The key of the identity that is kept for a number; empty if there is none."""
+        key = files.read_link(f"{self.root}/{number}{KEPT}", "")
+        return key if key.isalnum() else ""  # it becomes part of a path
+
+    def all_kept(self) -> dict[int, str]:
+        """By number, the identity that is kept for it."""
+        found = (entry.removesuffix(KEPT) for entry in self._entries() if entry.endswith(KEPT))
+        return {int(number): self.kept(int(number)) for number in found if number.isdecimal()}
+
+    def keep(self, number: int, identity: str) -> None:
+        """From now on, whoever has the number is this identity."""
+        self._link(f"{number}{KEPT}", identity)
+
+    def drop(self, number: int) -> None:
+        """Keep no identity for it, after a power cut neither."""
+        files.remove(f"{self.root}/{number}{KEPT}")
+        files.sync_directory(self.root)
+
+    def _records(self) -> dict[int, str]:
+        names = [name for name in self._entries() if name.isdecimal()]
+        return {int(name): files.read_link(f"{self.root}/{name}", "") for name in names}
+
+    def _entries(self) -> list[str]:
+        """What is in its directory; nothing if that has just gone."""
+        try:
+            return os.listdir(self.root)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _link(self, name: str, target: str) -> None:
+        """Made, or changed, in one step."""
+        try:
+            os.symlink(target, f"{self.root}/{name}")
+        except FileExistsError:
+            self._change(name, target)
+        files.sync_directory(self.root)
+
+    def _change(self, name: str, target: str) -> None:
+        temporary = f"{self.root}/.{name}~"
+        files.remove(temporary)  # of a call that was killed
+        os.symlink(target, temporary)
+        os.rename(temporary, f"{self.root}/{name}")

@@ -1,0 +1,187 @@
+"""Records: how every JSON file of ``stateDir`` and ``runDir`` is written, and read again.
+
+A record is a NamedTuple. The default of a field says its type; a field without a default is text, and must be there. A record
+with the field ``unknown`` keeps what this version does not know, as JSON text, and writes it again: a downgrade loses nothing.
+A record with the field ``version`` keeps that, too. A document without a version is of version 1.
+
+This module must not know what any record is for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from .. import errors
+from . import files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Parsers = Mapping[str, Callable[[Any], Any]]
+
+R = TypeVar("R", bound=NamedTuple)
+
+VERSION = 1
+"""What this version writes. A field never changes its meaning: the number grows when a new field takes the place of an old one."""
+
+UNKNOWN = "unknown"
+LARGEST_NUMBER = 2**64
+"""No number of ours is larger: the cookie of a network namespace has 64 bits."""
+
+
+def encode(record: NamedTuple) -> bytes:
+    """A record as JSON, with all that a newer version had written in it."""
+    return dump(document(record))
+
+
+def dump(document: Mapping[str, Any]) -> bytes:
+    """A JSON object as our files have it."""
+    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
+
+
+def document(record: NamedTuple) -> dict[str, Any]:
+    """A record as a JSON object. A value that could not be used (``lenient``) is as it was, unless it has been set since."""
+    known = record._asdict()
+    unknown: dict[str, Any] = json.loads(known.pop(UNKNOWN, "") or "{}")
+    defaults = record._field_defaults
+    kept = {key: value for key, value in unknown.items() if known.get(key) == defaults.get(key)}
+    return {**unknown, **known, **kept}
+
+
+def decode(cls: type[R], document: object, *, parsers: Parsers | None = None, lenient: bool = False) -> R:
+    """A record from a JSON document.
+
+    ``parsers`` are for fields that are of no plain type: each takes a value of the document, and raises ValueError. With
+    ``lenient``, a field whose value has a wrong type has its default, if it has one. Raises ValueError, which says why.
+    """
+    if not isinstance(document, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - what a caller does about it is the same
+    version = document.get("version", VERSION)
+    if not (isinstance(version, int) and not isinstance(version, bool) and 0 < version < LARGEST_NUMBER):
+        if not lenient:
+            raise ValueError("its version is no number")
+        version = VERSION
+    values: dict[str, Any] = {}
+    unknown = {key: value for key, value in document.items() if key not in cls._fields or key == UNKNOWN}
+    unknown.pop("version", None)
+    for field in cls._fields:
+        if field in document and field != UNKNOWN:
+            try:
+                values[field] = _parsed(cls, field, document[field], parsers or {})
+            except ValueError:
+                if not (lenient and field in cls._field_defaults):
+                    raise ValueError(_because(f"{field} is not what it should be", version)) from None
+                unknown[field] = document[field]
+        elif field not in cls._field_defaults:
+            raise ValueError(_because(f"{field} is missing", version))
+    if unknown and UNKNOWN in cls._fields:
+        values[UNKNOWN] = json.dumps(unknown, separators=(",", ":"))
+    make: Callable[..., R] = cls
+    return make(**values)
+
+
+def load(cls: type[R], path: str, *, parsers: Parsers | None = None, lenient: bool = False) -> R | None:
+    """A record from a file; None if there is no file. Raises UnreadableState, InputOutput."""
+    found = files.read_json(path)
+    if found is None:
+        return None
+    try:
+        return decode(cls, found, parsers=parsers, lenient=lenient)
+    except ValueError as e:
+        raise errors.UnreadableState(path=path, reason=e) from None
+
+
+def number(first: int, last: int) -> Callable[[Any], int]:
+    """A parser of whole numbers from ``first`` to ``last``."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and first <= value <= last:
+            return value
+        raise ValueError("no number, or out of range")
+
+    return parse
+
+
+def word(value: Any) -> str:
+    """A parser of text that can be a part of a path; it may be empty. Raises ValueError."""
+    text: str = plain(value, "")
+    if "/" in text or text in (".", ".."):
+        raise ValueError("no part of a path")
+    return text
+
+
+def plain(value: Any, default: Any) -> Any:
+    """A value of the type of ``default``; None stands for a number, or None. Raises ValueError."""
+    if isinstance(default, tuple):
+        if isinstance(value, list):
+            return tuple(plain(item, "") for item in value)
+    elif isinstance(default, bool) or isinstance(value, bool):
+        if isinstance(default, bool) and isinstance(value, bool):
+            return value
+    elif isinstance(default, float):
+        if isinstance(value, (int, float)) and abs(value) < LARGEST_NUMBER:  # neither infinite nor no number
+            return float(value)
+    elif isinstance(default, str):
+        if isinstance(value, str) and "\0" not in value:
+            value.encode()  # what is half a character can be in no path: a ValueError
+            return value
+    elif (value is None and default is None) or (isinstance(value, int) and abs(value) < LARGEST_NUMBER):
+        return value
+    raise ValueError("another type")
+
+
+def _parsed(cls: type[NamedTuple], field: str, value: Any, parsers: Parsers) -> Any:
+    if field in parsers:
+        return parsers[field](value)
+    return plain(value, cls._field_defaults.get(field, ""))
+
+
+def _because(reason: str, version: int) -> str:
+    if version > VERSION:
+        return f"{reason}; a newer version of tailscale-cni wrote it (format {version}, this one knows {VERSION})"
+    return reason
+
+
+# --- what cannot be read ------------------------------------------------------------------------------------------
+
+
+def set_aside(state_dir: str, path: str) -> str:
+    """Move what is at a path of ``stateDir``, whatever it is, to ``stateDir/unreadable``; returns where it is then.
+
+    A former one of the same name is replaced. Raises InputOutput, UnsafeDirectory.
+    """
+    directory = f"{state_dir}/unreadable"
+    files.make_directory(directory)
+    target = f"{directory}/{os.path.relpath(path, state_dir).replace('/', '-')}"
+    try:
+        files.clear(target)
+        os.rename(path, target)
+    except FileNotFoundError:  # another process was first
+        pass
+    except OSError as e:
+        raise errors.InputOutput(what=f"{path} cannot be moved", reason=e.strerror, path=directory) from None
+    return target
+
+
+def _to_stderr(text: str) -> None:
+    os.write(2, f"{text}\n".encode(errors="backslashreplace"))
+
+
+_tell: Callable[[str], None] = _to_stderr
+_told: set[str] = set()
+
+
+def warn_through(tell: Callable[[str], None]) -> None:
+    """From now on this process says through ``tell`` what is wrong with records; without that, on standard error."""
+    global _tell  # noqa: PLW0603 - a process is one call
+    _tell = tell
+    _told.clear()
+
+
+def warn(text: str) -> None:
+    """Say that a record is odd, once per call: it keeps no other pod from what it wants."""
+    if text not in _told:
+        _told.add(text)
+        _tell(text)

@@ -1,0 +1,40 @@
+"""What becomes of an identity that a pod gives up: the whole table."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tailscale_cni.identity.disposition import Disposition, Successor, disposition
+
+KEEP, RELEASE, DELETE = Disposition.KEEP, Disposition.RELEASE, Disposition.DELETE
+NONE, EPHEMERAL, LASTING = Successor.NONE, Successor.EPHEMERAL, Successor.LASTING
+
+TABLE = {
+    # in the cluster, deletable, successor
+    (False, False, NONE): KEEP,
+    (False, False, EPHEMERAL): KEEP,
+    (False, False, LASTING): KEEP,
+    (False, True, NONE): DELETE,
+    (False, True, EPHEMERAL): KEEP,
+    (False, True, LASTING): KEEP,
+    (True, False, NONE): RELEASE,
+    (True, False, EPHEMERAL): RELEASE,
+    (True, False, LASTING): KEEP,
+    (True, True, NONE): DELETE,
+    (True, True, EPHEMERAL): DELETE,
+    (True, True, LASTING): KEEP,
+}
+
+
+def test_the_table_is_whole() -> None:
+    """Every combination has a row."""
+    assert set(TABLE) == set(itertools.product((False, True), (False, True), Successor))
+
+
+@pytest.mark.parametrize(("given", "what"), TABLE.items())
+def test_disposition(given: tuple[bool, bool, Successor], what: Disposition) -> None:
+    """A lasting heir gets the keys; else the cluster gets back what cannot be deleted; a host deletes its own only without a heir."""
+    in_cluster, deletable, successor = given
+    assert disposition(in_cluster=in_cluster, deletable=deletable, successor=successor) is what
