@@ -259,6 +259,22 @@ def _url(value: Any) -> str:
     return str(value).rstrip("/")
 
 
+def _proxy(value: Any) -> str:
+    """A proxy's URL, which may have a user name and a password."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(_string(value))
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.path in ("", "/")
+        valid = valid and not (parts.query or parts.fragment)
+        _ = parts.port
+    except ValueError:
+        valid = False
+    if not valid or any(c.isspace() for c in value):
+        raise _Expected("an http or https URL without a path, as in http://proxy.example.com:3128")
+    return str(value).rstrip("/")
+
+
 SETTINGS = (
     Setting(
         "controlURL",
@@ -295,6 +311,12 @@ SETTINGS = (
         _url,
         "",
         "The control plane's API, where it is neither Tailscale's nor at `controlURL`.",
+    ),
+    Setting(
+        "proxyURL",
+        _proxy,
+        "",
+        "An HTTP or HTTPS proxy for the control plane and its API, and for the nodes' relays; not for loopback addresses.",
     ),
     Setting(
         "enroll",
@@ -463,6 +485,7 @@ class Config(NamedTuple):
     headscale_api_key_file: str
     headscale_user: str
     api_url: str
+    proxy_url: str
     enroll: str
     exclude_namespaces: tuple[str, ...]
     kubeconfig: str
@@ -588,7 +611,7 @@ def plain(value: Any) -> Any:
             return f"{first}-{last}"
         case tuple():
             return [plain(item) for item in value]
-    return value if isinstance(value, bool | int | str) else str(value)
+    return value if isinstance(value, bool | int) else _without_user(str(value))  # of a proxy
 
 
 def _without_user(value: Any) -> Any:

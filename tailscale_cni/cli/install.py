@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import archive, artefact, config, conflist, errors, kube
-from ..control import credential, headscale, static, tailscale
+from .. import archive, artefact, config, conflist, errors
+from ..control import credential, headscale, select, static, tailscale
+from ..kube import kubeconfig
 from ..state import files
 from ..state.installation import Installation
-from ..verbs import earlier, joining, keys, upkeep, wish
+from ..verbs import earlier, joining, upkeep, wish
 from . import add_roots, layout
 from .layout import BINARY
 from .upgrade import upgrade_all
@@ -160,7 +161,7 @@ def _settings(arguments: argparse.Namespace, root: str) -> dict[str, Any]:
         settings[row.setting] = _place(arguments, row)
     config.Config.load({"configFile": root + arguments.config_file, **settings})
     if arguments.kubeconfig:
-        kube.load(arguments.kubeconfig, root)
+        kubeconfig.load(arguments.kubeconfig, root)
     return settings
 
 
@@ -234,7 +235,9 @@ def _name_earlier_pods(host: config.Config, root: str) -> None:
 def _warn(host: config.Config, root: str) -> None:
     """What will keep the first pod from becoming a node."""
     static_key, *others = CREDENTIALS
-    row = static_key if keys.is_static(host) else next(row for row in others if getattr(host, row.attribute))
+    row = (
+        static_key if select.is_static(host) else next(row for row in others if getattr(host, row.attribute))
+    )
     path = root + getattr(host, row.attribute)
     try:
         row.check(credential.read(path, row.what, row.setting), path)

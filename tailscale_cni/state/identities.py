@@ -9,7 +9,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..untrusted import as_text, as_texts
+from ..json_fields import as_text, as_texts
 from . import files
 from .claims import Claims
 

@@ -29,6 +29,7 @@ class Farewell(NamedTuple):
     api_url: str
     headscale_user: str
     auth_key_seconds: int
+    proxy_url: str = ""
 
     @classmethod
     def of(cls, attachment: Attachment, node_id: str, node_key: str) -> Farewell:
@@ -47,7 +48,7 @@ class Outbox:
     def post(self, farewell: Farewell) -> None:
         """Write one down; the same one again is the same. Raises InputOutput."""
         files.make_directory(self.root)
-        files.write_json(self._path(farewell), farewell._asdict())
+        files.write_json(self._path(farewell), _document(farewell))
 
     def all(self) -> Iterator[Farewell]:
         """Every one. A file that cannot be read disturbs no other."""
@@ -65,3 +66,11 @@ class Outbox:
     def _path(self, farewell: Farewell) -> str:
         text = f"{farewell.api_url}\0{farewell.node_id}\0{farewell.node_key}".encode()
         return f"{self.root}/{files.digest(text, 12)}.json"
+
+
+def _document(farewell: Farewell) -> dict[str, object]:
+    """As JSON. Without a proxy, a version that knows of none can read it."""
+    document = farewell._asdict()
+    if not farewell.proxy_url:
+        del document["proxy_url"]
+    return document

@@ -13,8 +13,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors
+from ..json_fields import as_dict
 from ..tailnet import is_label
-from ..untrusted import as_dict
 from . import files
 from .outbox import Farewell
 

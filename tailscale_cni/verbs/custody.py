@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..cni.request import Pod, Request
     from ..config import Config
-    from ..kube import Api
+    from ..kube.client import Api
     from ..policy import PodIntent
     from ..state.attachments import Attachment
     from ..state.vault import Entry, Holder, Taken, Vault
@@ -283,7 +283,7 @@ def _vault(api: Api, attachment: Attachment) -> Vault:
 
 def _confirm(api: Api, attachment: Attachment) -> bool:
     """Whether the identity is still this host's; the vault then knows what its disk has."""
-    from ..kube import Conflict
+    from ..kube.client import Conflict
     from ..state.vault import TRIES
 
     vault = _vault(api, attachment)

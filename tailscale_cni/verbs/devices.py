@@ -11,13 +11,14 @@ import os
 from typing import TYPE_CHECKING
 
 from .. import errors, linux
-from ..control import Refused, Unavailable, is_same
+from ..control import Refused, Unavailable, is_same, select
+from ..control.select import ApiRef
 from ..policy import tailed
 from ..state import files, identities, node_keys
 from ..state.identities import Identity
 from ..state.names import Name
 from ..state.outbox import Farewell, Outbox
-from . import delivery, keys
+from . import delivery
 
 if TYPE_CHECKING:
     from ..control import ControlPlane
@@ -123,7 +124,7 @@ def plane_of(
 
     Raises Refused, Unavailable, NoAuthKey.
     """
-    plane = keys.control_plane(owner, seconds)
+    plane = select.control_plane(ApiRef.of(owner), seconds)
     return plane if plane and is_same(plane.device(device.node_id), device.node_key) else None
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import artefact, errors, linux
 from ..cni import result
+from ..control import select
 from ..state import files, identities
 from ..state.attachments import LOCK_SECONDS, Attachment, Attachments
 from ..state.claims import Claims
@@ -177,13 +178,13 @@ def _new(request: Request, config: Config, intent: PodIntent, netns: int) -> Att
         wanted=intent.number,
         since=succession.now(),
         handover_window=config.handover_window,
-        seeks_name=bool(config.kubeconfig) and intent.ephemeral and not keys.is_static(config),
+        seeks_name=bool(config.kubeconfig) and intent.ephemeral and not select.is_static(config),
         tags=intent.tags,
         ephemeral=intent.ephemeral,
         required=intent.required,
         on_deleted=config.on_deleted,
         control_url=config.control_url,
-        **keys.choice(config),
+        **select.configured(config).fields(),
         underlay=config.underlay,
         pod_addresses=tuple(str(address.ip) for address in result.pod_addresses(request.prev_result or {})),
         cluster_cidrs=tuple(str(network) for network in config.cluster_cidrs),

@@ -10,13 +10,13 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors
+from ..control import select
 from ..policy import numbered
 from ..state import identities, names
 from ..state.attachments import Attachments
 from ..state.identities import Identity
 from ..state.outbox import Farewell, Outbox
 from ..state.releases import Release, Releases
-from . import keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -116,6 +116,8 @@ def _not_given_back(state_dir: str, identity: Identity) -> Iterator[bool]:
 def _farewell(kept: Kept, host: Config) -> Farewell | None:
     """Its node can be deleted where the host's control plane is the one that it is of, and has an API."""
     identity = kept.identity
-    if keys.is_static(host) or not identity.node_id or identity.control_url != host.control_url:
+    if select.is_static(host) or not identity.node_id or identity.control_url != host.control_url:
         return None
-    return Farewell(identity.node_id, identity.node_key, f"identity {kept.node}", **keys.chosen(host))
+    return Farewell(
+        identity.node_id, identity.node_key, f"identity {kept.node}", **select.configured(host).fields()
+    )

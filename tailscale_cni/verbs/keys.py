@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import errors, linux
-from ..control import Refused, Unavailable
+from ..control import Refused, Unavailable, select
+from ..control.select import ApiRef
 from ..control.static import StaticKey
 from ..state.patience import Patience, TooSoon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..config import Config
     from ..control import AuthKey, ControlPlane
     from ..state.attachments import Attachment
-    from ..state.outbox import Farewell
-    from .credentials import Credential
 
 SECONDS = 20.0
 """How long a control plane has to make a key, where no pod waits for it."""
@@ -30,69 +28,13 @@ TURN = 5.0
 """How long one waits for one's turn then."""
 
 
-def is_static(host: Config) -> bool:
-    """Whether all nodes of a host register with one key, whose tags were chosen when it was made."""
-    return not (host.oauth_client_secret_file or host.headscale_api_key_file)
-
-
-def choice(host: Config) -> dict[str, Any]:
-    """Who makes a host's keys, as an attachment records it: a later change is for the pods that come later."""
-    shared = {"auth_key_seconds": max(1, round(host.auth_key_ttl))}
-    if host.oauth_client_secret_file:
-        from ..control.tailscale import API
-
-        file = host.oauth_client_secret_file
-        return {"minter": "tailscale", "credential_file": file, "api_url": host.api_url or API, **shared}
-    if host.headscale_api_key_file:
-        return {
-            "minter": "headscale",
-            "credential_file": host.headscale_api_key_file,
-            "api_url": host.api_url or host.control_url,
-            "headscale_user": host.headscale_user,
-            **shared,
-        }
-    return {"minter": "static", "credential_file": host.auth_key_file}
-
-
-def chosen(host: Config) -> dict[str, Any]:
-    """The same, with every field that a farewell has."""
-    return {"headscale_user": "", "auth_key_seconds": 0, "api_url": "", **choice(host)}
-
-
-def control_plane(attachment: Attachment | Farewell | Credential, seconds: float) -> ControlPlane | None:
-    """The API that a node, or its farewell, was recorded with, for calls that take ``seconds`` together.
-
-    None with a static key, which has none.
-    """
-    if attachment.minter == "tailscale":
-        from ..control.tailscale import Tailscale
-
-        return Tailscale(
-            attachment.credential_file,
-            api_url=attachment.api_url,
-            key_seconds=attachment.auth_key_seconds,
-            seconds=seconds,
-        )
-    if attachment.minter == "headscale":
-        from ..control.headscale import Headscale
-
-        return Headscale(
-            attachment.credential_file,
-            api_url=attachment.api_url,
-            user=attachment.headscale_user,
-            key_seconds=attachment.auth_key_seconds,
-            seconds=seconds,
-        )
-    return None
-
-
 def mint(attachment: Attachment, seconds: float) -> AuthKey:
     """An auth key for a node, made for this call and given to nobody else; a static one is what it is.
 
     Raises NoAuthKey, ControlRefused (a person has to do something), ControlUnavailable (later).
     """
     linux.leave_no_core()
-    plane = control_plane(attachment, seconds)
+    plane = select.control_plane(ApiRef.of(attachment), seconds)
     if plane is None:
         return _make(StaticKey(attachment.credential_file), attachment)
     with explained(attachment), _patiently(attachment):

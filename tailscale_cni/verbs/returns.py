@@ -22,7 +22,7 @@ from . import delivery, devices
 from .delivery import DELIVERY
 
 if TYPE_CHECKING:
-    from ..kube import Api
+    from ..kube.client import Api
     from ..state.attachments import Attachment
     from ..state.vault import Holder, Record
 
@@ -171,7 +171,7 @@ def is_known(name: Name, key: str) -> bool:
 
 def _tell(name: Name, release: Release, identity: Identity) -> bool:
     """Whatever the vault has of an identity of ours, it is then nobody's; whether it is. One that is not ours is left alone."""
-    from ..kube import Conflict
+    from ..kube.client import Conflict
     from ..state import vault_files
     from ..state.host import host_id
     from ..state.vault import TRIES, Holder, Vault, held_as
@@ -233,7 +233,8 @@ def record(identity: Identity) -> Record:
 
 def api(kubeconfig: str) -> Api:
     """The cluster's, with little patience; what it is asked for is secret. Raises BadKubeconfig."""
-    from .. import kube
+    from ..kube.client import Api
+    from ..kube.kubeconfig import load
 
     linux.leave_no_core()
-    return kube.Api(kube.load(kubeconfig), CALL_SECONDS)
+    return Api(load(kubeconfig), CALL_SECONDS)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors, policy
 from ..config import Config
+from ..control import select
 from ..policy.annotations import ENABLED
-from . import cluster, keys
+from . import cluster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +49,7 @@ class Wish(NamedTuple):
             namespace_annotations=cluster.namespace_annotations(config, request),
             owner=lambda: _node(annotations) or cluster.owner(config, request),
         )
-        if intent and keys.is_static(config) and set(intent.tags) != set(config.tags):
+        if intent and select.is_static(config) and set(intent.tags) != set(config.tags):
             raise errors.KeyHasItsTags(
                 pod=f"pod {namespace}/{pod}", tags=", ".join(intent.tags), given=", ".join(config.tags)
             )
