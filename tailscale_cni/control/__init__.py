@@ -89,9 +89,6 @@ class Minter(Protocol):
 class ControlPlane(Minter, Protocol):
     """A control plane with an API. Every method raises NoAuthKey (of its credential), Refused, Unavailable."""
 
-    def prepare(self) -> None:
-        """Start what a call needs, and return at once: its imports overlap with what the caller does before its first call."""
-
     def lifetime(self) -> Lifetime | None:
         """How long the credential itself lives; None if it does not end."""
 

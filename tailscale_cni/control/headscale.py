@@ -39,10 +39,6 @@ class Headscale:
         self.key_seconds = key_seconds
         self._rest = Rest(api_url, seconds, proxy)
 
-    def prepare(self) -> None:
-        """Start what a call needs; it imports while the caller does something else."""
-        self._rest.client.start()
-
     def mint(self, *, hostname: str, tags: tuple[str, ...], ephemeral: bool) -> AuthKey:  # noqa: ARG002 - keys have no description
         """A key for one node that registers soon: single-use, with these tags.
 

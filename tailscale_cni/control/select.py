@@ -100,6 +100,14 @@ def configured(config: Config) -> ApiRef:
     return ApiRef(HEADSCALE, file, url, config.headscale_user, seconds, config.proxy_url)
 
 
+def start_early(ref: ApiRef) -> None:
+    """Start what the first call of this API needs, and return at once: it imports while the caller does something else."""
+    if ref.provider != STATIC:
+        from ..http import client
+
+        client.start_early(ref.api_url, ref.proxy_url)
+
+
 def control_plane(ref: ApiRef, seconds: float) -> ControlPlane | None:
     """A client whose calls take at most ``seconds`` together; None with a static key, which has no API."""
     if ref.provider == TAILSCALE:

@@ -40,10 +40,6 @@ class Tailscale:
         self._token = ""
         self._client_tags: tuple[str, ...] = ()
 
-    def prepare(self) -> None:
-        """Start what a call needs; it imports while the caller does something else."""
-        self._rest.client.start()
-
     def mint(self, *, hostname: str, tags: tuple[str, ...], ephemeral: bool) -> AuthKey:
         """A key for one node that registers soon: single-use, pre-approved, with these tags."""
         if not tags:

@@ -60,6 +60,17 @@ class Tls(NamedTuple):
 HOST_TLS = Tls()
 
 
+_early: dict[tuple[str, int, Tls, str], _Child] = {}
+
+
+def start_early(base: str, proxy: str = "") -> None:
+    """Start the child of the next Client of a server, so that it imports requests while the caller does something else.
+
+    It ends with the caller at the latest.
+    """
+    Client(base, proxy=proxy).leave_started()
+
+
 class Client:
     """One server that speaks HTTP, by its base URL. Use it from one thread at a time."""
 
@@ -68,7 +79,8 @@ class Client:
     ) -> None:
         """``base`` is an http or https URL without a slash at its end; ``proxy`` is an http or https URL, or empty.
 
-        No proxy is used for a loopback address."""
+        No proxy is used for a loopback address.
+        """
         self.base = base
         self.max_answer = max_answer
         self.tls = tls
@@ -76,9 +88,19 @@ class Client:
         self._child: _Child | None = None
 
     def start(self) -> None:
-        """Start the child, so that it imports what it needs while the caller does something else."""
+        """Start the child, if there is none yet."""
         if self._child is None:
-            self._child = _Child(lambda connection: _serve(self, connection))
+            self._child = _early.pop(self._place, None) or _Child(lambda connection: _serve(self, connection))
+
+    def leave_started(self) -> None:
+        """Leave a child that has been started to the next Client with the same arguments."""
+        self.start()
+        if self._child:
+            _early[self._place], self._child = self._child, None
+
+    @property
+    def _place(self) -> tuple[str, int, Tls, str]:
+        return self.base, self.max_answer, self.tls, self.proxy
 
     def close(self) -> None:
         """End the child, if there is one."""

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .. import errors
+from ..control import select
 from . import joining, succession, upkeep
 from .namespace import pod_netns
 from .wish import Wish
@@ -26,6 +27,7 @@ def run(request: Request) -> None:
         raise errors.NetworkChanged(pod=f"pod {request.pod or request.container_id}")
     if wish.intent is None:
         return
+    select.start_early(select.configured(wish.config))
     deadline = time.monotonic() + wish.config.ready_timeout
     with pod_netns(request.netns) as netns:
         attachment = joining.begin(request, wish.config, wish.intent, netns, deadline)

@@ -73,7 +73,7 @@ def _start_unit(attachment: Attachment, executable: str) -> None:
     from . import systemd
 
     argv = [executable, "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
-    loopback = tuple(_loopback(attachment.control_url, attachment.api_url))
+    loopback = tuple(_loopback(attachment.control_url, attachment.api_url, attachment.proxy_url))
     try:
         systemd.start(attachment.unit, f"Tailscale node of {attachment.who}", argv, loopback=loopback)
     except OSError as e:
@@ -220,6 +220,7 @@ def become_supervisor(
         inode = os.fstat(netns).st_ino
         os.close(netns)
         os.chdir(attachment.identity_dir)
+        _place_proxy(attachment)
         _record(attachment, os.getpid())
         argv = [
             programs.supervisor,
@@ -288,6 +289,17 @@ def _listener(attachment: Attachment) -> int:
     os.chmod(attachment.socket, 0o600)
     listener.listen(64)
     return listener.detach()
+
+
+def _place_proxy(attachment: Attachment) -> None:
+    """The proxy that the worker is to use, in a file of the worker's alone: the URL may hold a password. No file without a proxy."""
+    path = f"{attachment.identity_dir}/proxy"
+    files.remove(path)
+    if attachment.proxy_url:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as f:
+            f.write(attachment.proxy_url)
+            os.fchown(fd, attachment.uid, attachment.uid)
 
 
 def _peers(attachment: Attachment) -> int:
