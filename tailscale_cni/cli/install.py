@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import config, errors, kube
+from .. import config, errors
 from ..build import artefact, binaries, cache, interpreter
 from ..control import credential, headscale, select, static, tailscale
 from ..install import conflist, detect, keep_in_step, preflight, unenrolled
 from ..install.detect import BINARY
 from ..install.record import Installation
+from ..kube import kubeconfig
 from ..node import resolve
 from ..state import files, roots
 from . import add_roots
@@ -173,7 +174,7 @@ def _settings(arguments: argparse.Namespace, root: str) -> dict[str, Any]:
         settings[row.setting] = _place(arguments, row)
     config.load_config({"configFile": root + arguments.config_file, **settings})
     if arguments.kubeconfig:
-        kube.load(arguments.kubeconfig, root)
+        kubeconfig.load(arguments.kubeconfig, root)
     return settings
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..config import STATE_DIR
+from ..control import expiry
 from ..node import credentials
 from ..state.attachments import Attachment, Attachments
 from ..worker import launch
@@ -119,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print one row per node, then notes on standard error. Returns 1 if a node is not running."""
     wanted = [a for a in Attachments(arguments.state_dir).all() if arguments.namespace in (None, a.namespace)]
     with ThreadPoolExecutor(max_workers=32) as pool:
-        ask = partial(credentials.end, seconds=CONTROL_SECONDS)
+        ask = partial(expiry.ask, seconds=CONTROL_SECONDS)
         asked = pool.map(ask, credentials.in_use(arguments.state_dir))
         rows = sorted(pool.map(Row.of, wanted), key=lambda row: (row.namespace, row.pod))
         ends = list(asked)
@@ -140,10 +141,10 @@ def run(arguments: argparse.Namespace) -> int:
     return int(any(row.state != "Running" for row in rows))
 
 
-def _credential(end: credentials.End) -> dict[str, object]:
+def _credential(end: expiry.Expiry) -> dict[str, object]:
     return {
-        "file": end.credential.credential_file,
-        "url": end.credential.api_url,
+        "file": end.api.credential_file,
+        "url": end.api.api_url,
         "expires": end.expires or None,
         "urgent": end.urgent,
         "note": end.note,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from .fastpath_note import fingerprint
-from .parsers import Expected, Unsupported
+from .parsers import Expected, Unsupported, without_user
 from .settings import DEFAULT, ENTRY, PROTOCOL_KEYS, ROOTS, SETTINGS, Config, Setting, attribute
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _parse(rows: tuple[Setting, ...], where: str, given: Mapping[str, Any]) -> d
             ) from None
         except Expected as e:
             part = errors.show(".".join([key, *e.path])).strip("'")
-            reason = f"{errors.show(_without_user(e.value if e.path else value))} is not what it takes"
+            reason = f"{errors.show(without_user(e.value if e.path else value))} is not what it takes"
             raise errors.InvalidConfiguration(
                 where=where, key=part, reason=reason, expected=f"Expected {e}."
             ) from None
@@ -87,13 +87,6 @@ def _check_credentials(values: Mapping[str, Any], origin: Mapping[str, str]) -> 
             reason="there is oauthClientSecretFile, too",
             expected="Set the one for Tailscale, or the other for Headscale.",
         )
-
-
-def _without_user(value: Any) -> Any:
-    """``value`` without the user and password of a URL. Pod authors see the error that shows a rejected value."""
-    head, at, rest = str(value).rpartition("@")
-    scheme, colon, _ = head.partition("://")
-    return f"{scheme}://…@{rest}" if at and colon else value
 
 
 def unknown(where: str, key: object, known: tuple[str, ...], within: str = "") -> errors.InvalidConfiguration:

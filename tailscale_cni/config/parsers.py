@@ -259,6 +259,29 @@ UID_COUNT = 65536
 """The number of user IDs, from ``uidBase`` on, that nodes may use."""
 
 
+def proxy(value: Any) -> str:
+    """An http or https URL of a proxy, which may have a user name and a password. It has no path."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(string(value))
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.path in ("", "/")
+        valid = valid and not (parts.query or parts.fragment)
+        _ = parts.port
+    except ValueError:
+        valid = False
+    if not valid or any(c.isspace() for c in value):
+        raise Expected("an http or https URL without a path, as in http://proxy.example.com:3128")
+    return str(value).rstrip("/")
+
+
+def without_user(value: Any) -> Any:
+    """A URL without its user name and password: errors and `config show` are read by others."""
+    head, at, rest = str(value).rpartition("@")
+    scheme, colon, _ = head.partition("://")
+    return f"{scheme}://…@{rest}" if at and colon else value
+
+
 def plain(value: Any) -> Any:
     """A Config's value as it would be written in the file: JSON types only, durations with a unit."""
     match value:
@@ -273,4 +296,4 @@ def plain(value: Any) -> Any:
             return f"{first}-{last}"
         case tuple():
             return [plain(item) for item in value]
-    return value if isinstance(value, bool | int | str) else str(value)
+    return value if isinstance(value, bool | int) else without_user(str(value))  # a proxy's has a password

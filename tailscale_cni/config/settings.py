@@ -68,6 +68,12 @@ SETTINGS = (
         "The URL of the control plane's API, if it is neither Tailscale's nor `controlURL`.",
     ),
     Setting(
+        "proxyURL",
+        parse.proxy,
+        "",
+        "An HTTP or HTTPS proxy for the control plane, its API and the nodes' relays. It is not used for loopback addresses.",
+    ),
+    Setting(
         "enroll",
         parse.one_of("annotated", "all"),
         "annotated",
@@ -236,6 +242,7 @@ class Config(NamedTuple):
     headscale_api_key_file: str
     headscale_user: str
     api_url: str
+    proxy_url: str
     enroll: str
     exclude_namespaces: tuple[str, ...]
     kubeconfig: str

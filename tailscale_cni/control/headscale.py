@@ -12,12 +12,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..untrusted import as_dict, as_list, as_text, as_texts
+from ..json_fields import as_dict, as_list, as_text, as_texts
 from . import AuthKey, Device, Lifetime, Refused, Unavailable, as_auth_key, credential
 from .rest import Rest
 
 if TYPE_CHECKING:
-    from ..web import Answer
+    from ..http.answer import Answer
 
 WHAT = "an API key of Headscale"
 NEW_KEY = "'headscale apikeys create --expiration 999d' makes one."
@@ -28,7 +28,7 @@ class Headscale:
     """One Headscale, as an API key may see and change it: all of it."""
 
     def __init__(
-        self, api_key_file: str, *, api_url: str, user: str, key_seconds: int, seconds: float
+        self, api_key_file: str, *, api_url: str, user: str, key_seconds: int, seconds: float, proxy: str = ""
     ) -> None:
         """``user`` is a name or an ID, or empty: from 0.28 on, tags are enough.
 
@@ -37,7 +37,7 @@ class Headscale:
         self.api_key_file = api_key_file
         self.user = user
         self.key_seconds = key_seconds
-        self._rest = Rest(api_url, seconds)
+        self._rest = Rest(api_url, seconds, proxy)
 
     def mint(self, *, hostname: str, tags: tuple[str, ...], ephemeral: bool) -> AuthKey:  # noqa: ARG002 - keys have no description
         """A key for one node that registers soon: single-use, with these tags.

@@ -8,22 +8,23 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..untrusted import as_dict
-from ..web import Distrusted, NoAnswer, Server
+from ..http.answer import Distrusted, NoAnswer
+from ..http.client import Client
+from ..json_fields import as_dict
 from . import Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..web import Answer
+    from ..http.answer import Answer
 
 
 class Rest:
     """One host's API, and a moment at which we have no more patience with it."""
 
-    def __init__(self, base: str, seconds: float) -> None:
+    def __init__(self, base: str, seconds: float, proxy: str = "") -> None:
         """``base`` is an http or https URL without a slash at its end; ``seconds`` bound all calls together."""
-        self.server = Server(base)
+        self.client = Client(base, proxy=proxy)
         self.deadline = time.monotonic() + seconds
 
     def call(
@@ -57,7 +58,7 @@ class Rest:
         body: Mapping[str, Any] | None,
     ) -> Answer:
         try:
-            return self.server.ask(method, path, self.deadline, token=token, form=form, body=body)
+            return self.client.ask(method, path, self.deadline, token=token, form=form, body=body)
         except Distrusted as e:
             raise Refused(
                 e.reason,
@@ -79,7 +80,7 @@ class Rest:
             )
         if 300 <= answer.status < 400:
             raise Refused(
-                f"{self.server.base} answers {answer.status}: it leads elsewhere, and a credential goes to no other host",
+                f"{self.client.base} answers {answer.status}: it leads elsewhere, and a credential goes to no other host",
                 "Set apiURL to where it leads, if that is yours.",
             )
         return answer

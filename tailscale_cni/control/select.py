@@ -1,68 +1,134 @@
-"""Which control plane makes a host's auth keys."""
+"""Which API makes a host's auth keys and knows its devices, and the client for it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..node.credentials import Credential
-    from ..state.attachments import Attachment
-    from ..state.outbox import Deletion
     from . import ControlPlane
 
-
-def is_static(host: Config) -> bool:
-    """Whether all nodes of a host register with one key, whose tags were chosen when it was made."""
-    return not (host.oauth_client_secret_file or host.headscale_api_key_file)
+STATIC, TAILSCALE, HEADSCALE = "static", "tailscale", "headscale"
 
 
-def choice(host: Config) -> dict[str, Any]:
-    """Who makes a host's keys, as an attachment records it: a later change is for the pods that come later."""
-    shared = {"auth_key_seconds": max(1, round(host.auth_key_ttl))}
-    if host.oauth_client_secret_file:
-        from ..control.tailscale import API
+class Recorded(Protocol):
+    """A record that says which API a node's keys are from, with the names of fields that state files have."""
 
-        file = host.oauth_client_secret_file
-        return {"minter": "tailscale", "credential_file": file, "api_url": host.api_url or API, **shared}
-    if host.headscale_api_key_file:
+    @property
+    def minter(self) -> str:
+        """As in ApiRef."""
+
+    @property
+    def credential_file(self) -> str:
+        """As in ApiRef."""
+
+    @property
+    def api_url(self) -> str:
+        """As in ApiRef."""
+
+    @property
+    def headscale_user(self) -> str:
+        """As in ApiRef."""
+
+    @property
+    def auth_key_seconds(self) -> int:
+        """As in ApiRef."""
+
+    @property
+    def proxy_url(self) -> str:
+        """As in ApiRef."""
+
+
+class ApiRef(NamedTuple):
+    """Which API, and how it is called."""
+
+    provider: str
+    """``static`` (a file with a reusable key, and no API), ``tailscale`` or ``headscale``."""
+    credential_file: str
+    api_url: str = ""
+    user: str = ""
+    """Headscale's user; empty with Tailscale, and with a Headscale that needs none."""
+    key_seconds: int = 0
+    """How long an auth key that is not used lives."""
+    proxy_url: str = ""
+    """An http or https proxy, with its credentials; empty: none."""
+
+    def __repr__(self) -> str:
+        """Without the proxy's credentials."""
+        return f"ApiRef({self.provider}, {self.credential_file}, {self.api_url})"
+
+    @classmethod
+    def of(cls, record: Recorded) -> ApiRef:
+        """The API that a record names."""
+        return cls(
+            record.minter,
+            record.credential_file,
+            record.api_url,
+            record.headscale_user,
+            record.auth_key_seconds,
+            record.proxy_url,
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """The same as fields of a record."""
         return {
-            "minter": "headscale",
-            "credential_file": host.headscale_api_key_file,
-            "api_url": host.api_url or host.control_url,
-            "headscale_user": host.headscale_user,
-            **shared,
+            "minter": self.provider,
+            "credential_file": self.credential_file,
+            "api_url": self.api_url,
+            "headscale_user": self.user,
+            "auth_key_seconds": self.key_seconds,
+            "proxy_url": self.proxy_url,
         }
-    return {"minter": "static", "credential_file": host.auth_key_file}
 
 
-def chosen(host: Config) -> dict[str, Any]:
-    """The same, with every field that a deletion has."""
-    return {"headscale_user": "", "auth_key_seconds": 0, "api_url": "", **choice(host)}
+def is_static(config: Config) -> bool:
+    """Whether all nodes of a host register with one key, whose tags were chosen when it was made."""
+    return not (config.oauth_client_secret_file or config.headscale_api_key_file)
 
 
-def control_plane(attachment: Attachment | Deletion | Credential, seconds: float) -> ControlPlane | None:
-    """The API that a node, or its deletion, was recorded with, for calls that take ``seconds`` together.
+def configured(config: Config) -> ApiRef:
+    """The API that a host's configuration names. Attachments record it: a later change applies to later pods."""
+    if is_static(config):
+        return ApiRef(STATIC, config.auth_key_file, proxy_url=config.proxy_url)
+    seconds = max(1, round(config.auth_key_ttl))
+    if config.oauth_client_secret_file:
+        from .tailscale import API
 
-    None with a static key, which has none.
-    """
-    if attachment.minter == "tailscale":
-        from ..control.tailscale import Tailscale
+        file, url = config.oauth_client_secret_file, config.api_url or API
+        return ApiRef(TAILSCALE, file, url, "", seconds, config.proxy_url)
+    file, url = config.headscale_api_key_file, config.api_url or config.control_url
+    return ApiRef(HEADSCALE, file, url, config.headscale_user, seconds, config.proxy_url)
+
+
+def start_early(ref: ApiRef) -> None:
+    """Start what the first call of this API needs, and return at once: it imports while the caller does something else."""
+    if ref.provider != STATIC:
+        from ..http import client
+
+        client.start_early(ref.api_url, ref.proxy_url)
+
+
+def control_plane(ref: ApiRef, seconds: float) -> ControlPlane | None:
+    """A client whose calls take at most ``seconds`` together; None with a static key, which has no API."""
+    if ref.provider == TAILSCALE:
+        from .tailscale import Tailscale
 
         return Tailscale(
-            attachment.credential_file,
-            api_url=attachment.api_url,
-            key_seconds=attachment.auth_key_seconds,
+            ref.credential_file,
+            api_url=ref.api_url,
+            key_seconds=ref.key_seconds,
             seconds=seconds,
+            proxy=ref.proxy_url,
         )
-    if attachment.minter == "headscale":
-        from ..control.headscale import Headscale
+    if ref.provider == HEADSCALE:
+        from .headscale import Headscale
 
         return Headscale(
-            attachment.credential_file,
-            api_url=attachment.api_url,
-            user=attachment.headscale_user,
-            key_seconds=attachment.auth_key_seconds,
+            ref.credential_file,
+            api_url=ref.api_url,
+            user=ref.user,
+            key_seconds=ref.key_seconds,
             seconds=seconds,
+            proxy=ref.proxy_url,
         )
     return None

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..untrusted import as_dict, as_list, as_text, as_texts
+from ..json_fields import as_dict, as_list, as_text, as_texts
 from . import AuthKey, Device, Lifetime, Refused, Unavailable, as_auth_key, credential
 from .rest import Rest
 
 if TYPE_CHECKING:
-    from ..web import Answer
+    from ..http.answer import Answer
 
 API = "https://api.tailscale.com"
 WHAT = "the secret of an OAuth client (tskey-client-…)"
@@ -30,11 +30,13 @@ RENEW = (
 class Tailscale:
     """One tailnet, as an OAuth client may see and change it."""
 
-    def __init__(self, secret_file: str, *, api_url: str, key_seconds: int, seconds: float) -> None:
+    def __init__(
+        self, secret_file: str, *, api_url: str, key_seconds: int, seconds: float, proxy: str = ""
+    ) -> None:
         """Keys live ``key_seconds``; all calls on this object together take at most ``seconds``."""
         self.secret_file = secret_file
         self.key_seconds = key_seconds
-        self._rest = Rest(api_url, seconds)
+        self._rest = Rest(api_url, seconds, proxy)
         self._token = ""
         self._client_tags: tuple[str, ...] = ()
 

@@ -25,5 +25,5 @@ def plane_of(
 
     Raises Refused, Unavailable, NoAuthKey.
     """
-    plane = select.control_plane(owner, seconds)
+    plane = select.control_plane(select.ApiRef.of(owner), seconds)
     return plane if plane and is_same(plane.device(device.node_id), device.node_key) else None

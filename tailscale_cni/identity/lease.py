@@ -15,13 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors, linux
+from ..json_fields import as_dict, as_list, as_text
 from ..state import identities
 from ..state.attachments import Attachments
 from ..state.host import host_id
 from ..state.hostnames import Name
 from ..state.identities import Identity
 from ..state.releases import Release, Releases
-from ..untrusted import as_dict, as_list, as_text
 from . import release
 from .reservation import Reservation
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..cni.request import Pod, Request
     from ..config import Config
-    from ..kube import Api
+    from ..kube.client import Api
     from ..policy import PodIntent
     from .secret_store import Holder, Taken
 

@@ -25,7 +25,7 @@ from ..state.releases import Release, Releases
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..kube import Api
+    from ..kube.client import Api
     from ..state.attachments import Attachment
     from .secret_store import Holder, Record
 
@@ -191,7 +191,7 @@ def _tell_cluster(name: Name, release: Release, identity: Identity) -> bool:
 
     Returns whether no host holds it now. Raises KubernetesFailed, also while other hosts change the Secret all the time.
     """
-    from ..kube import Conflict
+    from ..kube.client import Conflict
     from ..state import vault_files
     from ..state.host import host_id
     from .secret_store import TRIES, Holder, Vault, held_as
@@ -253,7 +253,8 @@ def secret_record(identity: Identity) -> Record:
 
 def cluster_api(kubeconfig: str) -> Api:
     """The Kubernetes API, for calls whose answers are secret. Raises BadKubeconfig."""
-    from .. import kube
+    from ..kube.client import Api
+    from ..kube.kubeconfig import load
 
     linux.disable_core_dumps()
-    return kube.Api(kube.load(kubeconfig), API_TIMEOUT)
+    return Api(load(kubeconfig), API_TIMEOUT)

@@ -20,7 +20,7 @@ from . import handover, release
 from .lease import adopt, announce, as_identity, own_holder
 
 if TYPE_CHECKING:
-    from ..kube import Api
+    from ..kube.client import Api
     from ..state.attachments import Attachment
     from .secret_store import Entry, Vault
 
@@ -74,7 +74,7 @@ def _vault(api: Api, attachment: Attachment) -> Vault:
 
 def _confirm(api: Api, attachment: Attachment) -> bool:
     """Whether this host still holds the identity. The cluster then has the keys and the record that this disk has."""
-    from ..kube import Conflict
+    from ..kube.client import Conflict
     from .secret_store import TRIES
 
     vault = _vault(api, attachment)

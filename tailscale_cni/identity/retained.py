@@ -119,4 +119,6 @@ def _deletion(kept: Kept, host: Config) -> Deletion | None:
     is_known = identity.node_id and identity.node_key and identity.control_url == host.control_url
     if select.is_static(host) or not is_known:
         return None
-    return Deletion(identity.node_id, identity.node_key, who=f"identity {kept.node}", **select.chosen(host))
+    return Deletion(
+        identity.node_id, identity.node_key, who=f"identity {kept.node}", **select.configured(host).fields()
+    )

@@ -16,11 +16,12 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import errors, kube
+from .. import errors
+from ..json_fields import as_dict, as_list, as_text, as_texts, as_word
+from ..kube import client
 from ..state import node_keys, vault_files
 from ..state.hostnames import MOST
 from ..tailnet import is_tag
-from ..untrusted import as_dict, as_list, as_text, as_texts, as_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -95,7 +96,7 @@ class Held(Exception):
 class Vault:
     """The identities of one name of a namespace. Every call raises KubernetesFailed, KubernetesForbids."""
 
-    def __init__(self, api: kube.Api, namespace: str, name: str) -> None:
+    def __init__(self, api: client.Api, namespace: str, name: str) -> None:
         """``namespace`` and ``name`` are DNS labels."""
         self.api = api
         self.namespace, self.name = namespace, name
@@ -159,7 +160,7 @@ class Vault:
                 return Taken(self.save(entry._replace(holder=holder, released_by=None)), tuple(refusals))
             except Held as e:
                 refusals += [str(e)] if str(e) else []
-            except kube.Conflict:
+            except client.Conflict:
                 continue
         return None
 
@@ -186,7 +187,7 @@ class Vault:
             raise Held
         raise Held(
             f"host {held.node} has the identity {self.shown(entry.number)}, and is not Ready: if nothing runs there any more, "
-            f"'kubectl delete node {held.node}', or taint it {kube.OUT_OF_SERVICE}"
+            f"'kubectl delete node {held.node}', or taint it {client.OUT_OF_SERVICE}"
         )
 
     def _is_for_another(self, entries: Mapping[int, Entry | None], number: int) -> bool:
@@ -196,7 +197,7 @@ class Vault:
         return any(node and node.ready and node.uid == holder.node_uid for node, holder in nodes)
 
     def save(self, entry: Entry) -> Entry:
-        """Write one, new or as it was read; as it is then. Raises kube.Conflict."""
+        """Write one, new or as it was read; as it is then. Raises client.Conflict."""
         metadata = as_dict(entry.document.get("metadata"))
         version = metadata.get("resourceVersion")
         name = self.secret_name(entry.number)
@@ -221,7 +222,7 @@ class Vault:
         return entry._replace(document=written)
 
     def delete(self, entry: Entry) -> None:
-        """Nobody is to be this node any more. Raises kube.Conflict."""
+        """Nobody is to be this node any more. Raises client.Conflict."""
         metadata = as_dict(entry.document.get("metadata"))
         preconditions = {key: metadata.get(key) for key in ("uid", "resourceVersion")}
         path = f"{SECRETS}/{self.secret_name(entry.number)}"
@@ -289,7 +290,7 @@ def _holder(value: object) -> Holder | None:
     if value is None:
         return None
     words = [as_word(as_dict(value).get(field)) for field in Holder._fields]
-    if not (all(words) and kube.is_name(words[0])):
+    if not (all(words) and client.is_name(words[0])):
         raise ValueError("holder")
     return Holder(*words)
 

@@ -11,9 +11,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from .. import errors, policy
+from ..json_fields import as_dict, as_list, as_text
 from ..state import files
 from ..tailnet import is_label
-from ..untrusted import as_dict, as_list, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors, linux
 from ..control import Refused, Unavailable
-from ..control.select import control_plane
+from ..control.select import ApiRef, control_plane
 from ..control.static import StaticKey
 from ..state.backoff import Backoff, TooSoon
 
@@ -35,7 +35,7 @@ def mint(attachment: Attachment, seconds: float) -> AuthKey:
     Raises NoAuthKey, ControlRefused (a person has to do something), ControlUnavailable (later).
     """
     linux.disable_core_dumps()
-    plane = control_plane(attachment, seconds)
+    plane = control_plane(ApiRef.of(attachment), seconds)
     if plane is None:
         return _make(StaticKey(attachment.credential_file), attachment)
     with explained(attachment), _patiently(attachment):

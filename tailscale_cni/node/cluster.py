@@ -82,9 +82,10 @@ def _renew(store: Namespaces, kubeconfig: str, namespace: str, *, first: bool) -
 
 def _ours(kubeconfig: str, namespace: str) -> dict[str, str]:
     """In the child: our annotations of the namespace. Raises BadKubeconfig, KubernetesFailed."""
-    from .. import kube
+    from ..kube.client import Api
+    from ..kube.kubeconfig import load
 
-    found = kube.Api(kube.load(kubeconfig), API_TIMEOUT).namespace_annotations(namespace)
+    found = Api(load(kubeconfig), API_TIMEOUT).namespace_annotations(namespace)
     if found is None:
         raise errors.KubernetesFailed(reason=f"it has no namespace {namespace}")
     return {key: text for key, text in found.items() if key.startswith(PREFIX)}
@@ -92,10 +93,11 @@ def _ours(kubeconfig: str, namespace: str) -> dict[str, str]:
 
 def _owner(kubeconfig: str, pod: Pod) -> bytes:
     """In the child: a list of kind and name, or why there is none."""
-    from .. import kube
+    from ..kube.client import Api
+    from ..kube.kubeconfig import load
 
     try:
-        found = kube.Api(kube.load(kubeconfig), API_TIMEOUT).controller(pod.namespace, pod.name, pod.uid)
+        found = Api(load(kubeconfig), API_TIMEOUT).controller(pod.namespace, pod.name, pod.uid)
     except errors.Error as e:
         return json.dumps({"failure": str(e)}).encode()
     return json.dumps(list(found) if found else {"failure": f"it has no pod {pod}"}).encode()

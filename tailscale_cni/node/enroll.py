@@ -113,7 +113,7 @@ def _new(request: Request, config: Config, intent: PodIntent, netns: int) -> Att
         required=intent.required,
         on_deleted=config.on_deleted,
         control_url=config.control_url,
-        **select.choice(config),
+        **select.configured(config).fields(),
         underlay=config.underlay,
         pod_addresses=tuple(str(address.ip) for address in result.pod_addresses(request.prev_result or {})),
         cluster_cidrs=tuple(str(network) for network in config.cluster_cidrs),

@@ -88,6 +88,8 @@ class Attachment(NamedTuple):
     api_url: str = ""
     headscale_user: str = ""
     auth_key_seconds: int = 600
+    proxy_url: str = ""
+    """Through which its control plane and API are asked; it may hold a password."""
     underlay: str = "host"
     interface: str = "ts0"
     mtu: int = 1280

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors
-from ..untrusted import as_text, as_texts
+from ..json_fields import as_text, as_texts
 from . import files, records
 from .claims import Claims
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from binascii import a2b_base64
 
-from ..untrusted import as_dict, as_text
+from ..json_fields import as_dict, as_text
 from . import vault_files
 
 PRIME = 2**255 - 19

@@ -31,6 +31,7 @@ class Deletion(NamedTuple):
     api_url: str
     headscale_user: str = ""
     auth_key_seconds: int = 600
+    proxy_url: str = ""
     who: str = "a node"
     """For people: whose node it is."""
     version: int = records.VERSION
@@ -48,6 +49,7 @@ class Deletion(NamedTuple):
             api_url=attachment.api_url,
             headscale_user=attachment.headscale_user,
             auth_key_seconds=attachment.auth_key_seconds,
+            proxy_url=attachment.proxy_url,
             who=attachment.who,
         )
 
@@ -59,6 +61,8 @@ class Deletion(NamedTuple):
         document = records.document(self)
         if self.version == 1:
             del document["version"]
+        if not self.proxy_url:
+            del document["proxy_url"]
         return document
 
 

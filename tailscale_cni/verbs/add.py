@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .. import errors
+from ..control import select
 from ..identity import handover
 from ..install.keep_in_step import keep_in_step
 from ..node import configure, enroll, repair, start, teardown
@@ -27,6 +28,7 @@ def run(request: Request) -> None:
         raise errors.NetworkChanged(pod=f"pod {request.pod or request.container_id}")
     if intent is None:
         return
+    select.start_early(select.configured(config))  # imports while the call does something else
     deadline = time.monotonic() + config.ready_timeout
     with pod_netns(request.netns) as netns:
         teardown.end_stale(request, config, intent, netns)

@@ -230,6 +230,7 @@ def become_supervisor(
         inode = os.fstat(netns).st_ino
         os.close(netns)
         os.chdir(attachment.identity_dir)
+        _place_proxy(attachment)
         _record(attachment, os.getpid())
         argv = [
             programs.supervisor,
@@ -301,6 +302,17 @@ def _open_listener(attachment: Attachment) -> int:
     os.chmod(attachment.socket, 0o600)
     listener.listen(64)
     return listener.detach()
+
+
+def _place_proxy(attachment: Attachment) -> None:
+    """Write the worker's proxy to a file that only the worker can read, because the URL may have a password. No file without a proxy."""
+    path = f"{attachment.identity_dir}/proxy"
+    files.remove(path)
+    if attachment.proxy_url:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as f:
+            f.write(attachment.proxy_url)
+            os.fchown(fd, attachment.uid, attachment.uid)
 
 
 def _open_peers(attachment: Attachment) -> int:

@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
+from ..json_fields import as_dict, as_list, as_text, as_texts, as_word
 from ..tailnet import Address, is_tailnet
-from ..untrusted import as_dict, as_list, as_text, as_texts, as_word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tailscale_cni import errors, kube
+from tailscale_cni import errors
 from tailscale_cni.identity.secret_store import NAMESPACE
+from tailscale_cni.kube.client import MAX_ANSWER, OUT_OF_SERVICE, Api, Conflict, Node
+from tailscale_cni.kube.kubeconfig import load
 
 from .cni_call import ROOT
 from .kubernetes import TOKEN, ApiServer, certificate, kubeconfig
@@ -27,9 +29,9 @@ def server() -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def api(server: ApiServer, tmp_path: Path) -> kube.Api:
+def api(server: ApiServer, tmp_path: Path) -> Api:
     """A client of it."""
-    return kube.Api(kube.load(str(kubeconfig(tmp_path / "kubeconfig", server.url))), 5.0)
+    return Api(load(str(kubeconfig(tmp_path / "kubeconfig", server.url))), 5.0)
 
 
 def data(path: Path) -> str:
@@ -60,12 +62,12 @@ def test_speaks_tls_with_what_a_kubeconfig_gives(tmp_path: Path, by: str, *, inl
     try:
         server.namespace("media", {"a": "b"})
         file = kubeconfig(tmp_path / "kubeconfig", server.url, user, **authority)
-        assert kube.Api(kube.load(str(file)), 5.0).namespace_annotations("media") == {"a": "b"}
+        assert Api(load(str(file)), 5.0).namespace_annotations("media") == {"a": "b"}
         stranger = kubeconfig(
             tmp_path / "stranger", server.url, user, **{"certificate-authority": "client.crt"}
         )
         with pytest.raises(errors.KubernetesFailed, match="certificate is not trusted"):
-            kube.Api(kube.load(str(stranger)), 5.0).namespace_annotations("media")
+            Api(load(str(stranger)), 5.0).namespace_annotations("media")
     finally:
         server.close()
 
@@ -97,7 +99,7 @@ def test_a_kubeconfig_that_cannot_be_used_says_why(
     (tmp_path / "wide").write_text("secret-word")
     file = kubeconfig(tmp_path / "kubeconfig", cluster.pop("server", "https://a"), user, **cluster)
     with pytest.raises(errors.BadKubeconfig) as caught:
-        kube.load(str(file))
+        load(str(file))
     assert reason in str(caught.value)
     assert str(file) in str(caught.value)
     assert "secret-word" not in f"{caught.value}{caught.value.advice}"
@@ -124,7 +126,7 @@ def test_a_broken_kubeconfig_is_an_error_of_ours(tmp_path: Path, text: str, reas
     file.touch(0o600)
     file.write_text(text)
     with pytest.raises(errors.BadKubeconfig, match=reason) as caught:
-        kube.load(str(file))
+        load(str(file))
     assert "secret-word" not in str(caught.value)
 
 
@@ -133,7 +135,7 @@ def test_a_kubeconfig_that_others_can_read_is_refused(tmp_path: Path) -> None:
     file = kubeconfig(tmp_path / "kubeconfig", "https://a")
     file.chmod(0o644)
     with pytest.raises(errors.BadKubeconfig) as caught:
-        kube.load(str(file))
+        load(str(file))
     assert f"chmod 600 {file}" in caught.value.advice
 
 
@@ -141,10 +143,10 @@ def test_a_servers_path_is_in_front(tmp_path: Path, server: ApiServer) -> None:
     """As Rancher's clusters have it."""
     server.objects["/k8s/clusters/c-1/api/v1/namespaces/media"] = {"metadata": {"annotations": {"a": "b"}}}
     file = kubeconfig(tmp_path / "kubeconfig", f"{server.url}/k8s/clusters/c-1/")
-    assert kube.Api(kube.load(str(file)), 5.0).namespace_annotations("media") == {"a": "b"}
+    assert Api(load(str(file)), 5.0).namespace_annotations("media") == {"a": "b"}
 
 
-def test_what_is_not_there_is_none(api: kube.Api) -> None:
+def test_what_is_not_there_is_none(api: Api) -> None:
     """A namespace and a pod that the API does not know."""
     assert api.namespace_annotations("gone") is None
     assert api.controller("gone", "pod", None) is None
@@ -160,11 +162,11 @@ def test_what_is_not_there_is_none(api: kube.Api) -> None:
         (b"{", "no object"),
         (b"[" * 100_000, "no object"),
         (b"", "no object"),
-        (b" " * (kube.LARGEST_ANSWER + 1), "larger"),
+        (b" " * (MAX_ANSWER + 1), "larger"),
     ],
 )
 def test_an_answer_that_is_none_is_an_error_of_ours(
-    api: kube.Api, server: ApiServer, answer: int | bytes, reason: str
+    api: Api, server: ApiServer, answer: int | bytes, reason: str
 ) -> None:
     """Whatever comes; and a redirect is not followed with the token."""
     server.objects["/api/v1/namespaces/media"] = answer
@@ -174,7 +176,7 @@ def test_an_answer_that_is_none_is_an_error_of_ours(
     assert TOKEN not in str(caught.value)
 
 
-def test_only_strings_are_taken(api: kube.Api, server: ApiServer) -> None:
+def test_only_strings_are_taken(api: Api, server: ApiServer) -> None:
     """Annotations that are none are left out; no map is none at all."""
     server.objects["/api/v1/namespaces/a"] = {"metadata": {"annotations": {"a": "b", "c": 1, "d": None}}}
     server.objects["/api/v1/namespaces/b"] = {"metadata": []}
@@ -198,7 +200,7 @@ OWNER = {"kind": "ReplicaSet", "name": "web-7b5d9c6f8", "controller": True}
         ),
     ],
 )
-def test_a_pods_controller(api: kube.Api, server: ApiServer, references: Any, found: tuple[str, str]) -> None:
+def test_a_pods_controller(api: Api, server: ApiServer, references: Any, found: tuple[str, str]) -> None:
     """The one that is marked so, if its name is one; the pod itself without; and nobody if it is another pod."""
     server.pod("media", "web-x", uid="1", ownerReferences=references)
     assert api.controller("media", "web-x", "1") == found
@@ -209,12 +211,12 @@ def test_a_pods_controller(api: kube.Api, server: ApiServer, references: Any, fo
 def test_a_server_that_hangs_costs_no_more_than_its_time(server: ApiServer, tmp_path: Path) -> None:
     """Its connection is taken and never answered."""
     server.hang.clear()
-    api = kube.Api(kube.load(str(kubeconfig(tmp_path / "kubeconfig", server.url))), 0.05)
+    api = Api(load(str(kubeconfig(tmp_path / "kubeconfig", server.url))), 0.05)
     with pytest.raises(errors.KubernetesFailed, match=r"timed out|in time"):
         api.namespace_annotations("media")
 
 
-def test_a_server_that_is_down_is_named(server: ApiServer, api: kube.Api) -> None:
+def test_a_server_that_is_down_is_named(server: ApiServer, api: Api) -> None:
     """With its address."""
     server.close()
     with pytest.raises(errors.KubernetesFailed, match=server.url):
@@ -223,7 +225,7 @@ def test_a_server_that_is_down_is_named(server: ApiServer, api: kube.Api) -> Non
 
 def test_it_shows_no_secret(tmp_path: Path) -> None:
     """Neither does its representation."""
-    assert TOKEN not in repr(kube.load(str(kubeconfig(tmp_path / "kubeconfig", "https://a"))))
+    assert TOKEN not in repr(load(str(kubeconfig(tmp_path / "kubeconfig", "https://a"))))
 
 
 def test_the_manifest_allows_what_is_asked_and_no_more() -> None:
@@ -258,8 +260,8 @@ def test_the_manifest_allows_what_is_asked_and_no_more() -> None:
 @pytest.mark.parametrize(
     ("status", "answer", "raised"),
     [
-        (409, None, kube.Conflict),
-        (404, None, kube.Conflict),
+        (409, None, Conflict),
+        (404, None, Conflict),
         (403, None, errors.KubernetesForbids),
         (401, None, errors.KubernetesForbids),
         (500, None, errors.KubernetesFailed),
@@ -268,7 +270,7 @@ def test_the_manifest_allows_what_is_asked_and_no_more() -> None:
     ],
 )
 def test_a_change_that_is_not_made_says_why(
-    server: ApiServer, api: kube.Api, status: int, answer: bytes | None, raised: type[Exception]
+    server: ApiServer, api: Api, status: int, answer: bytes | None, raised: type[Exception]
 ) -> None:
     """Another version, no permission, or an API that fails: they are three things to do."""
     server.objects["/api/v1/x"] = answer or status
@@ -278,7 +280,7 @@ def test_a_change_that_is_not_made_says_why(
     assert TOKEN not in str(caught.value)
 
 
-def test_a_change_is_what_the_api_makes_of_it(server: ApiServer, api: kube.Api) -> None:
+def test_a_change_is_what_the_api_makes_of_it(server: ApiServer, api: Api) -> None:
     """POST, PUT and DELETE carry their body; a POST where there is no namespace is not allowed."""
     server.objects["/api/v1/x"] = {"kind": "Secret", "metadata": {"resourceVersion": "2"}}
     for method in ("POST", "PUT", "DELETE"):
@@ -288,9 +290,9 @@ def test_a_change_is_what_the_api_makes_of_it(server: ApiServer, api: kube.Api) 
         api.change("POST", "/api/v1/none", {})
 
 
-def test_a_node_is_told_by_its_uid(server: ApiServer, api: kube.Api) -> None:
+def test_a_node_is_told_by_its_uid(server: ApiServer, api: Api) -> None:
     """And whether it is Ready, or somebody vouches that it is off; what cannot be a name is none."""
-    taints = [{"key": "other"}, {"key": kube.OUT_OF_SERVICE, "effect": "NoExecute"}]
+    taints = [{"key": "other"}, {"key": OUT_OF_SERVICE, "effect": "NoExecute"}]
     ready = {"conditions": [{"type": "Ready", "status": "True"}]}
     server.objects["/api/v1/nodes/a"] = {"metadata": {"uid": "u"}, "status": ready}
     server.objects["/api/v1/nodes/b"] = {
@@ -298,15 +300,15 @@ def test_a_node_is_told_by_its_uid(server: ApiServer, api: kube.Api) -> None:
         "spec": {"taints": taints},
         "status": {"conditions": 3},
     }
-    assert api.node("a") == kube.Node("u", out_of_service=False, ready=True)
-    assert api.node("b") == kube.Node("v", out_of_service=True, ready=False)
+    assert api.node("a") == Node("u", out_of_service=False, ready=True)
+    assert api.node("b") == Node("v", out_of_service=True, ready=False)
     assert api.node("c") is None
     before = len(server.asked)
     assert api.node("../secrets/a?") is None
     assert len(server.asked) == before
 
 
-def test_a_pods_node_is_that_of_this_pod(server: ApiServer, api: kube.Api) -> None:
+def test_a_pods_node_is_that_of_this_pod(server: ApiServer, api: Api) -> None:
     """Another one of the name, or one that is nowhere yet, says nothing."""
     server.objects["/api/v1/namespaces/n/pods/p"] = {"metadata": {"uid": "u"}, "spec": {"nodeName": "a"}}
     server.objects["/api/v1/namespaces/n/pods/q"] = {"metadata": {"uid": "u"}, "spec": {"nodeName": "../a"}}

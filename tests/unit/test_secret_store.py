@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailscale_cni import errors, kube
+from tailscale_cni import errors
 from tailscale_cni.cni import request
 from tailscale_cni.config import load_config
 from tailscale_cni.identity import lease
 from tailscale_cni.identity.secret_store import Entry, Holder, Record, Vault, held_as
+from tailscale_cni.kube import client
 from tailscale_cni.policy import PodIntent
 from tailscale_cni.state import files, vault_files
 from tailscale_cni.state.host import host_id
@@ -32,7 +33,7 @@ ONE = Holder("node1", "uid1", "host1", "boot1", "key1")
 TWO = Holder("node2", "uid2", "host2", "boot2", "key2")
 
 
-class Cluster(kube.Api):
+class Cluster(client.Api):
     """Secrets and Nodes in memory, with Kubernetes' rule for changes: the version that was read must be that of now."""
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class Cluster(kube.Api):
         """A Node, the Secrets, or one of them."""
         if "/nodes/" in path:
             name = path.rpartition("/")[2]
-            taints = [{"key": kube.OUT_OF_SERVICE}] if name in self.tainted else []
+            taints = [{"key": client.OUT_OF_SERVICE}] if name in self.tainted else []
             uid = self.nodes.get(name)
             status = {
                 "nodeInfo": {"bootID": self.boots.get(name)},
@@ -67,10 +68,10 @@ class Cluster(kube.Api):
         name = body["metadata"]["name"] if method == "POST" else path.rpartition("/")[2]
         there = self.secrets.get(name)
         if (there is None) != (method == "POST"):
-            raise kube.Conflict
+            raise client.Conflict
         said = body.get("preconditions", body.get("metadata", {})).get("resourceVersion")
         if there and there["metadata"]["resourceVersion"] != said:
-            raise kube.Conflict
+            raise client.Conflict
         if method == "DELETE":
             return self.secrets.pop(name)
         self.versions += 1

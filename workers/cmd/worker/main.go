@@ -95,6 +95,15 @@ func parseFlags(args []string) (spec, error) {
 	return s, nil
 }
 
+// useProxy has the connections to the control plane and to relays go through the proxy that the file "proxy" in the state
+// directory names. Its URL may hold a password, so that it comes neither as an argument nor in the environment that others can read.
+func useProxy() {
+	if url, err := os.ReadFile("proxy"); err == nil {
+		os.Setenv("HTTPS_PROXY", string(url))
+		os.Setenv("HTTP_PROXY", string(url))
+	}
+}
+
 // tune sets what tailscale.com and Go's runtime know as process-wide settings.
 func tune(s spec) {
 	// Without CAP_NET_ADMIN tailscale would bind its sockets to the interface of the default route, and two workers of one
@@ -105,6 +114,7 @@ func tune(s spec) {
 		envknob.Setenv("TS_DISABLE_PORTMAPPER", "1")
 	}
 	os.Setenv("HOME", "/proc/self/cwd")
+	useProxy()
 	// Half of the usual head room. Never a memory limit: 52 MB of buffers that nobody touches count as live, and the
 	// collector would run all the time.
 	debug.SetGCPercent(50)

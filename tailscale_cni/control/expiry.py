@@ -1,0 +1,55 @@
+"""When the credential of an API ends: no pod gets a key after that."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import errors
+from . import Refused, Unavailable, select
+
+if TYPE_CHECKING:
+    from . import Lifetime
+    from .select import ApiRef
+
+DAY = 86400.0
+SOON = 14 * DAY
+"""Seconds before the end from which on a person should make another credential."""
+
+
+class Expiry(NamedTuple):
+    """When a credential ends, as people see it."""
+
+    api: ApiRef
+    expires: str = ""
+    """RFC 3339; empty: it does not end, or the API cannot be asked."""
+    note: str = ""
+    """What a person should know and do."""
+    urgent: bool = False
+    """Whether it has ended, or will soon."""
+
+
+def ask(api: ApiRef, seconds: float) -> Expiry:
+    """Ask the control plane, for at most ``seconds``. A control plane that is down is a note, not an error."""
+    try:
+        plane = select.control_plane(api, seconds)
+        lifetime = plane.lifetime() if plane else None
+    except Refused as e:
+        return Expiry(api, note=f"{api.api_url}: {e.reason}. {e.advice}", urgent=True)
+    except errors.NoAuthKey as e:
+        return Expiry(api, note=f"{e}. {e.advice}", urgent=True)
+    except Unavailable as e:
+        return Expiry(api, note=f"{api.api_url} cannot be asked when its credential ends: {e.reason}")
+    return _expiry(api, lifetime) if lifetime else Expiry(api)
+
+
+def _expiry(api: ApiRef, lifetime: Lifetime) -> Expiry:
+    when = time.gmtime(lifetime.ends)
+    file, day = api.credential_file, time.strftime("%Y-%m-%d", when)
+    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", when)
+    if lifetime.left >= SOON:
+        return Expiry(api, expires, f"The credential in {file} ends on {day}.")
+    days = max(0, int(lifetime.left / DAY))
+    left = f"in {days} days" if days > 1 else "within two days"
+    what = f"The credential in {file} ends on {day}, {left}: after that no pod gets a key. {lifetime.advice}"
+    return Expiry(api, expires, what, urgent=True)

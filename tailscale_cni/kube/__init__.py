@@ -1,0 +1,1 @@
+"""The few calls to the cluster's API."""
