@@ -14,6 +14,7 @@ from .. import errors
 from . import firewall, model, rtnetlink
 
 if TYPE_CHECKING:
+    from ..tailnet import Network
     from .model import PodNetwork, Tailnet
 
 SYSCTLS = "/proc/sys/net"
@@ -33,8 +34,10 @@ reverse-path filter stays as it is: ``model.rules`` agree with a strict one.
 """
 
 
-def prepare(pod: PodNetwork) -> None:
+def prepare(pod: PodNetwork, routes: tuple[Network, ...] = ()) -> None:
     """Configure what does not depend on the node's address: sysctls, firewall, rules, interface up.
+
+    ``routes`` are those that the node accepts, if it has them already.
 
     Raises NoFirewall where the kernel has no nf_tables and ``anti_spoofing`` is wanted, NetworkFailed for
     everything else.
@@ -42,7 +45,7 @@ def prepare(pod: PodNetwork) -> None:
     link = _link(pod)
     _set_sysctls(pod)
     if pod.anti_spoofing:
-        firewall.protect(pod, tuple(rtnetlink.addresses(link.ifindex)))
+        firewall.protect(pod, tuple(rtnetlink.addresses(link.ifindex)), routes)
     for rule in model.rules(pod, _families(pod)):
         rtnetlink.add_rule(rule)
     if not (link.up and link.mtu == pod.mtu):
@@ -60,7 +63,7 @@ def apply(pod: PodNetwork, tailnet: Tailnet) -> bool:
     found = rtnetlink.addresses(link.ifindex)
     for address in found - set(addresses):
         rtnetlink.delete_address(address, link.ifindex)
-    protected = pod.anti_spoofing and firewall.protect(pod, addresses)
+    protected = pod.anti_spoofing and firewall.protect(pod, addresses, tailnet.routes)
     for address in addresses:
         if address not in found:
             rtnetlink.add_address(address, link.ifindex)
@@ -75,6 +78,8 @@ def verify(pod: PodNetwork, tailnet: Tailnet) -> list[str]:
     link = rtnetlink.link(pod.interface)
     if link is None:
         return [f"{pod.interface} is not there"]
+    if not link.is_tun or pod.tun_owner not in (None, link.tun_owner):
+        return [f"{pod.interface} is not the node's TUN interface"]
     findings = [] if link.up else [f"{pod.interface} is down"]
     if link.mtu != pod.mtu:
         findings.append(f"{pod.interface} has an MTU of {link.mtu}, not {pod.mtu}")
@@ -84,7 +89,7 @@ def verify(pod: PodNetwork, tailnet: Tailnet) -> list[str]:
     findings += [f"the rule '{r}' is missing" for r in model.rules(pod, families) if r not in rules]
     findings += [f"the route {r} is missing" for r in model.routes(pod, tailnet, families) if r not in routes]
     if pod.anti_spoofing:
-        findings += [f"the firewall rule '{r}' is missing" for r in firewall.missing(pod, addresses)]
+        findings += firewall.faults(pod, addresses, tailnet.routes)
     return findings
 
 

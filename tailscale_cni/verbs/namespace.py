@@ -79,6 +79,7 @@ def pod_network(attachment: Attachment) -> PodNetwork:
         cluster_cidrs=clusters,
         anti_spoofing=attachment.anti_spoofing,
         worker_uid_range=worker_uids(attachment) if attachment.underlay == "pod" else None,
+        tun_owner=attachment.uid,
     )
 
 
