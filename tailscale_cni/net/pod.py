@@ -14,7 +14,6 @@ from .. import errors
 from . import firewall, model, rtnetlink
 
 if TYPE_CHECKING:
-    from ..tailnet import Network
     from .model import PodNetwork, Tailnet
 
 SYSCTLS = "/proc/sys/net"
@@ -34,10 +33,8 @@ reverse-path filter stays as it is: ``model.rules`` agree with a strict one.
 """
 
 
-def prepare(pod: PodNetwork, routes: tuple[Network, ...] = ()) -> None:
+def prepare(pod: PodNetwork) -> None:
     """Configure what does not depend on the node's address: sysctls, firewall, rules, interface up.
-
-    ``routes`` are those that the node accepts, if it has them already.
 
     Raises NoFirewall where the kernel has no nf_tables and ``anti_spoofing`` is wanted, NetworkFailed for
     everything else.
@@ -45,25 +42,24 @@ def prepare(pod: PodNetwork, routes: tuple[Network, ...] = ()) -> None:
     link = _link(pod)
     _set_sysctls(pod)
     if pod.anti_spoofing:
-        firewall.protect(pod, tuple(rtnetlink.addresses(link.ifindex)), routes)
-    for rule in model.rules(pod, _families(pod)):
-        rtnetlink.add_rule(rule)
-    if not (link.up and link.mtu == pod.mtu):
-        rtnetlink.bring_up(pod.interface, pod.mtu, pod.segments)
+        firewall.protect(pod, tuple(rtnetlink.addresses(link.ifindex)))
+    _bring_up(pod, link, _families(pod))
 
 
 def apply(pod: PodNetwork, tailnet: Tailnet) -> bool:
-    """Give the node's interface exactly these addresses and routes; return whether anything changed.
+    """Configure everything, and give the interface exactly these addresses and routes; return whether those or the firewall changed.
 
     An address never exists without its firewall rules: they come before it and go after it. Raises NoFirewall, NetworkFailed.
     """
     families = _families(pod)
     addresses = tuple(address for address in tailnet.addresses if address.version in families)
     link = _link(pod)
+    _set_sysctls(pod)
     found = rtnetlink.addresses(link.ifindex)
     for address in found - set(addresses):
         rtnetlink.delete_address(address, link.ifindex)
     protected = pod.anti_spoofing and firewall.protect(pod, addresses, tailnet.routes)
+    _bring_up(pod, link, families)
     for address in addresses:
         if address not in found:
             rtnetlink.add_address(address, link.ifindex)
@@ -111,6 +107,14 @@ def _link(pod: PodNetwork) -> rtnetlink.Link:
     if link := rtnetlink.link(pod.interface):
         return link
     raise errors.NetworkFailed(what=f"look for {pod.interface}", reason="it is not there")
+
+
+def _bring_up(pod: PodNetwork, link: rtnetlink.Link, families: tuple[int, ...]) -> None:
+    """Add the rules, and bring the interface up with its MTU, as far as that is not so."""
+    for rule in model.rules(pod, families):
+        rtnetlink.add_rule(rule)
+    if not (link.up and link.mtu == pod.mtu):
+        rtnetlink.bring_up(pod.interface, pod.mtu, pod.segments)
 
 
 def _families(pod: PodNetwork) -> tuple[int, ...]:

@@ -395,9 +395,7 @@ def synchronise(attachment: Attachment, node: Node) -> None:
             if netns is None:
                 raise errors.DeletedMeanwhile(pod=attachment.who)
             with linux.in_netns(netns):
-                network, wanted = pod_network(current), tailnet(node)
-                pod.prepare(network, wanted.routes)
-                pod.apply(network, wanted)
+                pod.apply(pod_network(current), tailnet(node))
         launch.note_configured(current, node.asked, map(str, node.addresses))
         devices.note(current, node)
     keys.connected(attachment)

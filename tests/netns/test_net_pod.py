@@ -298,6 +298,22 @@ def test_doing_it_again_changes_nothing(world: World) -> None:
     assert world.call(pod.verify, NETWORK, TAILNET) == []
 
 
+def test_apply_does_all_that_prepare_does(world: World) -> None:
+    """A sync calls apply alone: it mends sysctls, rules and the interface, too."""
+    world.enrol()
+    before = world.state()
+    for damage in (
+        "sysctl -qw net.ipv4.conf.ts0.forwarding=1",
+        "ip rule del pref 5180",
+        "ip link set ts0 down",
+    ):
+        world.pod.run(*damage.split())
+    world.call(pod.apply, NETWORK, TAILNET)
+    assert world.call(pod.verify, NETWORK, TAILNET) == []
+    assert world.pod.run("sysctl", "-n", "net.ipv4.conf.ts0.forwarding").strip() == "0"
+    wait_until(lambda: world.state() == before)
+
+
 def test_apply_follows_the_node(world: World) -> None:
     """When the node gets other addresses, the old ones go, with their routes and their protection."""
     world.enrol()
@@ -549,7 +565,6 @@ def test_accepted_routes_come_in_by_the_nodes_interface(world: World, version: i
     """With an exit node, a packet from anywhere but the cluster comes in by ts0; without one, it does again not."""
     tailnet = TAILNET._replace(routes=(ip_network("0.0.0.0/0"), ip_network("::/0")))
     world.enrol(tailnet=tailnet)
-    world.call(pod.prepare, NETWORK, tailnet.routes)
     assert world.call(pod.apply, NETWORK, tailnet) is False
     listener = world.listen(world.pod, version)
     world.from_tailnet(NEIGHBOUR[version], NODE[version], b"from the cluster")
