@@ -1,8 +1,8 @@
 """Anti-spoofing in the pod's network namespace: one nftables table, which is replaced as a whole.
 
-Packets that claim to come from the tailnet must arrive on the node's interface. The table only ever drops packets, so it does not
-disturb another firewall of the pod. Its priorities lie between the standard ones, which leaves room on both sides. Each rule has
-a comment that says what it is for; the comments are also how rules are found again.
+Packets that claim to come from the tailnet must arrive on the node's interface, and packets that arrive there must come from the tailnet.
+The table only ever drops packets, so it does not disturb another firewall of the pod. Its priorities lie between the standard ones,
+which leaves room on both sides. Each rule has a comment that says what it is for, by which it is found again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .. import errors
 from ..tailnet import RANGES
 from . import nftables
 from .model import host_network
-from .nftables import NF_ACCEPT, NF_DROP, NFT_GOTO
+from .nftables import NF_ACCEPT, NF_DROP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 TABLE = "tailscale-cni"
 PREROUTING = "prerouting"
+FROM_TAILNET = "from-tailnet"
 TAILNET_SOURCE = "tailnet-source"
 FORWARD = "forward"
+CHAINS = (PREROUTING, FROM_TAILNET, TAILNET_SOURCE, FORWARD)
 
 HOOKS = {
     PREROUTING: (
@@ -44,6 +46,9 @@ SOURCE_OFFSET = {4: 12, 6: 8}
 DESTINATION_OFFSET = {4: 16, 6: 24}
 """Where the IP header of each version has its addresses, in bytes: RFC 791 and RFC 8200."""
 
+NO_FLAGS = 0
+"""NFTA_TABLE_FLAGS of a table that the kernel uses: not NFT_TABLE_F_DORMANT, …."""
+
 NO_NF_TABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 """How a kernel says that it has no netlink socket for netfilter, no inet family, or no nf_tables."""
 
@@ -51,33 +56,43 @@ NO_NF_TABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNO
 class Filter(NamedTuple):
     """A rule of the table: its chain, what it is for, its verdict, and what it matches. None matches every packet.
 
-    ``input`` and ``output`` are names of interfaces.
+    The verdict is NF_ACCEPT, NF_DROP, or the name of a chain to go to. ``input`` and ``output`` are names of interfaces.
     """
 
     chain: str
     purpose: str
-    verdict: int
+    verdict: int | str
     input: str | None = None
     output: str | None = None
     source: Network | None = None
     destination: Network | None = None
 
 
-def filters(pod: PodNetwork, addresses: tuple[Address, ...]) -> list[Filter]:
-    """The rules, in their order, for a pod whose node has these addresses; none before it is registered."""
-    wanted = [
-        Filter(PREROUTING, f"from the tailnet, by {pod.interface}", NF_ACCEPT, input=pod.interface),
-        Filter(PREROUTING, "from the pod itself", NF_ACCEPT, input="lo"),
-    ]
-    for address in sorted(addresses, key=lambda a: (a.version, a)):
-        own = host_network(address)
-        wanted.append(Filter(PREROUTING, f"to {address}, not from the tailnet", NF_DROP, destination=own))
-        wanted.append(Filter(PREROUTING, f"from {address}, which is this pod", NF_DROP, source=own))
+def filters(
+    pod: PodNetwork, addresses: tuple[Address, ...], routes: tuple[Network, ...] = ()
+) -> list[Filter]:
+    """The rules, in their order, for a pod whose node has these addresses (none before it is registered) and accepts these routes."""
+    wanted = [Filter(PREROUTING, "from the pod itself", NF_ACCEPT, input="lo")]
+    own = [(address, host_network(address)) for address in sorted(addresses, key=_by_version)]
+    wanted += [Filter(PREROUTING, f"from {a}, which is this pod", NF_DROP, source=net) for a, net in own]
+    wanted.append(Filter(PREROUTING, f"by {pod.interface}", FROM_TAILNET, input=pod.interface))
     wanted += [
-        Filter(PREROUTING, f"from {range_}, not from the tailnet", NFT_GOTO, source=range_)
+        Filter(PREROUTING, f"to {a}, not from the tailnet", NF_DROP, destination=net) for a, net in own
+    ]
+    wanted += [
+        Filter(PREROUTING, f"from {range_}, not from the tailnet", TAILNET_SOURCE, source=range_)
         for range_ in RANGES
     ]
-    known = sorted(set(pod.host_sources), key=lambda network: (network.version, network))
+    wanted += [Filter(FROM_TAILNET, f"from {range_}, a peer", NF_ACCEPT, source=range_) for range_ in RANGES]
+    if routes:
+        cluster = sorted(set(pod.cluster_cidrs), key=_by_version)
+        wanted += [Filter(FROM_TAILNET, f"from {c}, the cluster", NF_DROP, source=c) for c in cluster]
+        accepted = sorted(set(routes).difference(RANGES, cluster), key=_by_version)
+        wanted += [
+            Filter(FROM_TAILNET, f"from {r}, an accepted route", NF_ACCEPT, source=r) for r in accepted
+        ]
+    wanted.append(Filter(FROM_TAILNET, "not a source of the tailnet", NF_DROP))
+    known = sorted(set(pod.host_sources), key=_by_version)
     wanted += [Filter(TAILNET_SOURCE, f"{source} may", NF_ACCEPT, source=source) for source in known]
     wanted.append(Filter(TAILNET_SOURCE, "nobody else may", NF_DROP))
     if not pod.forwarding:
@@ -87,13 +102,13 @@ def filters(pod: PodNetwork, addresses: tuple[Address, ...]) -> list[Filter]:
     return wanted
 
 
-def protect(pod: PodNetwork, addresses: tuple[Address, ...]) -> bool:
+def protect(pod: PodNetwork, addresses: tuple[Address, ...], routes: tuple[Network, ...] = ()) -> bool:
     """Replace the table if it is not as it should be; return whether it was replaced.
 
     Raises NoFirewall if the kernel has no nf_tables, NetworkFailed for every other refusal.
     """
-    wanted = filters(pod, addresses)
-    if purposes() == [filter_.purpose for filter_ in wanted]:
+    wanted = filters(pod, addresses, routes)
+    if next(_faults(wanted), None) is None:
         return False
     _transact("put up the anti-spoofing rules", [*_removal(), *_table(wanted)])
     return True
@@ -107,21 +122,38 @@ def unprotect() -> None:
         return
 
 
-def missing(pod: PodNetwork, addresses: tuple[Address, ...]) -> list[str]:
-    """The purposes of the rules that should be in the table and are not. Raises NoFirewall, NetworkFailed."""
-    found = purposes()
-    return [filter_.purpose for filter_ in filters(pod, addresses) if filter_.purpose not in found]
+def faults(pod: PodNetwork, addresses: tuple[Address, ...], routes: tuple[Network, ...] = ()) -> list[str]:
+    """What is not as ``protect`` has made it, one sentence each. Raises NoFirewall, NetworkFailed."""
+    return list(_faults(filters(pod, addresses, routes)))
 
 
-def purposes() -> list[str]:
-    """The purposes of the rules in the table, in their order. Raises NoFirewall, NetworkFailed."""
-    return [nftables.comment_of(rule) for rule in _rules()]
+def _faults(wanted: list[Filter]) -> Iterator[str]:
+    """Compare the table with what it should be, rules first. Reads no more than the caller asks for."""
+    rules = _list(nftables.GETRULE)
+    purposes = [nftables.comment_of(rule) for rule in rules]
+    found, whole = dict(zip(purposes, rules, strict=True)), True
+    for filter_ in wanted:
+        if filter_.purpose not in found:
+            whole = False
+            yield f"the firewall rule '{filter_.purpose}' is missing"
+        elif not nftables.holds(found[filter_.purpose], _rule(filter_)):
+            yield f"the firewall rule '{filter_.purpose}' was changed"
+    if not whole:
+        return
+    if purposes != [filter_.purpose for filter_ in wanted]:
+        yield "the firewall's rules are not in their order, or others are among them"
+    chains = _list(nftables.GETCHAIN)
+    for name in CHAINS:
+        if not any(nftables.holds(chain, _chain(name)) for chain in chains):
+            yield f"the firewall chain '{name}' was changed"
+    if not any(nftables.holds(table, (TABLE, NO_FLAGS)) for table in _list(nftables.GETTABLE)):
+        yield "the firewall table is switched off"
 
 
-def _rules() -> list[bytes]:
-    """The rules in the table, as the kernel lists them. Raises NoFirewall, NetworkFailed."""
+def _list(command: int) -> list[bytes]:
+    """The tables, chains or rules, as the kernel lists them. Raises NoFirewall, NetworkFailed."""
     try:
-        return nftables.dump(nftables.GETRULE, (TABLE,))
+        return nftables.dump(command, (TABLE,))
     except OSError as e:
         # Without nf_tables, a kernel answers a dump with EINVAL, and a transaction with EOPNOTSUPP.
         raise _refused("read the anti-spoofing rules", e, NO_NF_TABLES | {errno.EINVAL}) from None
@@ -154,10 +186,7 @@ def _removal() -> list[bytes]:
 def _table(wanted: list[Filter]) -> list[bytes]:
     """Messages that create the table with its chains and rules."""
     messages = [nftables.message(nftables.NEWTABLE, NLM_F_CREATE, (TABLE,))]
-    messages += [
-        nftables.message(nftables.NEWCHAIN, NLM_F_CREATE, _chain(name))
-        for name in (PREROUTING, TAILNET_SOURCE, FORWARD)
-    ]
+    messages += [nftables.message(nftables.NEWCHAIN, NLM_F_CREATE, _chain(name)) for name in CHAINS]
     messages += [
         nftables.message(nftables.NEWRULE, NLM_F_CREATE | NLM_F_APPEND, _rule(filter_)) for filter_ in wanted
     ]
@@ -191,4 +220,9 @@ def _expressions(filter_: Filter) -> Iterator[Value]:
     for offset, network in ((SOURCE_OFFSET, filter_.source), (DESTINATION_OFFSET, filter_.destination)):
         if network is not None:
             yield from nftables.membership(network, offset[network.version])
-    yield nftables.verdict(filter_.verdict, TAILNET_SOURCE if filter_.verdict == NFT_GOTO else None)
+    yield nftables.verdict(filter_.verdict)
+
+
+def _by_version(value: Address | Network) -> tuple[int, Address | Network]:
+    """A key by which addresses, or networks, of both IP versions can be sorted."""
+    return value.version, value

@@ -50,7 +50,8 @@ class PodNetwork(NamedTuple):
 
     ``pod_addresses`` are those of the primary CNI. ``host_sources`` are the networks in the tailnet's ranges whose packets may arrive on
     the pod's other interfaces: the tailnet addresses of hosts, and cluster CIDRs that overlap the ranges. ``worker_uid_range`` (first,
-    last) is set if the worker's sockets are in the pod's namespace (underlay: pod).
+    last) is set if the worker's sockets are in the pod's namespace (underlay: pod). ``tun_owner`` is the user ID that owns the interface;
+    None if it does not matter.
     """
 
     pod_addresses: tuple[Address, ...]
@@ -61,6 +62,7 @@ class PodNetwork(NamedTuple):
     anti_spoofing: bool = True
     forwarding: bool = False
     worker_uid_range: tuple[int, int] | None = None
+    tun_owner: int | None = None
 
     @property
     def segments(self) -> int:

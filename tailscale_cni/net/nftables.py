@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..tailnet import Network
 
 NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN, NEWRULE, GETRULE = 0, 1, 2, 3, 4, 6, 7  # NFT_MSG_…
-NF_DROP, NF_ACCEPT, NFT_GOTO = 0, 1, -4  # linux/netfilter.h; nf_tables.h, enum nft_verdicts
+NF_DROP, NF_ACCEPT = 0, 1  # linux/netfilter.h
 NF_INET_PRE_ROUTING, NF_INET_FORWARD = 0, 2  # linux/netfilter.h
 META_IIFNAME, META_OIFNAME = 6, 7  # NFT_META_…
 
@@ -31,6 +31,7 @@ _NFGENMSG = struct.Struct("!BBH")  # linux/netfilter/nfnetlink.h, struct nfgenms
 _NLATTR = struct.Struct("=HH")  # linux/netlink.h, struct nlattr: length in bytes with the header, type
 _TYPE_MASK = 0x3FFF  # linux/netlink.h, NLA_TYPE_MASK
 _NFPROTO_INET = 1  # linux/netfilter.h
+_NFT_GOTO = -4
 _REG_VERDICT, _REG_1, _CMP_EQ, _NETWORK_HEADER, _META_NFPROTO = 0, 1, 0, 1, 15
 _RULE_USERDATA = 7  # NFTA_RULE_USERDATA
 _USERDATA_COMMENT = 0  # libnftnl/udata.h, NFTNL_UDATA_RULE_COMMENT
@@ -67,18 +68,21 @@ def comparison(key: int, interface: str) -> Iterator[Value]:
 
 
 def membership(network: Network, offset: int) -> Iterator[Value]:
-    """Expressions: the address at that offset of the IP header, in bytes, is in the network."""
+    """Expressions: the address at that offset of the IP header, in bytes, is in the network. They are the ones that nft would write."""
     yield ("meta", (_REG_1, _META_NFPROTO))
     yield _equals(bytes([socket.AF_INET if network.version == 4 else socket.AF_INET6]))
-    length = network.max_prefixlen // 8
-    yield ("payload", (_REG_1, _NETWORK_HEADER, offset, length))
-    if network.prefixlen < network.max_prefixlen:
-        yield ("bitwise", (_REG_1, _REG_1, length, (network.netmask.packed,), (bytes(length),)))
-    yield _equals(network.network_address.packed)
+    whole, rest = divmod(network.prefixlen, 8)
+    length = network.max_prefixlen // 8 if rest else whole
+    if length:
+        yield ("payload", (_REG_1, _NETWORK_HEADER, offset, length))
+        if rest:
+            yield ("bitwise", (_REG_1, _REG_1, length, (network.netmask.packed,), (bytes(length),)))
+        yield _equals(network.network_address.packed[:length])
 
 
-def verdict(code: int, chain: str | None = None) -> Value:
-    """An expression: what becomes of the packet. ``chain`` is for NFT_GOTO."""
+def verdict(target: int | str) -> Value:
+    """An expression: what becomes of the packet. NF_DROP, NF_ACCEPT, or the name of the chain where it goes."""
+    code, chain = (_NFT_GOTO, target) if isinstance(target, str) else (target, None)
     return ("immediate", (_REG_VERDICT, (None, (code, chain))))
 
 

@@ -43,24 +43,23 @@ def prepare(pod: PodNetwork) -> None:
     _set_sysctls(pod)
     if pod.anti_spoofing:
         firewall.protect(pod, tuple(rtnetlink.addresses(link.ifindex)))
-    for rule in model.rules(pod, _families(pod)):
-        rtnetlink.add_rule(rule)
-    if not (link.up and link.mtu == pod.mtu):
-        rtnetlink.bring_up(pod.interface, pod.mtu, pod.segments)
+    _bring_up(pod, link, _families(pod))
 
 
 def apply(pod: PodNetwork, tailnet: Tailnet) -> bool:
-    """Give the node's interface exactly these addresses and routes; return whether anything changed.
+    """Configure everything, and give the interface exactly these addresses and routes; return whether those or the firewall changed.
 
     An address never exists without its firewall rules: they come before it and go after it. Raises NoFirewall, NetworkFailed.
     """
     families = _families(pod)
     addresses = tuple(address for address in tailnet.addresses if address.version in families)
     link = _link(pod)
+    _set_sysctls(pod)
     found = rtnetlink.addresses(link.ifindex)
     for address in found - set(addresses):
         rtnetlink.delete_address(address, link.ifindex)
-    protected = pod.anti_spoofing and firewall.protect(pod, addresses)
+    protected = pod.anti_spoofing and firewall.protect(pod, addresses, tailnet.routes)
+    _bring_up(pod, link, families)
     for address in addresses:
         if address not in found:
             rtnetlink.add_address(address, link.ifindex)
@@ -75,6 +74,8 @@ def verify(pod: PodNetwork, tailnet: Tailnet) -> list[str]:
     link = rtnetlink.link(pod.interface)
     if link is None:
         return [f"{pod.interface} is not there"]
+    if not link.is_tun or pod.tun_owner not in (None, link.tun_owner):
+        return [f"{pod.interface} is not the node's TUN interface"]
     findings = [] if link.up else [f"{pod.interface} is down"]
     if link.mtu != pod.mtu:
         findings.append(f"{pod.interface} has an MTU of {link.mtu}, not {pod.mtu}")
@@ -84,7 +85,7 @@ def verify(pod: PodNetwork, tailnet: Tailnet) -> list[str]:
     findings += [f"the rule '{r}' is missing" for r in model.rules(pod, families) if r not in rules]
     findings += [f"the route {r} is missing" for r in model.routes(pod, tailnet, families) if r not in routes]
     if pod.anti_spoofing:
-        findings += [f"the firewall rule '{r}' is missing" for r in firewall.missing(pod, addresses)]
+        findings += firewall.faults(pod, addresses, tailnet.routes)
     return findings
 
 
@@ -106,6 +107,14 @@ def _link(pod: PodNetwork) -> rtnetlink.Link:
     if link := rtnetlink.link(pod.interface):
         return link
     raise errors.NetworkFailed(what=f"look for {pod.interface}", reason="it is not there")
+
+
+def _bring_up(pod: PodNetwork, link: rtnetlink.Link, families: tuple[int, ...]) -> None:
+    """Add the rules, and bring the interface up with its MTU, as far as that is not so."""
+    for rule in model.rules(pod, families):
+        rtnetlink.add_rule(rule)
+    if not (link.up and link.mtu == pod.mtu):
+        rtnetlink.bring_up(pod.interface, pod.mtu, pod.segments)
 
 
 def _families(pod: PodNetwork) -> tuple[int, ...]:

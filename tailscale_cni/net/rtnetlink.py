@@ -92,15 +92,23 @@ class ifinfomsg(nlmsg):  # type: ignore[misc]  # noqa: N801 - pyroute2 has no ty
         """IFLA_LINKINFO."""
 
         prefix = "IFLA_INFO_"
-        nla_map = ((1, "IFLA_INFO_KIND", "asciiz"), (2, "IFLA_INFO_DATA", "hex"))
+        nla_map = ((1, "IFLA_INFO_KIND", "asciiz"), (2, "IFLA_INFO_DATA", "tun"))
+
+        class tun(nla):  # type: ignore[misc]  # noqa: N801
+            """IFLA_INFO_DATA of a TUN or TAP interface; of others it must not be read."""
+
+            prefix = "IFLA_TUN_"
+            nla_map = ((1, "IFLA_TUN_OWNER", "uint32"), (3, "IFLA_TUN_TYPE", "uint8"))
 
 
 class Link(NamedTuple):
-    """An interface: index, MTU in bytes, whether it is up."""
+    """An interface: index, MTU in bytes, whether it is up, whether it is a TUN, and the user ID that owns that."""
 
     ifindex: int
     mtu: int
     up: bool
+    is_tun: bool
+    tun_owner: int | None
 
 
 @contextlib.contextmanager
@@ -145,9 +153,20 @@ def link(name: str) -> Link | None:
     answers: list[bytes] = []
     with attempt(f"look for {name}", ignore=(errno.ENODEV,)):
         answers = netlink.request(NETLINK_ROUTE, netlink.pack(RTM_GETLINK, 0, body))
-    for message in (_decode(ifinfomsg, answer) for answer in answers):
-        return Link(message["index"], message.get_attr("IFLA_MTU"), bool(message["flags"] & IFF_UP))
-    return None
+    return _parse_link(_decode(ifinfomsg, answers[0])) if answers else None
+
+
+def _parse_link(message: Any) -> Link:
+    info = message.get_attr("IFLA_LINKINFO")
+    kind = info.get_attr("IFLA_INFO_KIND") if info else None
+    tun = info.get_attr("IFLA_INFO_DATA") if kind == "tun" else None
+    return Link(
+        ifindex=message["index"],
+        mtu=message.get_attr("IFLA_MTU"),
+        up=bool(message["flags"] & IFF_UP),
+        is_tun=tun is not None and tun.get_attr("IFLA_TUN_TYPE") == IFF_TUN,
+        tun_owner=tun.get_attr("IFLA_TUN_OWNER") if tun is not None else None,
+    )
 
 
 def bring_up(name: str, mtu: int, segments: int) -> None:

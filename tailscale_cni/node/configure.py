@@ -79,7 +79,6 @@ def synchronise(attachment: Attachment, node: Node) -> None:
             if netns is None:
                 raise errors.DeletedMeanwhile(pod=attachment.who)
             with linux.in_netns(netns):
-                pod.prepare(pod_network(current))
                 pod.apply(pod_network(current), as_tailnet(node))
         launch.note_configured(current, node.asked, map(str, node.addresses))
         known.note(current, node)

@@ -86,6 +86,7 @@ def pod_network(attachment: Attachment) -> PodNetwork:
         cluster_cidrs=clusters,
         anti_spoofing=attachment.anti_spoofing,
         worker_uid_range=attachment.worker_uids if attachment.underlay == "pod" else None,
+        tun_owner=attachment.uid,
     )
 
 

@@ -21,6 +21,7 @@ from tailscale_cni import errors, linux
 from tailscale_cni.net import firewall, model, nftables, pod
 from tests.kit.actor import Actor
 from tests.kit.netns import Netns
+from tests.kit.process import run
 from tests.kit.wait import wait_until
 
 if TYPE_CHECKING:
@@ -298,6 +299,22 @@ def test_doing_it_again_changes_nothing(world: World) -> None:
     assert world.call(pod.verify, NETWORK, TAILNET) == []
 
 
+def test_apply_does_all_that_prepare_does(world: World) -> None:
+    """A sync calls apply alone: it mends sysctls, rules and the interface, too."""
+    world.enrol()
+    before = world.state()
+    for damage in (
+        "sysctl -qw net.ipv4.conf.ts0.forwarding=1",
+        "ip rule del pref 5180",
+        "ip link set ts0 down",
+    ):
+        world.pod.run(*damage.split())
+    world.call(pod.apply, NETWORK, TAILNET)
+    assert world.call(pod.verify, NETWORK, TAILNET) == []
+    assert world.pod.run("sysctl", "-n", "net.ipv4.conf.ts0.forwarding").strip() == "0"
+    wait_until(lambda: world.state() == before)
+
+
 def test_apply_follows_the_node(world: World) -> None:
     """When the node gets other addresses, the old ones go, with their routes and their protection."""
     world.enrol()
@@ -532,6 +549,33 @@ def test_a_neighbour_cannot_send_through_the_pod_as_the_node(world: World, versi
     assert (NODE[version], PEER[version], b"forged") not in seen
 
 
+@VERSIONS
+def test_only_the_tailnet_comes_in_by_its_interface(world: World, version: int) -> None:
+    """By ts0, a packet from outside of the tailnet's ranges is dropped, and one that claims to come from the pod itself."""
+    world.enrol()
+    listener = world.listen(world.pod, version)
+    for source in (ELSEWHERE, NEIGHBOUR, POD, NODE):
+        world.from_tailnet(source[version], NODE[version], b"forged")
+    world.from_tailnet(PEER[version], NODE[version], b"from a peer")
+    world.from_tailnet(SERVICE[version], NODE[version], b"from the service address")
+    assert world.heard(listener, version) == [b"from a peer", b"from the service address"]
+
+
+@VERSIONS
+def test_accepted_routes_come_in_by_the_nodes_interface(world: World, version: int) -> None:
+    """With an exit node, a packet from anywhere but the cluster comes in by ts0; without one, it does again not."""
+    tailnet = TAILNET._replace(routes=(ip_network("0.0.0.0/0"), ip_network("::/0")))
+    world.enrol(tailnet=tailnet)
+    assert world.call(pod.apply, NETWORK, tailnet) is False
+    listener = world.listen(world.pod, version)
+    world.from_tailnet(NEIGHBOUR[version], NODE[version], b"from the cluster")
+    world.from_tailnet(ELSEWHERE[version], NODE[version], b"from elsewhere")
+    assert world.heard(listener, version) == [b"from elsewhere"]
+    world.enrol()
+    world.from_tailnet(ELSEWHERE[version], NODE[version], b"from elsewhere")
+    assert world.heard(listener, version) == []
+
+
 def test_there_is_no_moment_without_protection(world: World) -> None:
     """While the table is replaced again and again, not one of a stream of forged packets comes through."""
     world.enrol()
@@ -572,14 +616,19 @@ AS_NFT_READS_IT = """\
 table inet tailscale-cni {
 chain prerouting {
 type filter hook prerouting priority -250; policy accept;
-iifname "ts0" accept comment "from the tailnet, by ts0"
 iifname "lo" accept comment "from the pod itself"
-ip daddr 100.64.0.7 drop comment "to 100.64.0.7, not from the tailnet"
 ip saddr 100.64.0.7 drop comment "from 100.64.0.7, which is this pod"
-ip6 daddr fd7a:115c:a1e0::7 drop comment "to fd7a:115c:a1e0::7, not from the tailnet"
 ip6 saddr fd7a:115c:a1e0::7 drop comment "from fd7a:115c:a1e0::7, which is this pod"
+iifname "ts0" goto from-tailnet comment "by ts0"
+ip daddr 100.64.0.7 drop comment "to 100.64.0.7, not from the tailnet"
+ip6 daddr fd7a:115c:a1e0::7 drop comment "to fd7a:115c:a1e0::7, not from the tailnet"
 ip saddr 100.64.0.0/10 goto tailnet-source comment "from 100.64.0.0/10, not from the tailnet"
 ip6 saddr fd7a:115c:a1e0::/48 goto tailnet-source comment "from fd7a:115c:a1e0::/48, not from the tailnet"
+}
+chain from-tailnet {
+ip saddr 100.64.0.0/10 accept comment "from 100.64.0.0/10, a peer"
+ip6 saddr fd7a:115c:a1e0::/48 accept comment "from fd7a:115c:a1e0::/48, a peer"
+drop comment "not a source of the tailnet"
 }
 chain tailnet-source {
 ip saddr 100.77.0.1 accept comment "100.77.0.1/32 may"
@@ -664,6 +713,70 @@ def test_verify_finds_an_interface_that_is_down(world: World) -> None:
     assert "the route 100.64.0.0/10 is missing" in findings
     world.enrol()
     assert world.call(pod.verify, NETWORK, TAILNET) == []
+
+
+REWRITTEN = {
+    "s/ drop / accept /": [
+        "the firewall rule 'from 100.64.0.7, which is this pod' was changed",
+        "the firewall rule 'from fd7a:115c:a1e0::7, which is this pod' was changed",
+        "the firewall rule 'to 100.64.0.7, not from the tailnet' was changed",
+        "the firewall rule 'to fd7a:115c:a1e0::7, not from the tailnet' was changed",
+        "the firewall rule 'from the tailnet to others' was changed",
+        "the firewall rule 'from others to the tailnet' was changed",
+    ],
+    "s/ip saddr 100.77.0.1 /ip saddr 100.78.0.1 /": ["the firewall rule '100.77.0.1/32 may' was changed"],
+    "s/goto tailnet-source/goto from-tailnet/": [
+        "the firewall rule 'from 100.64.0.0/10, not from the tailnet' was changed",
+        "the firewall rule 'from fd7a:115c:a1e0::/48, not from the tailnet' was changed",
+    ],
+    's/iifname "lo" accept/accept/': ["the firewall rule 'from the pod itself' was changed"],
+    "s/hook prerouting/hook input/": ["the firewall chain 'prerouting' was changed"],
+    "s/priority -250/priority 250/": ["the firewall chain 'prerouting' was changed"],
+    "/which is this pod/p": ["the firewall's rules are not in their order, or others are among them"],
+    "/hook prerouting/a accept": ["the firewall's rules are not in their order, or others are among them"],
+    "1a flags dormant": ["the firewall table is switched off"],
+    "": [],
+}
+
+
+@pytest.mark.parametrize("script", REWRITTEN)
+def test_verify_finds_a_table_that_was_rewritten(world: World, script: str) -> None:
+    """A table whose rules have their comments and do something else is named, and doing it again mends it."""
+    world.enrol()
+    before = world.state()
+    listed = world.pod.run("nft", "list", "table", "inet", "tailscale-cni")
+    edited = run(["sed", script], stdin=listed)
+    world.pod.run("nft", "-f", "-", stdin=f"delete table inet tailscale-cni\n{edited}")
+    assert world.call(pod.verify, NETWORK, TAILNET) == REWRITTEN[script]
+    assert world.call(pod.apply, NETWORK, TAILNET) is bool(script)
+    assert world.call(pod.verify, NETWORK, TAILNET) == []
+    assert world.state() == before
+
+
+OTHERS = {
+    "a bridge": "ip link add ts0 type bridge",
+    "a tap": "ip tuntap add ts0 mode tap",
+    "a TUN of the pod's own": "ip tuntap add ts0 mode tun user 1000",
+    "a TUN of nobody's": "ip tuntap add ts0 mode tun",
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_verify_finds_another_interface_in_the_nodes_place(world: World, other: str) -> None:
+    """Where ts0 was renamed and another interface has its name, addresses and routes, that is named."""
+    network = NETWORK._replace(tun_owner=WORKER_UID)
+    world.enrol(network)
+    assert world.call(pod.verify, network, TAILNET) == []
+    for command in (
+        "ip link set ts0 down",
+        "ip link set ts0 name mine",
+        OTHERS[other],
+        "ip link set ts0 mtu 1280",
+    ):
+        world.pod.run(*command.split())
+    world.pod.run("ip", "link", "set", "ts0", "up")
+    world.enrol(network)
+    assert world.call(pod.verify, network, TAILNET) == ["ts0 is not the node's TUN interface"]
 
 
 def test_verify_finds_a_table_that_is_gone(world: World) -> None:

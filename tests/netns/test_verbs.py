@@ -50,6 +50,28 @@ def test_check_names_what_is_broken(host: Host, broken: str, named: str) -> None
     assert named.format(v4=v4, v6=v6) in _findings(host, web)
 
 
+def test_check_names_a_firewall_that_accepts_and_add_mends_it(host: Host) -> None:
+    """CHECK names the rules whose drops were turned into accepts, and a second ADD of the pod puts them right."""
+    sandbox = host.sandbox(Pod.enrolled("firewall"))
+    previous = host.runtime.add_primary(sandbox)
+    host.runtime.chained("ADD", sandbox, prevResult=previous)
+    listed = sandbox.netns.run("nft", "list", "ruleset")
+    sandbox.netns.run("nft", "-f", "-", stdin="flush ruleset\n" + listed.replace(" drop ", " accept "))
+    assert "from the tailnet to others' was changed" in _findings(host, sandbox)
+    host.runtime.chained("ADD", sandbox, prevResult=previous)
+    host.runtime.check(sandbox)
+    assert sandbox.netns.run("nft", "list", "ruleset") == listed
+
+
+def test_check_names_another_interface_in_the_nodes_place(host: Host) -> None:
+    """CHECK names an interface that has the name of the node's, and is not its TUN."""
+    web = host.start(Pod.enrolled("bridge"))
+    host.addresses(web)
+    for command in ("set ts0 down", "set ts0 name mine", "add ts0 type bridge", "set ts0 up"):
+        web.netns.run("ip", "link", *command.split())
+    assert "ts0 is not the node's TUN interface" in _findings(host, web)
+
+
 def test_check_does_not_mind_what_others_added(host: Host) -> None:
     """CHECK passes when later plugins, or the pod itself, have added interfaces, addresses, rules and tables."""
     web = host.start(Pod.enrolled("others"))
