@@ -37,8 +37,8 @@ def _record(state_dir: str) -> str:
 
 def _entry(value: Any) -> dict[str, Any]:
     """Our entry. The runtime takes no list that has another thing in it, and then no pod has a network. Raises ValueError."""
-    if not isinstance(value, dict) or value.get("type") != TYPE:
+    if not isinstance(value, dict) or value.get("type", TYPE) != TYPE:
         raise ValueError("no entry of ours")
     for key in ("stateDir", "runDir", "configFile"):
         records.plain(value.get(key, ""), "")
-    return value
+    return {"type": TYPE, **value}
