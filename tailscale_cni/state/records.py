@@ -58,16 +58,14 @@ def decode(cls: type[R], document: object, *, parsers: Parsers | None = None, le
     """
     if not isinstance(document, dict):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - what a caller does about it is the same
-    version = document.get("version", VERSION)
-    if not (isinstance(version, int) and not isinstance(version, bool) and 0 < version < LARGEST_NUMBER):
-        if not lenient:
-            raise ValueError("its version is no number")
-        version = VERSION
-    values: dict[str, Any] = {}
+    version = _version(document, lenient=lenient)
+    values = _usual(cls, document, parsers or {})
     defaults, parsers = cls._field_defaults, parsers or {}
     unknown = {key: value for key, value in document.items() if key not in cls._fields or key == UNKNOWN}
     unknown.pop("version", None)
     for field in cls._fields:
+        if field in values:
+            continue
         if field in document and field != UNKNOWN:
             try:
                 parse = parsers.get(field)
@@ -83,6 +81,27 @@ def decode(cls: type[R], document: object, *, parsers: Parsers | None = None, le
         values[UNKNOWN] = json.dumps(unknown, separators=(",", ":"))
     make: Callable[..., R] = cls
     return make(**values)
+
+
+def _version(document: dict[str, Any], *, lenient: bool) -> int:
+    version = document.get("version", VERSION)
+    if isinstance(version, int) and not isinstance(version, bool) and 0 < version < LARGEST_NUMBER:
+        return version
+    if lenient:
+        return VERSION
+    raise ValueError("its version is no number")
+
+
+def _usual(cls: type[NamedTuple], document: dict[str, Any], parsers: Parsers) -> dict[str, Any]:
+    """The fields that are plain ASCII text, which nearly all are: an ADD may read a hundred records, and others wait for it."""
+    defaults, usual = cls._field_defaults, dict[str, Any]()
+    for field in cls._fields:
+        value = document.get(field)
+        is_usual = type(value) is str and value.isascii() and "\0" not in value and field not in parsers
+        if is_usual and type(defaults.get(field, "")) is str:
+            usual[field] = value
+    usual.pop(UNKNOWN, None)
+    return usual
 
 
 def load(cls: type[R], path: str, *, parsers: Parsers | None = None, lenient: bool = False) -> R | None:
