@@ -249,8 +249,10 @@ def held_as(entries: Mapping[int, Entry | None], holder: Holder) -> Entry | None
 
 
 def _packed(entry: Entry) -> str:
+    """The record, with the fields that another host's newer version had written in it."""
     holder, released_by = (one._asdict() if one else None for one in (entry.holder, entry.released_by))
-    document = {"version": 1, **entry.record._asdict(), "holder": holder, "releasedBy": released_by}
+    known = {"version": 1, **entry.record._asdict(), "holder": holder, "releasedBy": released_by}
+    document = {**_record_of(as_dict(entry.document.get("data"))), **known}
     return base64.b64encode(json.dumps(document, separators=(",", ":")).encode()).decode()
 
 
@@ -263,8 +265,8 @@ def _entry(number: int, secret: Mapping[str, Any]) -> Entry | None:
         files = {name: _decoded(data[name]) for name in vault_files.NAMES if name in data}
         if not all(vault_files.is_sound(name, content) for name, content in files.items()):
             return None
-        document = json.loads(_decoded(data.get(RECORD), LARGEST_RECORD))
-        if not isinstance(document, dict) or document.get("version") != 1:
+        document = _record_of(data)
+        if document.get("version") != 1:
             return None
         holder, released_by = _holder(document["holder"]), _holder(document["releasedBy"])
         known = record(document)
@@ -273,6 +275,14 @@ def _entry(number: int, secret: Mapping[str, Any]) -> Entry | None:
         return Entry(number, holder, released_by, known, files, secret)
     except (ValueError, KeyError, RecursionError):
         return None
+
+
+def _record_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a Secret has as its record; nothing if it has none that can be read."""
+    try:
+        return as_dict(json.loads(_decoded(data.get(RECORD), LARGEST_RECORD)))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _decoded(value: object, largest: int = vault_files.LARGEST) -> bytes:

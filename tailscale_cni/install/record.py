@@ -37,8 +37,8 @@ def _record(state_dir: str) -> str:
 
 def _entry(value: Any) -> dict[str, Any]:
     """Check that a value is an entry of our plugin. The runtime rejects a list with an invalid entry. Raises ValueError."""
-    if not isinstance(value, dict) or value.get("type") != TYPE:
+    if not isinstance(value, dict) or value.get("type", TYPE) != TYPE:
         raise ValueError("no entry of ours")
     for key in ("stateDir", "runDir", "configFile"):
         records.plain(value.get(key, ""), "")
-    return value
+    return {"type": TYPE, **value}

@@ -1,1 +1,1 @@
-"""What is on the disk: attachments, claims, identities, and the few verbs that touch files safely."""
+"""Records on the host's disk: how they are read and written (``records``, ``files``), and what each of them is."""

@@ -282,7 +282,7 @@ class Attachments:
             if content is not None:
                 directory = f"{self.state_dir}/unreadable"
                 files.make_directory(directory)
-                files.write_volatile(f"{directory}/{os.path.basename(os.path.dirname(path))}", content)
+                files.put(f"{directory}/{os.path.basename(os.path.dirname(path))}", content, 0o600)
 
     def at(self, record: str) -> Attachment | None:
         """By the file that it is in."""

@@ -1,7 +1,7 @@
-"""Claims: numbers that only one attachment may hold, worker uids and UDP ports.
+"""Claims: worker uids and UDP ports, which only one attachment may hold at a time.
 
-A claim is a symbolic link that names its holder, made in one step, so there is no lock, and a crash leaves
-something that names whom to ask. The holder's record is on the disk before its first claim.
+A claim is a symbolic link that names its holder. It is made in one step, so no lock is needed, and after a crash it still names its
+holder. The holder's record is on the disk before its first claim.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Claims:
     """The claims of one kind (``uid``, ``port``) on a host."""
 
     def __init__(self, state_dir: str, kind: str) -> None:
-        """Makes the directory."""
+        """The directory is made if it is not there."""
         files.make_directory(f"{state_dir}/claims")
         self.root = f"{state_dir}/claims/{kind}"
         files.make_directory(self.root)
@@ -35,7 +35,7 @@ class Claims:
         *,
         first: int = 0,
     ) -> int:
-        """The lowest free number of ``span`` (both ends included) that is ``usable``; before all others, ``first``.
+        """Claim the lowest free number of ``span`` (both ends included) that is ``usable``; ``first`` is tried before the others.
 
         Raises NothingFree, which names the configuration's ``key``.
         """
@@ -47,13 +47,13 @@ class Claims:
         raise errors.NothingFree(what=os.path.basename(self.root) + "s", first=span[0], last=span[1], key=key)
 
     def release(self, holder: str, number: int) -> None:
-        """Give back a holder's number; with 0 (a crash kept it from being recorded) any that names the holder."""
+        """Give back a holder's number. 0 stands for each number of that holder: after a crash, its record may have none."""
         for candidate in [number] if number else self._numbers():
             if self._holder(candidate) == holder:
                 files.remove(f"{self.root}/{candidate}")
 
     def hand_on(self, holder: str, number: int, heir: str) -> None:
-        """Let the number be another one's of the same host."""
+        """Give a holder's number to another holder of the same host."""
         temporary = f"{self.root}/.{heir}~"
         files.remove(temporary)  # of a call that was killed
         if self._holder(number) == holder:

@@ -133,8 +133,10 @@ def read_bytes(path: str) -> bytes | None:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise errors.UnreadableState(path=path, reason="it is not a regular file")
-            with open(fd, "rb", closefd=False) as f:
-                content = f.read(LARGEST + 1)
+            content = chunk = os.read(fd, 65536)
+            while chunk and len(content) <= LARGEST:
+                chunk = os.read(fd, 65536)
+                content += chunk
         finally:
             os.close(fd)
     except (FileNotFoundError, NotADirectoryError):

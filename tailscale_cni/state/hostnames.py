@@ -1,8 +1,8 @@
-"""Numbers: the pods of a namespace that want one name are ``web``, ``web-1``, ``web-2``; and the keys that are kept for each.
+"""Hostnames: pods of a namespace that want the same name get ``web``, ``web-1``, ``web-2``, and may find keys that are kept for it.
 
-A directory per namespace and name, which is also the lock. In it, per number, a link to the record of the attachment
-that has it, and where its keys outlive its pods a link to those. The record is on the disk before the number, and is
-removed after it: a link that leads nowhere holds nothing.
+``stateDir/names`` has a directory per namespace and name, which is also the lock. In it, each number is a link to the record of the
+attachment that has it. A second link, ``N.keys``, names the identity that is kept for the number. The record is on the disk before the
+link, and is removed after it: a link that leads nowhere holds nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEPT = ".keys"
 
 
 def every(store: Attachments) -> list[Name]:
-    """All names that anybody has a number or keys of."""
+    """All names of which a pod has a number, or for which an identity is kept."""
     root = f"{store.state_dir}/names"
     found = (
         directory.partition(".") for directory in sorted(os.listdir(root) if os.path.isdir(root) else [])
@@ -33,21 +33,21 @@ def every(store: Attachments) -> list[Name]:
 
 
 class Name:
-    """One name of a namespace, on this host. Whatever is done with it is done in ``with name.locked():``."""
+    """One name of a namespace, on this host. Everything is done in ``with name.locked():``."""
 
     def __init__(self, store: Attachments, namespace: str, name: str) -> None:
-        """``namespace`` and ``name`` are DNS labels; a pod that nobody named has no namespace."""
+        """``namespace`` and ``name`` are DNS labels; ``namespace`` is empty for a container that is no pod."""
         self.store, self.namespace, self.name = store, namespace, name
         self.root = f"{store.state_dir}/names/{namespace}.{name}"
 
     @classmethod
     def of(cls, attachment: Attachment) -> Name:
-        """The one that an attachment wants."""
+        """The name that an attachment wants."""
         return cls(Attachments(attachment.state_dir), attachment.namespace, attachment.name)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock: for moments, never while anything waits for the network. Raises Busy."""
+        """Hold the lock, but never while waiting for the network. Raises Busy."""
         with files.locked(self.root, LOCK_SECONDS, f"the name {os.path.basename(self.root)}", create=True):
             try:
                 yield
@@ -56,9 +56,9 @@ class Name:
                     os.rmdir(self.root)
 
     def take(self, attachment: Attachment) -> int:
-        """The number that the attachment wants, if it wants one that is free; else the lowest free one. Raises NothingFree.
+        """Give the attachment the number that it wants, if that is free, else the lowest free one. Raises NothingFree.
 
-        A pod that wants one is no other pod meanwhile: what is kept for the others is for theirs.
+        A pod that wants a number never gets another one for which an identity is kept: that is for another pod.
         """
         taken, wanted = set(self.holders()), attachment.wanted
         if wanted is not None:
@@ -70,11 +70,11 @@ class Name:
         raise errors.NothingFree(what="numbers", first=0, last=MOST - 1, key="hostnameTemplate")
 
     def give(self, number: int, attachment: Attachment) -> None:
-        """Let the attachment have a number, whoever had it."""
+        """Give the attachment a number, even if another one has it."""
         self._link(f"{number}", attachment.record)
 
     def free(self, number: int) -> None:
-        """Let nobody have it."""
+        """Take a number from whoever has it."""
         files.remove(f"{self.root}/{number}")
 
     def held_by(self, attachment: Attachment) -> list[int]:
@@ -82,7 +82,7 @@ class Name:
         return sorted(n for n, record in self._records().items() if record == attachment.record)
 
     def holders(self) -> dict[int, Attachment]:
-        """By number, who has it."""
+        """The attachments that have a number, by number."""
         found = {n: self.store.at(record) for n, record in self._records().items()}
         return {n: attachment for n, attachment in found.items() if attachment}
 
@@ -92,16 +92,16 @@ class Name:
         return key if key.isalnum() else ""  # it becomes part of a path
 
     def all_kept(self) -> dict[int, str]:
-        """By number, the identity that is kept for it."""
+        """The keys of the identities that are kept, by number."""
         found = (entry.removesuffix(KEPT) for entry in self._entries() if entry.endswith(KEPT))
         return {int(number): self.kept(int(number)) for number in found if number.isdecimal()}
 
     def keep(self, number: int, identity: str) -> None:
-        """From now on, whoever has the number is this identity."""
+        """Keep an identity for a number: the pods that get the number are that node."""
         self._link(f"{number}{KEPT}", identity)
 
     def drop(self, number: int) -> None:
-        """Keep no identity for it, after a power cut neither."""
+        """Keep no identity for a number any more; a power cut does not bring it back."""
         files.remove(f"{self.root}/{number}{KEPT}")
         files.sync_directory(self.root)
 
@@ -110,14 +110,14 @@ class Name:
         return {int(name): files.read_link(f"{self.root}/{name}", "") for name in names}
 
     def _entries(self) -> list[str]:
-        """What is in its directory; nothing if that has just gone."""
+        """The names in its directory; none if it has just been removed."""
         try:
             return os.listdir(self.root)
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def _link(self, name: str, target: str) -> None:
-        """Made, or changed, in one step."""
+        """Make or change a link in one step."""
         try:
             os.symlink(target, f"{self.root}/{name}")
         except FileExistsError:

@@ -1,7 +1,7 @@
-"""The node key that a node's state has: of that alone a worker can prove that it is its own.
+"""The node key in a node's state: the proof that a worker is the device that it says it is.
 
-What a worker says of itself is hostile, and node keys are known to every peer: who says that it is somebody else's device must not have
-that renamed, tagged or deleted.
+What a worker says is hostile, and every peer knows its node key. A worker that claims to be another device must not have that device
+renamed, tagged or deleted. So the private half of the node key must be in its state.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ BASE_POINT = 9
 
 
 def of(directory: str) -> str:
-    """The node key, ``nodekey:…``, of the node whose state is there; empty if it has none."""
+    """The node key, ``nodekey:…``, of the node whose state is in a directory; empty if there is none."""
     return in_state(vault_files.read(directory).get(vault_files.STATE, b""))
 
 
 def in_state(content: bytes) -> str:
-    """The same, of a state file (tailscale.com/ipn/store: a map of base64, of which a profile is JSON again)."""
+    """The node key in the content of a state file (tailscale.com/ipn/store: a map of base64; a profile is JSON again)."""
     try:
         entries = as_dict(json.loads(content))
         profile = a2b_base64(as_text(entries.get("_current-profile"))).decode("ascii")

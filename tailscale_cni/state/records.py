@@ -58,28 +58,50 @@ def decode(cls: type[R], document: object, *, parsers: Parsers | None = None, le
     """
     if not isinstance(document, dict):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - what a caller does about it is the same
-    version = document.get("version", VERSION)
-    if not (isinstance(version, int) and not isinstance(version, bool) and 0 < version < LARGEST_NUMBER):
-        if not lenient:
-            raise ValueError("its version is no number")
-        version = VERSION
-    values: dict[str, Any] = {}
+    version = _version(document, lenient=lenient)
+    values = _usual(cls, document, parsers or {})
+    defaults, parsers = cls._field_defaults, parsers or {}
     unknown = {key: value for key, value in document.items() if key not in cls._fields or key == UNKNOWN}
     unknown.pop("version", None)
     for field in cls._fields:
+        if field in values:
+            continue
         if field in document and field != UNKNOWN:
             try:
-                values[field] = _parsed(cls, field, document[field], parsers or {})
+                parse = parsers.get(field)
+                value = document[field]
+                values[field] = parse(value) if parse else plain(value, defaults.get(field, ""))
             except ValueError:
-                if not (lenient and field in cls._field_defaults):
+                if not (lenient and field in defaults):
                     raise ValueError(_because(f"{field} is not what it should be", version)) from None
                 unknown[field] = document[field]
-        elif field not in cls._field_defaults:
+        elif field not in defaults:
             raise ValueError(_because(f"{field} is missing", version))
     if unknown and UNKNOWN in cls._fields:
         values[UNKNOWN] = json.dumps(unknown, separators=(",", ":"))
     make: Callable[..., R] = cls
     return make(**values)
+
+
+def _version(document: dict[str, Any], *, lenient: bool) -> int:
+    version = document.get("version", VERSION)
+    if isinstance(version, int) and not isinstance(version, bool) and 0 < version < LARGEST_NUMBER:
+        return version
+    if lenient:
+        return VERSION
+    raise ValueError("its version is no number")
+
+
+def _usual(cls: type[NamedTuple], document: dict[str, Any], parsers: Parsers) -> dict[str, Any]:
+    """The fields that are plain ASCII text, which nearly all are: an ADD may read a hundred records, and others wait for it."""
+    defaults, usual = cls._field_defaults, dict[str, Any]()
+    for field in cls._fields:
+        value = document.get(field)
+        is_usual = type(value) is str and value.isascii() and "\0" not in value and field not in parsers
+        if is_usual and type(defaults.get(field, "")) is str:
+            usual[field] = value
+    usual.pop(UNKNOWN, None)
+    return usual
 
 
 def load(cls: type[R], path: str, *, parsers: Parsers | None = None, lenient: bool = False) -> R | None:
@@ -106,36 +128,54 @@ def number(first: int, last: int) -> Callable[[Any], int]:
 
 def word(value: Any) -> str:
     """A parser of text that can be a part of a path; it may be empty. Raises ValueError."""
-    text: str = plain(value, "")
+    text = _text(value)
     if "/" in text or text in (".", ".."):
         raise ValueError("no part of a path")
     return text
 
 
 def plain(value: Any, default: Any) -> Any:
-    """A value of the type of ``default``; None stands for a number, or None. Raises ValueError."""
-    if isinstance(default, tuple):
-        if isinstance(value, list):
-            return tuple(plain(item, "") for item in value)
-    elif isinstance(default, bool) or isinstance(value, bool):
-        if isinstance(default, bool) and isinstance(value, bool):
-            return value
-    elif isinstance(default, float):
-        if isinstance(value, (int, float)) and abs(value) < LARGEST_NUMBER:  # neither infinite nor no number
-            return float(value)
-    elif isinstance(default, str):
-        if isinstance(value, str) and "\0" not in value:
-            value.encode()  # what is half a character can be in no path: a ValueError
-            return value
-    elif (value is None and default is None) or (isinstance(value, int) and abs(value) < LARGEST_NUMBER):
+    """A value of the type of ``default``; the default None stands for a number, or None. Raises ValueError."""
+    return PLAIN[type(default)](value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and "\0" not in value:
+        if not value.isascii():
+            value.encode()  # half a character can be in no path: a ValueError
         return value
-    raise ValueError("another type")
+    raise ValueError("no text")
 
 
-def _parsed(cls: type[NamedTuple], field: str, value: Any, parsers: Parsers) -> Any:
-    if field in parsers:
-        return parsers[field](value)
-    return plain(value, cls._field_defaults.get(field, ""))
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list):
+        return tuple(map(_text, value))
+    raise ValueError("no list of text")
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("neither true nor false")
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER:
+        return float(value)  # neither infinite nor NaN
+    raise ValueError("no number, or too large")
+
+
+_whole = number(-LARGEST_NUMBER, LARGEST_NUMBER)
+
+PLAIN: Mapping[type, Callable[[Any], Any]] = {
+    str: _text,
+    tuple: _texts,
+    bool: _flag,
+    int: _whole,
+    float: _seconds,
+    type(None): lambda value: None if value is None else _whole(value),
+}
+"""The parsers of fields, by the type of their defaults."""
 
 
 def _because(reason: str, version: int) -> str:

@@ -1,6 +1,6 @@
-"""The files of a node's state that move with it, on the disk: few, small, and by name.
+"""The files of a node's state that move with the node to another host: few, small, and known by name.
 
-Their directory is the worker's, so what is in it is hostile: no link is followed, and what is no file, or too large, is none.
+The worker can write to their directory, so what is in it is hostile: no link is followed, and only small regular files are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGEST = 128 * 2**10
 
 
 def is_sound(name: str, content: bytes) -> bool:
-    """Whether a file may be that: the state is a map of text, the other one a map."""
+    """Whether a file has the right content: the state is a JSON object of text, the settings are a JSON object."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -35,7 +35,7 @@ def is_sound(name: str, content: bytes) -> bool:
 
 
 def read(directory: str) -> dict[str, bytes]:
-    """What is there and sound; nothing at all without the keys."""
+    """The sound files of a directory, by name; nothing at all if the state is not among them."""
     try:
         place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -50,7 +50,7 @@ def read(directory: str) -> dict[str, bytes]:
 
 
 def write(directory: str, contents: Mapping[str, bytes]) -> None:
-    """A new directory, root's, with these files; what was there is gone. Raises InputOutput, OSError."""
+    """Make a directory anew, owned by root, with these files. Raises InputOutput, OSError."""
     files.remove_tree(directory)
     os.mkdir(directory, 0o700)
     for name in NAMES:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +14,8 @@ import builds
 from builds.go import TAILSCALE_PATCHES
 
 MODULE = Path(__file__).parents[1] / "tools"
+PREVIOUS = "80d32021e8653b740c2b7e295bde8720633981c0"
+"""The commit of the version before this one: state goes from it to this one, and back."""
 REFERENCE_PLUGINS = {
     "bridge": "github.com/containernetworking/plugins/plugins/main/bridge",
     "loopback": "github.com/containernetworking/plugins/plugins/main/loopback",
@@ -52,6 +58,37 @@ def devcontrol() -> Path:
 def artefact() -> Path:
     """The built ``tailscale-cni``, as it is shipped."""
     return builds.zipapp()
+
+
+@cache
+def previous() -> Path:
+    """The artefact of the previous version, built by its own build from this repository's history. Raises RuntimeError."""
+
+    def build(directory: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="tailscale-cni-") as source:
+            _check_out(PREVIOUS, Path(source))
+            command = [sys.executable, "packaging/build.py", "zipapp"]
+            subprocess.run(command, cwd=source, check=True, env={**os.environ, "PYTHONPATH": ""})
+            shutil.copy(Path(source, "dist", "tailscale-cni"), directory)
+
+    return builds.build_once(f"previous-{_goarch()}-{PREVIOUS[:20]}", build) / "tailscale-cni"
+
+
+def _check_out(commit: str, directory: Path) -> None:
+    """Put the files of a commit into a directory. The tests are root's, the clone may be another user's."""
+    git = ["git", "-c", "safe.directory=*", "-C", str(MODULE)]
+    top = subprocess.run([*git, "rev-parse", "--show-toplevel"], check=True, capture_output=True, text=True)
+    archive = subprocess.run(
+        ["git", "-c", "safe.directory=*", "-C", top.stdout.strip(), "archive", commit],
+        check=False,
+        capture_output=True,
+    )
+    if archive.returncode:
+        raise RuntimeError(
+            f"this clone has no commit {commit}, which tests/netns/test_downgrade.py needs: 'git fetch --unshallow'. "
+            + archive.stderr.decode(errors="replace")
+        )
+    subprocess.run(["tar", "-x", "-C", str(directory)], input=archive.stdout, check=True)
 
 
 def other_build(number: int) -> bytes:

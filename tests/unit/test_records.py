@@ -322,7 +322,7 @@ def test_a_field_of_another_type(host: Host, kind: str) -> None:
     path = USES[kind].find(host)
     document = json.loads(path.read_bytes())
     assert document
-    for field in (*document, "version", "unknown", "enroll"):
+    for field in {*document, "version", "unknown", "enroll"}:
         for odd in ODD:
             USES[kind].find(host)
             _try(host, kind, path, json.dumps({**document, field: odd}).encode())
@@ -345,6 +345,10 @@ def test_a_file_that_ends_early(host: Host, kind: str) -> None:
     content = path.read_bytes()
     for end in range(len(content)):
         USES[kind].find(host)
+        if kind == "attachment" and end % 16:  # to end each of them takes long
+            path.write_bytes(content[:end])
+            assert host.attachment(host.neighbour) in list(Attachments(str(host.state_dir)).all())
+            continue
         found = _try(host, kind, path, content[:end])
         if kind in STAYS:
             assert (found is None) == (end < len(content) - 1)  # the last byte ends the line

@@ -227,6 +227,18 @@ def test_what_is_not_ours_in_a_secret_stays(cluster: Cluster, vault: Vault) -> N
     assert set(cluster.secrets["default.web.0"]["data"]) == {"record.json", vault_files.STATE}
 
 
+def test_what_a_newer_version_has_in_a_record_stays(cluster: Cluster, vault: Vault) -> None:
+    """Hosts are upgraded one after the other: the older one gives back, and takes, what the newer one has written."""
+    assert take(vault, ONE) == 0
+    data = cluster.secrets["default.web.0"]["data"]
+    record = json.loads(base64.b64decode(data["record.json"]))
+    data["record.json"] = base64.b64encode(json.dumps({**record, "later": [1]}).encode()).decode()
+    release(vault, ONE)
+    assert take(vault, TWO) == 0
+    now = json.loads(base64.b64decode(cluster.secrets["default.web.0"]["data"]["record.json"]))
+    assert (now["later"], now["holder"]["key"]) == ([1], TWO.key)
+
+
 @pytest.mark.parametrize(
     "data",
     [
