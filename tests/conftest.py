@@ -27,7 +27,7 @@ PROCESSES = pytest.StashKey[list[WorkerController]]()
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Hands tests out one by one, in the order of `testpaths`.
+    """Hands tests out one by one, in the order of `pytest_collection_modifyitems`.
 
     Tests that share a cluster stay together: it takes a minute of CPU to boot one.
     """
@@ -57,6 +57,14 @@ def _interrupt_once(*_: int | FrameType | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes longest first: clusters, then tests that are marked as long. At the end, no process is to wait for another one."""
+    items.sort(
+        key=lambda item: (not item.nodeid.startswith("tests/cluster/"), not item.get_closest_marker("long"))
+    )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -49,6 +49,7 @@ def test_a_lasting_node_is_the_same_when_its_pod_comes_back(
     wait_until(lambda: peer.ping("postgres-0"), what="the pod at the peer")
 
 
+@pytest.mark.long
 def test_ten_rollouts_end_with_the_name_and_the_addresses_of_the_first(
     host: Host, control: ControlPlane
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_handover_survives_whoever_dies_in_it(host: Host, control: ControlPlan
     assert host.addresses(new) == first
 
 
+@pytest.mark.long
 def test_a_hundred_pods_of_one_name(host: Host, control: ControlPlane) -> None:
     """Added in parallel, they have a hundred numbers and node keys."""
     host.set_key(control.mint().key)

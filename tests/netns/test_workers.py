@@ -24,6 +24,7 @@ def programs(scratch: Path) -> Path:
     return directory
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", PACKAGES, ids=str)
 def test_the_go_programs_pass_their_own_tests(package: Path, programs: Path) -> None:
     """`go test` of a package, with the features that are linked into the artefact."""
