@@ -229,7 +229,8 @@ def test_a_cluster_in_a_name_wants_a_name(tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidConfiguration, match=r"hostnameTemplate: it has \{cluster\}") as caught:
         load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n")
     assert caught.value.advice == "Set clusterName."
-    assert load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n", clusterName="home")
+    host = load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n", clusterName="home")
+    assert host.hostname_template == "{cluster}-{workload}"
 
 
 def test_an_unquoted_flag_is_the_annotation(tmp_path: Path) -> None:
@@ -300,8 +301,14 @@ def test_cleanup_needs_no_valid_configuration(tmp_path: Path) -> None:
 
 def test_what_the_door_knows_changes_with_the_file(tmp_path: Path) -> None:
     """A changed, new or removed file is another view, so that the door goes and asks."""
-    before = config.door_view(load(tmp_path))
-    assert config.door_view(load(tmp_path, "enroll: all\n")) != before
+    file = tmp_path / "config.yaml"
+    missing = config.door_view(load(tmp_path))["watch"]
+    new = config.door_view(load(tmp_path, "tags: [tag:a]\n"))["watch"]
+    changed = config.door_view(load(tmp_path, "tags: [tag:bc]\n"))["watch"]
+    assert missing != new != changed != missing
+    file.unlink()
+    assert config.fingerprint(str(file)) not in changed.values()
+    assert config.door_view(Config.load({"configFile": str(file)}))["watch"] == missing
 
 
 def test_what_the_runtime_puts_into_an_entry_is_no_key_of_ours(tmp_path: Path) -> None:
