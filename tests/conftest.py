@@ -16,11 +16,10 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
+from tests.cluster.cluster import RUNTIMES
+
 CLEANUP_SECONDS = 120
 """How long an interrupted run waits until its processes have removed what their tests made."""
-
-RUNTIMES = ("containerd-1.6", "containerd-2")
-"""The parameters of the cluster suite's fixture `cluster`."""
 
 PROCESSES = pytest.StashKey[list[WorkerController]]()
 """The processes that run tests, where there are several (pytest-xdist calls them workers)."""
