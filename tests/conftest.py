@@ -16,18 +16,17 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
+from tests.cluster.cluster import RUNTIMES
+
 CLEANUP_SECONDS = 120
 """How long an interrupted run waits until its processes have removed what their tests made."""
-
-RUNTIMES = ("containerd-1.6", "containerd-2")
-"""The parameters of the cluster suite's fixture `cluster`."""
 
 PROCESSES = pytest.StashKey[list[WorkerController]]()
 """The processes that run tests, where there are several (pytest-xdist calls them workers)."""
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Hands tests out one by one, in the order of `testpaths`.
+    """Hands tests out one by one, in the order of `pytest_collection_modifyitems`.
 
     Tests that share a cluster stay together: it takes a minute of CPU to boot one.
     """
@@ -57,6 +56,14 @@ def _interrupt_once(*_: int | FrameType | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes longest first: clusters, then tests that are marked as long. At the end, no process is to wait for another one."""
+    items.sort(
+        key=lambda item: (not item.nodeid.startswith("tests/cluster/"), not item.get_closest_marker("long"))
+    )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,4 @@
-"""The cluster suite's world: one tailnet with a peer for all of it, and one cluster at a time, per container runtime."""
+"""The clusters of the suite, one for each container runtime, and the tailnet that their pods join."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .enrolment import install, logs
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that failed shows what the plugin, kubelet and containerd have said."""
+    """Add the logs of plugin, kubelet and containerd to the report of a test that failed."""
     report = yield
     cluster = getattr(item, "funcargs", {}).get("cluster")
     if report.when == "call" and report.failed and isinstance(cluster, Cluster):
@@ -36,14 +36,14 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session", autouse=True)
 def _root() -> None:
-    """A machine of one's own wants root: without it nothing here can be tested, and that is an error, not a skip."""
+    """Fail without root: a cluster needs it, and a skip would hide that nothing was tested."""
     if os.geteuid() != 0:
         pytest.fail("tests/cluster needs root", pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def directory(scratch: Path) -> Path:
-    """What the suite writes, and keeps until its end."""
+    """The directory of everything that the suite writes."""
     directory = scratch / "cluster"
     directory.mkdir(mode=0o711)
     return directory
@@ -51,21 +51,21 @@ def directory(scratch: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wire() -> Iterator[Wire]:
-    """The network that hosts, the control plane and the peer are on."""
+    """The network of hosts, control plane and peer."""
     with Wire() as wire:
         yield wire
 
 
 @pytest.fixture(scope="session")
 def control(wire: Wire, directory: Path) -> Iterator[ControlPlane]:
-    """The tailnet's control plane."""
+    """The control plane."""
     with ControlPlane(wire, directory / "control") as control:
         yield control
 
 
 @pytest.fixture(scope="session")
 def peer(control: ControlPlane, wire: Wire, directory: Path) -> Iterator[Peer]:
-    """Somebody's laptop on the tailnet."""
+    """A laptop on the tailnet."""
     with Netns("laptop") as netns:
         wire.plug(netns)
         with Peer(control, netns, directory / "laptop", "laptop") as peer:

@@ -17,7 +17,7 @@ from tests.kit.wait import wait_until
 
 from .cluster import STATIC_PODS, Cluster
 from .enrolment import KUBECONFIG, LOG, STATE_DIR, configured, give_access
-from .pods import ENABLED, Pod, ProcessNetns, manifest
+from .pods import ENABLED, Pod, ProcessNetns, cgroup, manifest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -166,7 +166,7 @@ class StaticPods(Actor):
         """Returns when their servers are gone."""
         for path in self.cluster.machine.files(STATIC_PODS):
             path.unlink()
-        wait_until(lambda: not any(map(server, self.ports)), what="the end of the static pods")
+        wait_until(lambda: not any(map(self._server, self.ports)), what="the end of the static pods")
 
     def start(self, name: str, namespace: str, port: int) -> Process:
         """One with a web server on that port, waited for; the server."""
@@ -176,10 +176,13 @@ class StaticPods(Actor):
         del container["readinessProbe"]
         self.ports.append(port)
         self.cluster.machine.write(f"{STATIC_PODS}/{name}.yaml", json.dumps(pod))
-        return wait_until(lambda: server(port), what=f"the static pod {name}")
+        return wait_until(lambda: self._server(port), what=f"the static pod {name}")
 
+    def _server(self, port: int) -> Process | None:
+        """The web server of that port, in whichever pod of this cluster."""
 
-def server(port: int) -> Process | None:
-    """The web server of that port, in whichever namespace."""
-    found = processes(lambda process: process.argv[:4] == ["httpd", "-f", "-p", str(port)])
-    return found[0] if found else None
+        def is_it(process: Process) -> bool:
+            command = ["httpd", "-f", "-p", str(port)]
+            return process.argv[:4] == command and f"/{self.cluster.machine.netns.name}/" in cgroup(process)
+
+        return next(iter(processes(is_it)), None)

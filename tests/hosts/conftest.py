@@ -1,4 +1,4 @@
-"""Hosts for the tests, and the tailnet that their pods join."""
+"""A new host for each test, and the tailnet that its pods join."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = {"systemd": SystemdHost, "plain": PlainHost}
 
 @pytest.fixture(scope="session", autouse=True)
 def _machine() -> None:
-    """What the suite needs of the machine. Without root nothing here can be tested: an error, not a skip."""
+    """Install what the suite needs. Fail without root: a skip would hide that nothing was tested."""
     if os.geteuid() != 0:
         pytest.fail("tests/hosts needs root", pytrace=False)
     need(["hosts"])
@@ -31,21 +31,21 @@ def _machine() -> None:
 
 @pytest.fixture(scope="session")
 def wire() -> Iterator[Wire]:
-    """What everybody is plugged into."""
+    """The network of hosts, control plane and peer."""
     with Wire() as wire:
         yield wire
 
 
 @pytest.fixture(scope="session")
 def control(wire: Wire, scratch: Path) -> Iterator[ControlPlane]:
-    """The tailnet of the whole suite."""
+    """The control plane."""
     with ControlPlane(wire, scratch / "hosts-control") as control:
         yield control
 
 
 @pytest.fixture(scope="session")
 def peer(wire: Wire, control: ControlPlane, scratch: Path) -> Iterator[Peer]:
-    """Somebody else on the tailnet."""
+    """A device on the tailnet."""
     with Netns("peer") as netns:
         wire.plug(netns)
         with Peer(control, netns, scratch / "hosts-peer", "laptop", userspace=True) as peer:
@@ -54,7 +54,7 @@ def peer(wire: Wire, control: ControlPlane, scratch: Path) -> Iterator[Peer]:
 
 @pytest.fixture(params=sorted(KINDS))
 def kind(request: pytest.FixtureRequest) -> type[BootedHost]:
-    """With systemd, and without."""
+    """A host with systemd, and one without."""
     return KINDS[request.param]
 
 
@@ -62,7 +62,7 @@ def kind(request: pytest.FixtureRequest) -> type[BootedHost]:
 def boot(
     wire: Wire, control: ControlPlane, tmp_path: Path
 ) -> Iterator[Callable[[type[BootedHost]], PodHost]]:
-    """Boot a host of that kind, with a runtime and a primary network, for the length of a test."""
+    """A function that boots a host of a kind, with a runtime and a primary network, for the length of a test."""
     with ExitStack() as hosts:
 
         def boot(kind: type[BootedHost]) -> PodHost:

@@ -1,4 +1,4 @@
-"""A host: a network namespace with a runtime, an auth key, and directories of its own for the product."""
+"""A host: a network namespace with a container runtime, an auth key, and its own directories for the product."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 SUBNET, SUBNET6 = "10.88.0.0/24", "fd88::/64"
 
 ROOMS = ("attachments", "identities", "names", "outbox", "releases", "claims", "claims/uid", "claims/port")
-"""Directories of a state directory that stay when the last pod has ended."""
+"""The directories of a state directory that remain after the last pod has ended."""
 
 
 class Host(Actor):
     """A machine that runs pods.
 
-    ``config`` is added to our plugin's conflist entry. Everything of the product is below ``root``, and what it leaves there,
-    in the host's namespace or in the process table is what ``leftovers`` lists.
+    ``config`` is added to the plugin's entry in the network list. The product keeps everything below ``root``; ``leftovers`` lists what
+    it has left there, in the host's namespace and in the process table.
     """
 
     def __init__(self, wire: Wire, control: ControlPlane, root: Path, **config: Any) -> None:
@@ -64,7 +64,7 @@ class Host(Actor):
         self._strangers = {node["id"] for node in control.nodes()}
 
     def close(self) -> None:
-        """End what still runs, and remove everything."""
+        """Kill what still runs, and remove everything that belongs to this host."""
         for sandbox in self.sandboxes:
             sandbox.netns.close()
         while left := self.processes():
@@ -80,18 +80,18 @@ class Host(Actor):
         shutil.rmtree(self.root)
 
     def set_key(self, key: str) -> None:
-        """The static auth key of this host."""
+        """Write the static auth key of this host."""
         self.key_file.touch(0o600)
         self.key_file.write_text(key)
 
     def configure(self, **config: Any) -> None:
-        """Change our plugin's conflist entry; None takes a key away."""
+        """Change the plugin's entry in the network list; None removes a key."""
         merged = {**self.config, **config}
         self.config = {key: value for key, value in merged.items() if value is not None}
         self.runtime.config = self.config
 
     def sandbox(self, pod: Pod, *, container_id: str | None = None) -> Sandbox:
-        """A namespace for a pod, before any CNI call."""
+        """Make a namespace for a pod, and call nothing."""
         netns = Netns(pod.name[:16])
         sandbox = Sandbox(pod, netns, container_id) if container_id else Sandbox(pod, netns)
         self.sandboxes.append(sandbox)
@@ -102,7 +102,7 @@ class Host(Actor):
         return replace(sandbox, pod=pod)
 
     def start(self, pod: Pod) -> Sandbox:
-        """A sandbox, and ADD."""
+        """Make a sandbox and call ADD."""
         sandbox = self.sandbox(pod)
         self.runtime.add(sandbox)
         return sandbox
@@ -112,7 +112,7 @@ class Host(Actor):
         return identify(self.runtime.network, sandbox.container_id, sandbox.ifname)
 
     def supervisor(self, sandbox: Sandbox) -> Process:
-        """The process that looks after a pod's worker. Raises OSError if there is none."""
+        """Return the supervisor of a pod's worker. Raises OSError if there is none."""
         pid = int((self.run_dir / self.id(sandbox) / "supervisor").read_text().split()[0])
         process = Process.of(pid)
         if not process:
@@ -120,7 +120,7 @@ class Host(Actor):
         return process
 
     def worker(self, sandbox: Sandbox) -> Process:
-        """The process that is a pod's node, waited for."""
+        """Wait for a pod's worker, and return it."""
 
         def find() -> Process | None:
             children = self.supervisor(sandbox).children if self._supervised(sandbox) else []
@@ -129,7 +129,7 @@ class Host(Actor):
         return wait_until(find, what=f"a worker of {sandbox.pod.name}")
 
     def private_memory(self, sandbox: Sandbox) -> int:
-        """Bytes that a pod's supervisor and worker share with nobody, if there is another pod whose programs are the same."""
+        """Count the bytes that a pod's supervisor and worker do not share, given that another pod runs the same programs."""
         return self.supervisor(sandbox).private_memory + self.worker(sandbox).private_memory
 
     def node(self, sandbox: Sandbox) -> dict[str, Any]:
@@ -145,16 +145,16 @@ class Host(Actor):
         return status
 
     def addressed(self, sandbox: Sandbox) -> bool:
-        """Whether a pod's node has its addresses on ``ts0``: what ADD waits for."""
+        """Whether a pod's node has its addresses on ``ts0``, which is what ADD waits for."""
         addresses = set(self.node(sandbox).get("TailscaleIPs") or ())
         return bool(addresses) and addresses <= set(sandbox.interface("ts0").addresses)
 
     def running(self, sandbox: Sandbox) -> bool:
-        """Whether it is Running as well: it has found its relay, and hears of others."""
+        """Whether the node is also Running: it has found its relay, and receives the netmap."""
         return self.node(sandbox).get("BackendState") == "Running" and self.addressed(sandbox)
 
     def is_node(self, sandbox: Sandbox, name: str) -> bool:
-        """Whether a pod is on the tailnet as the node of that name, at that node's addresses and no others."""
+        """Whether a pod is the node of that name, with the addresses of that node and no others."""
         node = self.control.node(name)
         if not (node and node["online"] and self.running(sandbox)):
             return False
@@ -163,13 +163,13 @@ class Host(Actor):
         }
 
     def addresses(self, sandbox: Sandbox) -> list[str]:
-        """A pod's tailnet addresses, waited for, IPv4 first."""
+        """Wait until a pod's node is Running, and return its addresses, IPv4 first."""
         wait_until(lambda: self.running(sandbox), what=f"{sandbox.pod.name} on the tailnet")
         addresses: list[str] = self.node(sandbox)["TailscaleIPs"]
         return addresses
 
     def ports(self, sandbox: Sandbox) -> set[int]:
-        """The UDP ports that a pod's worker listens on, in whatever namespace it is."""
+        """The UDP ports that a pod's worker listens on, in the worker's own namespace."""
         worker = self.worker(sandbox)
         sockets = set(worker.descriptors().values())
         rows = [
@@ -180,11 +180,11 @@ class Host(Actor):
         return {int(row[1].rpartition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in sockets}
 
     def command(self, *arguments: str) -> str:
-        """What the command line prints on this host. Raises Failed."""
+        """Run the command line on this host, and return what it prints. Raises Failed."""
         return self.netns.run(self.runtime.plugin, *arguments)
 
     def processes(self) -> list[Process]:
-        """Processes of the product: by program, working directory or command line."""
+        """The processes of the product on this host: those with a program, working directory or argument below ``root``."""
 
         def ours(process: Process) -> bool:
             places = [process.link("exe"), process.link("cwd"), *process.argv]
@@ -193,11 +193,11 @@ class Host(Actor):
         return processes(ours)
 
     def nodes(self) -> list[Process]:
-        """The supervisors and workers among them; the rest are short-lived commands that they started."""
+        """The supervisors and workers among them. The others are short-lived commands."""
         return [p for p in self.processes() if p.link("exe").endswith(("/supervisor", "/worker"))]
 
     def files(self) -> list[str]:
-        """What attachments have left in ``stateDir`` and ``runDir``: all but the unpacked build and the rooms themselves."""
+        """What attachments have left in ``stateDir`` and ``runDir``, without the unpacked build and the directories that remain."""
         rooms = [self.state_dir / name for name in (*ROOMS, "run")]
         rooms.append(self.run_dir / "patience")
         kept = [self.state_dir / name for name in ("cache", "enroll.json", "host", "namespaces")]
@@ -206,13 +206,13 @@ class Host(Actor):
         return sorted(str(path.relative_to(self.root)) for path in left)
 
     def logs(self) -> str:
-        """What the product's processes of this host have said."""
+        """The logs of this host's nodes."""
         return "\n".join(
             f"== {path}\n{path.read_text(errors='replace')}" for path in sorted(self.run_dir.glob("*/log*"))
         )
 
     def leftovers(self) -> list[str]:
-        """Everything that is on this host because of a pod: empty before the first and after the last one."""
+        """Everything that exists on this host because of a pod: empty before the first pod and after the last one."""
         links = self.netns.links() - {"lo", "eth0", "cni0"}
         rules = set(self.netns.rules()) - self._pristine
         return [
@@ -236,11 +236,11 @@ class Host(Actor):
 
 
 def _lines(table: Path) -> list[str]:
-    """A table of /proc/net, without its head."""
+    """The lines of a table of /proc/net, without its header."""
     return table.read_text().splitlines()[1:]
 
 
 def _tree(top: Path) -> Iterator[Path]:
-    """Everything below, while others remove it."""
+    """Every path below ``top``. Other processes may remove some of them meanwhile."""
     for directory, folders, names in os.walk(top):
         yield from (Path(directory, name) for name in (*folders, *names))

@@ -18,11 +18,11 @@ from .wait import wait_until
 Argv = Sequence[str | Path]
 
 CLEAN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-"""What a program of the tests gets as its environment: nothing of the person's who runs them."""
+"""The environment of the programs that tests start: nothing of the environment of whoever runs them."""
 
 
 class Failed(Exception):
-    """A program ended with another status than 0; says what it was and what it printed."""
+    """A program ended with a status other than 0. The message has the command line and what it printed."""
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float = 60.0,
 ) -> str:
-    """What a program prints. Raises Failed if it fails, TimeoutExpired if it takes longer than ``timeout`` seconds."""
+    """Run a program, and return what it prints. Raises Failed if it fails, TimeoutExpired after ``timeout`` seconds."""
     done = attempt(argv, stdin=stdin.encode(), env=env, timeout=timeout)
     if done.returncode != 0:
         words = (done.stderr + done.stdout).decode(errors="replace").strip()
@@ -47,7 +47,7 @@ def attempt(
     env: Mapping[str, str] | None = None,
     timeout: float = 60.0,
 ) -> subprocess.CompletedProcess[bytes]:
-    """A program that may fail, run to its end."""
+    """Run a program that may fail."""
     return subprocess.run(
         argv,
         input=stdin,
@@ -59,16 +59,16 @@ def attempt(
 
 
 def with_bind(source: Path, target: Path) -> list[str | Path]:
-    """The beginning of a command line that sees ``source`` at ``target``, in a mount namespace of its own.
+    """Return the beginning of a command line that sees ``source`` at ``target``, in its own mount namespace.
 
-    Mounts that end outside end there too: else it would keep the network namespaces under /run/netns alive.
+    Unmounting outside has an effect inside, because the namespaces below /run/netns would otherwise stay alive.
     """
     bind = 'mount --bind "$0" "$1" && shift && exec "$@"'
     return ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", bind, source, target]
 
 
 class Daemon(Actor):
-    """A program that runs until it is stopped; it dies with the tests, whatever becomes of them.
+    """A program that runs until it is stopped, and is killed if the process of the tests dies.
 
     Standard error goes to ``log``; standard output and input are pipes.
     """
@@ -103,14 +103,14 @@ class Daemon(Actor):
         return self._process.stdout
 
     def first_line(self) -> str:
-        """The line by which it says that it is ready. Raises Failed if it ends instead."""
+        """Wait for its first line, which says that it is ready. Raises Failed if it ends instead."""
         if line := self.stdout.readline():
             return line.decode()
         self.close()
         raise Failed(f"{self._process.args!r} ended: {self.log.read_text(errors='replace')[-2000:]}")
 
     def close(self) -> None:
-        """SIGTERM, and SIGKILL when that is not enough; returns when it is dead."""
+        """Send SIGTERM, after five seconds SIGKILL, and return when it is dead."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -125,20 +125,20 @@ class Daemon(Actor):
 
 @dataclass(frozen=True)
 class Process:
-    """A process that somebody else started, told from a later one of the same ID by its start time."""
+    """A process that the tests did not start. Its start time tells it from a later process with the same ID."""
 
     pid: int
     start: str
 
     @classmethod
     def of(cls, pid: int) -> Process | None:
-        """The process of that ID, unless there is none or it is a zombie."""
+        """Return the process with that ID; None if there is none, or if it is a zombie."""
         stat = _stat(pid)
         return cls(pid, stat[19]) if stat and stat[0] not in "ZX" else None
 
     @property
     def alive(self) -> bool:
-        """Whether this one still runs."""
+        """Whether it still runs."""
         return Process.of(self.pid) == self
 
     @property
@@ -153,7 +153,7 @@ class Process:
 
     @property
     def parent(self) -> int:
-        """The ID of the process that started it, or that has it now."""
+        """The ID of its parent; 0 if it has ended."""
         stat = _stat(self.pid)
         return int(stat[1]) if stat else 0
 
@@ -170,7 +170,7 @@ class Process:
 
     @property
     def private_memory(self) -> int:
-        """Bytes of memory that nobody shares, of the heap or of a file: proc(5), ``smaps_rollup``."""
+        """The bytes of memory that it does not share: proc(5), ``smaps_rollup``."""
         pairs = (line.split() for line in _read(self.pid, "smaps_rollup").splitlines()[1:])
         return sum(int(size) for key, size, _ in pairs if key in ("Private_Clean:", "Private_Dirty:")) * 1024
 
@@ -187,7 +187,7 @@ class Process:
             return ""
 
     def descriptors(self) -> dict[int, str]:
-        """Its open descriptors, and what they are."""
+        """Its open descriptors and what each refers to; empty if it has ended."""
         directory = Path(f"/proc/{self.pid}/fd")
         try:
             numbers = [int(path.name) for path in directory.iterdir()]
@@ -196,11 +196,11 @@ class Process:
         return {number: self.link(f"fd/{number}") for number in numbers}
 
     def kill(self) -> None:
-        """SIGKILL, and the end of it."""
+        """Send SIGKILL, and return when it is dead."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-        # Not for longer than it takes: the bench counts it.
+        # The bench measures this, so poll often.
         wait_until(lambda: not self.alive, what=f"the death of process {self.pid}", poll=0.001)
 
 

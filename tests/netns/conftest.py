@@ -1,4 +1,4 @@
-"""The tailnet that the suite shares, and a fresh host for each test."""
+"""The tailnet that the tests of a process share, and a new host for each test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOSTS = pytest.StashKey[list[Host]]()
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that failed shows what the nodes of its hosts have logged."""
+    """Add the logs of the hosts' nodes to the report of a test that failed."""
     report = yield
     if report.when == "call" and report.failed:
         report.sections += [("nodes", host.logs()) for host in item.stash.get(HOSTS, [])]
@@ -34,14 +34,14 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session", autouse=True)
 def _root() -> None:
-    """Namespaces want root: without it nothing here can be tested, and that is an error, not a skip."""
+    """Fail without root: network namespaces need it, and a skip would hide that nothing was tested."""
     if os.geteuid() != 0:
         pytest.fail("tests/netns needs root", pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def world(scratch: Path) -> Iterator[World]:
-    """The tailnet of the whole suite: devcontrol's, or that of a real Headscale if one is named."""
+    """A wire and a control plane: devcontrol, or a real Headscale if HEADSCALE names one."""
     plane = headscale.HeadscaleControlPlane if headscale.PROGRAM else ControlPlane
     with Wire() as wire, plane(wire, scratch / "control") as control:
         yield World(wire, control, scratch)
@@ -49,13 +49,13 @@ def world(scratch: Path) -> Iterator[World]:
 
 @pytest.fixture(scope="session")
 def control(world: World) -> ControlPlane:
-    """Its control plane."""
+    """The control plane."""
     return world.control
 
 
 @pytest.fixture(scope="session")
 def peer(world: World) -> Iterator[Peer]:
-    """Somebody with a kernel interface, as a laptop is."""
+    """A device with a kernel interface, such as a laptop."""
     with Netns("peer") as netns:
         world.wire.plug(netns)
         with Peer(world.control, netns, world.root / "peer", "laptop") as peer:
@@ -64,7 +64,7 @@ def peer(world: World) -> Iterator[Peer]:
 
 @pytest.fixture
 def new_host(world: World, request: pytest.FixtureRequest) -> Iterator[Callable[..., Host]]:
-    """Makes hosts, with keys of our plugin's conflist entry as arguments."""
+    """A function that makes hosts. Its arguments are keys of the plugin's entry in the network list."""
     made = request.node.stash.setdefault(HOSTS, [])
     with ExitStack() as stack:
 
@@ -79,5 +79,5 @@ def new_host(world: World, request: pytest.FixtureRequest) -> Iterator[Callable[
 
 @pytest.fixture
 def host(new_host: Callable[..., Host]) -> Host:
-    """A fresh host."""
+    """A new host."""
     return new_host()

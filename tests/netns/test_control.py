@@ -165,6 +165,7 @@ def _adds(host: Host, pod: Sandbox, previous: dict[str, Any]) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.long
 def test_the_time_to_live_of_a_key_decides_nothing(new_host: NewHost, control: ControlPlane) -> None:
     """With keys that live a second and a control plane that is away for a minute, pods are connected within 15 s of its return.
 

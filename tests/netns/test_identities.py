@@ -49,6 +49,7 @@ def test_a_lasting_node_is_the_same_when_its_pod_comes_back(
     wait_until(lambda: peer.ping("postgres-0"), what="the pod at the peer")
 
 
+@pytest.mark.long
 def test_ten_rollouts_end_with_the_name_and_the_addresses_of_the_first(
     host: Host, control: ControlPlane
 ) -> None:
@@ -98,8 +99,11 @@ def test_a_hundred_pods_of_one_name(host: Host, control: ControlPlane) -> None:
     """Added in parallel, they have a hundred numbers and node keys."""
     host.set_key(control.mint().key)
     sandboxes = [host.sandbox(Pod.enrolled(f"crowd{n}x", hostname="crowd")) for n in range(100)]
+    host.runtime.add(
+        sandboxes[0]
+    )  # unpacks the artefact: beside other load, the rest would give up waiting for that
     with ThreadPoolExecutor(20) as pool:
-        list(pool.map(host.runtime.add, sandboxes))
+        list(pool.map(host.runtime.add, sandboxes[1:]))
         list(pool.map(host.addresses, sandboxes))
     nodes = [node for node in control.nodes() if node["name"].startswith("crowd")]
     assert {node["name"] for node in nodes} == {"crowd", *(f"crowd-{n}" for n in range(1, 100))}

@@ -64,6 +64,7 @@ def test_connections_outlive_an_upgrade(host: Host, peer: Peer) -> None:
     assert host.worker(pod) == worker
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", ["worker", "supervisor"])
 def test_a_version_that_does_not_work_costs_one_node(host: Host, program: str) -> None:
     """A node that does not come back ends the upgrade, and is named; the next one keeps its programs, also at the next try.

@@ -28,6 +28,7 @@ def programs(scratch: Path) -> Path:
     return directory
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("module", "package"), PACKAGES)
 def test_the_go_programs_pass_their_own_tests(module: Path, package: str, programs: Path) -> None:

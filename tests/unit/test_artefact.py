@@ -69,6 +69,7 @@ def unpacked(state_dir: Path) -> Path:
     return build
 
 
+@pytest.mark.long
 def test_same_bytes_again(tmp_path: Path) -> None:
     """Two builds in other directories, with another umask, time zone and locale, are the same bytes."""
     made = []

@@ -229,7 +229,8 @@ def test_a_cluster_in_a_name_wants_a_name(tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidConfiguration, match=r"hostnameTemplate: it has \{cluster\}") as caught:
         load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n")
     assert caught.value.advice == "Set clusterName."
-    assert load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n", clusterName="home")
+    host = load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n", clusterName="home")
+    assert host.hostname_template == "{cluster}-{workload}"
 
 
 def test_an_unquoted_flag_is_the_annotation(tmp_path: Path) -> None:
@@ -299,9 +300,15 @@ def test_cleanup_needs_no_valid_configuration(tmp_path: Path) -> None:
 
 
 def test_what_the_door_knows_changes_with_the_file(tmp_path: Path) -> None:
-    """A changed, new or removed file is another view, so that the fast path goes and asks."""
-    before = config.fastpath_note(load(tmp_path))
-    assert config.fastpath_note(load(tmp_path, "enroll: all\n")) != before
+    """A changed, new or removed file is another view, so that the fast path hands the call on."""
+    file = tmp_path / "config.yaml"
+    missing = config.fastpath_note(load(tmp_path))["watch"]
+    new = config.fastpath_note(load(tmp_path, "tags: [tag:a]\n"))["watch"]
+    changed = config.fastpath_note(load(tmp_path, "tags: [tag:bc]\n"))["watch"]
+    assert missing != new != changed != missing
+    file.unlink()
+    assert config.fingerprint(str(file)) not in changed.values()
+    assert config.fastpath_note(config.load_config({"configFile": str(file)}))["watch"] == missing
 
 
 def test_what_the_runtime_puts_into_an_entry_is_no_key_of_ours(tmp_path: Path) -> None:

@@ -24,9 +24,12 @@ def fields(text: str) -> set[str]:
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda c: c.__name__)
 def test_an_error_says_what_happened_and_what_to_do(error: type[errors.Error]) -> None:
-    """Every class has a sentence and a hint of its own."""
-    assert error.__doc__ is not None
-    assert error.hint
+    """Every class has a sentence and a hint of its own, and both can be filled with what they name."""
+    assert error.__doc__
+    assert "hint" in vars(error)
+    raised = error(**dict.fromkeys(fields(error.__doc__) | fields(error.hint), 7))
+    assert str(raised).strip()
+    assert raised.advice.strip()
 
 
 def test_our_codes_are_unique() -> None:

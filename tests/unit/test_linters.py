@@ -33,6 +33,7 @@ def test_ruff_format() -> None:
     check([BIN / "ruff", "format", "--no-cache", "--check"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("folders", [["tailscale_cni", "packaging"], ["tests"]], ids=" ".join)
 def test_mypy(folders: list[str]) -> None:
     """Everything is typed, strictly."""

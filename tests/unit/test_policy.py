@@ -115,7 +115,7 @@ def test_a_flag_is_true_or_false(value: str) -> None:
         decide(enabled=value)
     message = str(caught.value)
     assert "pod default/web" in message
-    assert "tailscale.com/enabled" in message
+    assert f"tailscale.com/enabled={errors.show(value)}" in message
     assert message.isprintable()
     assert len(message) < 500
 
