@@ -701,7 +701,7 @@ func TestMemoryComesBack(t *testing.T) {
 		senders.Go(func() {
 			defer c.Close()
 			for chunk := make([]byte, 1<<20); ; {
-				if _, err := c.Write(chunk); err != nil || anonymous(t, a.PID()) > before+10<<10 {
+				if _, err := c.Write(chunk); err != nil || anonymous(t, a.PID()) > before+3<<10 {
 					return
 				}
 			}
@@ -709,6 +709,6 @@ func TestMemoryComesBack(t *testing.T) {
 	}
 	senders.Wait()
 	peak := anonymous(t, a.PID())
-	WaitUntil(t, "the worker is small again", func() bool { return anonymous(t, a.PID()) < before+5<<10 })
+	WaitUntil(t, "the worker is small again", func() bool { return anonymous(t, a.PID()) < before+2<<10 })
 	t.Logf("%d KiB before, %d at the end of traffic, %d now", before, peak, anonymous(t, a.PID()))
 }
