@@ -304,7 +304,7 @@ class NoSuchIdentity(Error):
 
 
 class UnreadableState(Error):
-    """{path} is not a valid state file: {reason}"""
+    """{path} is not valid state of this plugin: {reason}"""
 
     code = 115
     hint = "Remove it; it is written again."

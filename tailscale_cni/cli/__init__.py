@@ -1,4 +1,4 @@
-"""The command line: ``tailscale-cni COMMAND``. A file per command; this one only knows which there are."""
+"""The command line: ``tailscale-cni COMMAND``. Each command has its own module."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .. import __version__, errors
 from ..config import RUN_DIR, STATE_DIR
 
 ABOUT = """\
-tailscale-cni makes a Kubernetes pod a Tailscale node: own address, own name, own tags.
+tailscale-cni makes a Kubernetes pod a Tailscale node with its own address, hostname and tags.
 
-The container runtime runs it as a chained CNI plugin. As a person, start with
+The container runtime runs it as a chained CNI plugin. To set it up on this host, see
 
   tailscale-cni install --help
 """
@@ -23,8 +23,7 @@ COMMANDS = ("install", "upgrade", "uninstall", "status", "identities", "config",
 def main(argv: list[str]) -> int:
     """Run a command.
 
-    Answers go to standard output, everything else to standard error; the exit status is 0, 1 or 2
-    (usage).
+    Results go to standard output and messages to standard error. Returns the exit status: 0, 1 for an error, 2 for wrong usage.
     """
     if not argv:
         sys.stdout.write(ABOUT)
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser(*names: str) -> argparse.ArgumentParser:
-    """For these commands: one that is named need not pay for importing the others."""
+    """Return a parser for the commands ``names``. Only their modules are imported."""
     parser = argparse.ArgumentParser(prog="tailscale-cni", description=ABOUT.partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"tailscale-cni {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -58,10 +57,10 @@ def _parser(*names: str) -> argparse.ArgumentParser:
 
 
 def add_roots(parser: argparse.ArgumentParser) -> None:
-    """The options that say where everything is."""
+    """Add the options for the plugin's directories."""
     parser.add_argument(
-        "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
+        "--state-dir", default=STATE_DIR, metavar="DIR", help="the state directory (default: %(default)s)"
     )
     parser.add_argument(
-        "--run-dir", default=RUN_DIR, metavar="DIR", help="where sockets are (default: %(default)s)"
+        "--run-dir", default=RUN_DIR, metavar="DIR", help="the directory for sockets (default: %(default)s)"
     )

@@ -1,7 +1,6 @@
-"""Install this file as a CNI plugin of this host, chained after the primary one.
+"""Install this file as a CNI plugin on this host, chained after the primary one.
 
-Binary first, list last: whenever this is cut short, the cluster has the network that it had. Running it
-again changes nothing but what differs.
+The network list is written last: if the command is interrupted before, the cluster's network is unchanged. The command is idempotent.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHOWN = 20
-"""Pods that are named."""
+"""The maximum number of pods that are listed."""
 
 
 class Credential(NamedTuple):
-    """A secret that makes keys, or is one: a row of the options, and of ``config.yaml``."""
+    """A kind of credential: an auth key, or a secret that creates auth keys. It has an option and a key in ``config.yaml``."""
 
     setting: str
     name: str
-    """Of the file that it is copied to, beside the configuration."""
+    """The name of the file that it is copied to, in the directory of the configuration."""
     what: str
     check: Callable[[str, str], None]
-    """Raises NoAuthKey for a secret of another kind, given with where it is from."""
+    """Takes the secret and the name of its source. Raises NoAuthKey for a secret of another kind."""
 
     @property
     def option(self) -> str:
@@ -47,7 +46,7 @@ class Credential(NamedTuple):
 
     @property
     def attribute(self) -> str:
-        """The option's value among the arguments, and the setting's in a Config."""
+        """The attribute of the parsed arguments, and of a Config."""
         return config.attribute(self.setting)
 
 
@@ -59,55 +58,64 @@ CREDENTIALS = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the options."""
     add_roots(parser)
     parser.add_argument(
-        "--root", default="", metavar="DIR", help="the host's root directory, from within a container"
+        "--root",
+        default="",
+        metavar="DIR",
+        help="the path of the host's root directory, for use in a container",
     )
     parser.add_argument(
-        "--cni-conf-dir", metavar="DIR", help="where the runtime reads network lists (default: found)"
+        "--cni-conf-dir", metavar="DIR", help="the runtime's directory of network lists (default: detected)"
     )
     parser.add_argument(
-        "--cni-bin-dir", metavar="DIR", help="where the runtime finds plugins (default: found)"
+        "--cni-bin-dir", metavar="DIR", help="the runtime's directory of plugins (default: detected)"
     )
     parser.add_argument(
         "--config-file",
         default=config.CONFIG_FILE,
         metavar="FILE",
-        help="the configuration (default: %(default)s)",
+        help="the configuration file (default: %(default)s)",
     )
     parser.add_argument(
-        "--control-url", metavar="URL", help="a control plane other than Tailscale's, as your Headscale's URL"
+        "--control-url",
+        metavar="URL",
+        help="the URL of a control plane other than Tailscale's, such as your Headscale",
     )
     parser.add_argument(
-        "--api-url", metavar="URL", help="the control plane's API, where it is neither Tailscale's nor there"
+        "--api-url",
+        metavar="URL",
+        help="the URL of the control plane's API, if it is neither Tailscale's nor the control URL",
     )
     parser.add_argument(
-        "--headscale-user", metavar="USER", help="whom keys are made for; needed before Headscale 0.28"
+        "--headscale-user",
+        metavar="USER",
+        help="the Headscale user for whom auth keys are created; required before Headscale 0.28",
     )
     parser.add_argument(
         "--kubeconfig",
         metavar="FILE",
-        help="what gives access to the cluster's API (0600); it is used where it is, and not copied",
+        help="a kubeconfig (0600) for the cluster's API; the file is used in place, not copied",
     )
     parser.add_argument(
         "--no-upgrade",
         action="store_true",
-        help="leave the nodes that run with the version that they have ('upgrade' does it later)",
+        help="do not upgrade running nodes; 'upgrade' does this later",
     )
     secrets = parser.add_mutually_exclusive_group()
     for row in CREDENTIALS:
-        about = f"a file (0600) with {row.what}, or - for standard input; it is copied"
+        about = f"a file (0600) with {row.what}, or - for standard input; the secret is copied"
         secrets.add_argument(row.option, metavar="FILE", help=about)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Put everything in place, and say what was put where."""
+    """Install the plugin, and print the path of each file."""
     root, found = arguments.root.rstrip("/"), detect.find(arguments.root.rstrip("/"))
     conf_dir, bin_dir = arguments.cni_conf_dir or found.conf_dir, arguments.cni_bin_dir or found.bin_dir
     _say(
-        f"network lists: {conf_dir}, plugins: {bin_dir} ({'given' if arguments.cni_conf_dir else found.why})"
+        f"network lists: {conf_dir}, plugins: {bin_dir} (from {'--cni-conf-dir' if arguments.cni_conf_dir else found.why})"
     )
     primary = conflist.find_primary(root + conf_dir)
     _say(f"primary network: {primary.document['name']} ({primary.path})")
@@ -122,11 +130,13 @@ def run(arguments: argparse.Namespace) -> int:
     if Installation.load(root + arguments.state_dir) != installation:
         installation.save(root + arguments.state_dir)
     if not root:
-        binaries.worker_binary()  # unpacks this build: now, and not while the first pod waits
+        binaries.worker_binary()  # unpacks this build now, so that the first pod does not wait for it
     files.put(f"{root}{conf_dir}/{conflist.NAME}", conflist.derive(primary, entry), 0o644)
     if not root:
         keep_in_step.keep_in_step(host)
-    _say(f'{conf_dir}/{conflist.NAME} is in place: new pods with tailscale.com/enabled: "true" become nodes')
+    _say(
+        f'network list: {conf_dir}/{conflist.NAME}. New pods with tailscale.com/enabled: "true" become nodes'
+    )
     _name_earlier_pods(host, root)
     _warn(host, root)
     if not (root or arguments.no_upgrade):
@@ -137,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _entry(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Our entry, with only what differs from the defaults."""
+    """Return the plugin's entry of the network list, with the values that differ from the defaults."""
     roots = {
         "stateDir": arguments.state_dir,
         "runDir": arguments.run_dir,
@@ -149,7 +159,7 @@ def _entry(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _settings(arguments: argparse.Namespace, root: str) -> dict[str, Any]:
-    """What the options ask of ``config.yaml``. Raises InvalidConfiguration for what cannot be, alone or beside what is there."""
+    """Return the options as keys of ``config.yaml``. Raises InvalidConfiguration if they are invalid or conflict with the file."""
     words = (
         ("controlURL", arguments.control_url),
         ("apiURL", arguments.api_url),
@@ -171,12 +181,12 @@ def _given(arguments: argparse.Namespace) -> Credential | None:
 
 
 def _place(arguments: argparse.Namespace, row: Credential) -> str:
-    """Where its secret will be, as the host sees it."""
+    """Return the path of the credential's file, relative to the host's root."""
     return f"{os.path.dirname(arguments.config_file)}/{row.name}"
 
 
 def _secret(arguments: argparse.Namespace) -> str:
-    """What was given; empty for nothing. Raises NoAuthKey."""
+    """Return the secret that an option gives; empty without one. Raises NoAuthKey."""
     row = _given(arguments)
     if row is None:
         return ""
@@ -197,7 +207,7 @@ def _install_secret(arguments: argparse.Namespace, root: str, secret: str) -> No
 
 
 def _install_settings(path: str, settings: dict[str, Any]) -> None:
-    """Only what was asked for and is not so already: the file is the admin's."""
+    """Append the settings that the file lacks. Existing keys are never changed, because the file is the admin's."""
     import yaml
 
     there = config.read(path)
@@ -206,9 +216,11 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
         return
     clash = next((key for key in missing if key in there), None)
     if clash:
-        reason = f"it is {errors.show(there[clash])}, and {errors.show(missing[clash])} was asked for"
+        reason = (
+            f"the file has {errors.show(there[clash])}, but the option says {errors.show(missing[clash])}"
+        )
         raise errors.InvalidConfiguration(
-            where=path, key=clash, reason=reason, expected="Change it there, or leave the option out."
+            where=path, key=clash, reason=reason, expected=f"Change {clash} in {path}, or omit the option."
         )
     text = ""
     if there:
@@ -219,22 +231,24 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
 
 
 def _install_binary(root: str, bin_dir: str) -> None:
-    """By rename: the old file may be running, and nobody may see half of the new one."""
+    """Replace the plugin by rename: the old file may be running, and the runtime must not see a partial file."""
     python = detect.find_python(root)
     if files.put(f"{root}{bin_dir}/{BINARY}", interpreter.fitted(Path(artefact.executable()), python), 0o755):
-        _say(f"plugin: {bin_dir}/{BINARY}, started by {python or 'the first Python that it finds'}")
+        _say(
+            f"plugin: {bin_dir}/{BINARY}, interpreter: {python or 'the first Python 3.10 or newer that is found'}"
+        )
 
 
 def _name_earlier_pods(host: config.Config, root: str) -> None:
-    """The runtime calls nobody for a pod that runs already."""
+    """List the running pods that are not nodes yet: the runtime calls plugins only when a pod starts."""
     waiting = unenrolled.waiting(host, root)
     if waiting:
         more = f" and {len(waiting) - SHOWN} more" if len(waiting) > SHOWN else ""
-        _say(f"these pods become nodes when they are started again: {', '.join(waiting[:SHOWN])}{more}")
+        _say(f"restart these pods to make them nodes: {', '.join(waiting[:SHOWN])}{more}")
 
 
 def _warn(host: config.Config, root: str) -> None:
-    """What will keep the first pod from becoming a node."""
+    """Warn about everything that prevents pods from becoming nodes."""
     static_key, *others = CREDENTIALS
     row = (
         static_key if select.is_static(host) else next(row for row in others if getattr(host, row.attribute))

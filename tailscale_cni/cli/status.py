@@ -1,6 +1,6 @@
 """Show the nodes of this host's pods.
 
-Exit status 1 if any is not running.
+The exit status is 1 if any node is not running.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ HEADERS = ("NAMESPACE", "POD", "NAME", "IP", "STATE", "TAGS", "PATH", "LAST-HAND
 ANSWER_SECONDS = 2.0
 
 CONTROL_SECONDS = 1.0
-"""How long a control plane has, meanwhile, to say when its credential ends."""
+"""How long ``status`` waits for a control plane to report when its credential expires."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One node, as people see it."""
+    """A row of the output: one node."""
 
     namespace: str
     pod: str
@@ -46,14 +46,14 @@ class Row:
     id: str
     log: str
     note: str = ""
-    """What a person should know and do, in a sentence or two; mostly nothing."""
+    """A problem and what to do about it; usually empty."""
 
     @classmethod
     def of(cls, attachment: Attachment) -> Row:
-        """Ask the node; one that does not answer says so in STATE.
+        """Query the node's worker. If it does not respond, STATE says so.
 
-        It is asked for its peers only if it talks to any: to list hundreds costs a node a megabyte, and a host with hundreds of nodes
-        seconds.
+        Peers are requested only if the node talks to any: a list of hundreds costs a worker a megabyte, and a host with hundreds of
+        nodes several seconds.
         """
         try:
             node = LocalApi.of(attachment, ANSWER_SECONDS).node(peers=launch.talks(attachment))
@@ -90,7 +90,7 @@ class Row:
         )
 
     def cells(self) -> tuple[str, ...]:
-        """In the order of ``HEADERS``; nothing is never empty, so that columns can be cut."""
+        """Return the cells in the order of ``HEADERS``. An empty value is ``-``, so that no column is empty."""
         row = (
             self.namespace,
             self.pod,
@@ -104,19 +104,23 @@ class Row:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the options."""
     parser.add_argument(
-        "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
+        "--state-dir", default=STATE_DIR, metavar="DIR", help="the state directory (default: %(default)s)"
     )
-    parser.add_argument("-n", "--namespace", metavar="NAME", help="only this namespace")
+    parser.add_argument("-n", "--namespace", metavar="NAME", help="show only this namespace")
     parser.add_argument(
-        "-o", "--output", choices=("table", "json"), default="table", help="the form (default: %(default)s)"
+        "-o",
+        "--output",
+        choices=("table", "json"),
+        default="table",
+        help="the output format (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a row per node."""
+    """Print one row per node."""
     wanted = [a for a in Attachments(arguments.state_dir).all() if arguments.namespace in (None, a.namespace)]
     with ThreadPoolExecutor(max_workers=32) as pool:
         ask = partial(credentials.end, seconds=CONTROL_SECONDS)
@@ -133,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         sys.stdout.write(
-            table([HEADERS, *(row.cells() for row in rows)]) if rows else "No pod of this host is a node.\n"
+            table([HEADERS, *(row.cells() for row in rows)]) if rows else "No pod on this host is a node.\n"
         )
     sys.stderr.writelines(f"{row.note}\n" for row in rows if row.note)
     sys.stderr.writelines(f"{end.note}\n" for end in ends if end.urgent or end.expires)
@@ -151,7 +155,7 @@ def _credential(end: credentials.End) -> dict[str, object]:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell, three spaces between, as kubectl does it."""
+    """Format rows in columns, separated by three spaces, as kubectl does."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,7 +1,7 @@
-"""Remove the plugin from this host: the cluster falls back to the network that it had.
+"""Remove the plugin from this host. Pods keep their primary network.
 
-Our list first, so that no new pod is enrolled; then the nodes of running pods, which keep their primary
-network; then the rest. The configuration and the auth key stay unless --purge.
+The network list is removed first, so that no new pod is enrolled, then the nodes of running pods, then all other files. The configuration
+and the secrets stay unless --purge is given.
 """
 
 from __future__ import annotations
@@ -36,46 +36,52 @@ DIRECTORIES = (
     "cache",
 )
 FILES = ("run", "host", "enroll.json", "install.json")
-"""What is in a state directory."""
+"""The contents of a state directory."""
 
 SHOWN = 10
-"""Nodes that are named."""
+"""The maximum number of nodes that are listed."""
 
 if TYPE_CHECKING:
     import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the options."""
     add_roots(parser)
     parser.add_argument(
-        "--cni-conf-dir", metavar="DIR", help="where the runtime reads network lists (default: as installed)"
+        "--cni-conf-dir",
+        metavar="DIR",
+        help="the runtime's directory of network lists (default: as installed)",
     )
     parser.add_argument(
-        "--cni-bin-dir", metavar="DIR", help="where the runtime finds plugins (default: as installed)"
+        "--cni-bin-dir", metavar="DIR", help="the runtime's directory of plugins (default: as installed)"
     )
     parser.add_argument(
         "--forget-identities",
         action="store_true",
-        help="delete the nodes that are kept for pods to come from the tailnet too (not with a static key), and from the cluster those "
-        "that this host has",
+        help="also delete the retained identities of this host: their nodes in the tailnet (not with a static auth key), and their "
+        "Secrets in the cluster",
     )
-    parser.add_argument("--purge", action="store_true", help="remove the configuration and the auth key too")
+    parser.add_argument(
+        "--purge",
+        action="store_true",
+        help="also remove the configuration and its credential files, except the kubeconfig",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Take everything away that ``install`` and the pods' nodes brought; nothing of it need be there."""
+    """Remove everything that ``install`` and the nodes created. Missing parts are ignored."""
     installed = Installation.load(arguments.state_dir)
     found = detect.find("")
     conf_dir = arguments.cni_conf_dir or (installed.conf_dir if installed else found.conf_dir)
     bin_dir = arguments.cni_bin_dir or (installed.bin_dir if installed else found.bin_dir)
     run_dir = installed.entry.get("runDir", arguments.run_dir) if installed else arguments.run_dir
     if conflist.remove(conf_dir):
-        _say(f"{conf_dir}/{conflist.NAME} is removed: new pods get the primary's network")
+        _say(f"{conf_dir}/{conflist.NAME} is removed. New pods get only the primary network")
     left = _end_nodes(arguments.state_dir)
     if left:
-        _say(f"{left} nodes could not be ended; run this again")
+        _say(f"{left} nodes could not be ended. Fix the errors above and run 'uninstall' again")
         return 1
     forgotten = _forget(arguments.state_dir, installed) if arguments.forget_identities else None
     _give_back(arguments.state_dir)
@@ -84,12 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.purge:
         _purge(installed)
     _remove_state(arguments.state_dir, run_dir)
-    _say("everything is removed")
+    _say("tailscale-cni is removed")
     return 0
 
 
 def _end_nodes(state_dir: str) -> int:
-    """End the nodes of all pods; how many could not be."""
+    """End the nodes of all pods. Returns the number of failures."""
     left = 0
     for attachment in Attachments(state_dir).all():
         try:
@@ -103,30 +109,34 @@ def _end_nodes(state_dir: str) -> int:
 
 
 def _forget(state_dir: str, installed: Installation | None) -> list[retained.Kept]:
-    """Nobody is to be a node that this host keeps any more, or that the cluster has it hold; those that stay in the tailnet."""
+    """Forget the retained identities of this host. Returns those whose nodes stay in the tailnet."""
     host = config.load_for_cleanup(installed.entry if installed else {})
     stay = []
     for one in retained.every(state_dir):
         try:
             if not retained.forget(state_dir, one, host):
                 stay.append(one)
-        except errors.Error as e:  # it has just been given back
+        except errors.Error as e:  # it was released a moment ago
             _say(f"{e}. {e.advice}")
     return stay
 
 
 def _part(state_dir: str, stay: list[retained.Kept]) -> None:
-    """Say what is still to be said to the control plane, and what stays there."""
+    """Report the deletions that the control plane could not be told of, and the nodes that stay in the tailnet."""
     deletions.deliver(state_dir)
     unsaid = [farewell.who for farewell in Outbox(state_dir).all()]
     if unsaid:
-        _say(f"the control plane could not be told of the end of {_count(unsaid)}: {_some(unsaid)}")
+        _say(f"{_count(unsaid)} could not be deleted through the control plane's API: {_some(unsaid)}")
     if stay:
         names = [one.node for one in stay]
-        were, remain = ("was", "stays") if len(stay) == 1 else ("were", "stay")
-        _say(f"{_count(names)} that {were} kept for pods to come {remain} in the tailnet: {_some(names)}")
+        what = "the node of 1 retained identity stays"
+        if len(names) > 1:
+            what = f"the nodes of {len(names)} retained identities stay"
+        _say(f"{what} in the tailnet: {_some(names)}")
     if unsaid or stay:
-        _say("delete what is left in the list of machines: nobody has its keys any more")
+        _say(
+            "delete these nodes in the admin console or with 'headscale nodes delete': their keys no longer exist"
+        )
 
 
 def _count(nodes: list[str]) -> str:
@@ -139,21 +149,21 @@ def _some(names: list[str]) -> str:
 
 
 def _give_back(state_dir: str) -> None:
-    """What the cluster keeps stays there; it is to know that this host does not have it any more."""
+    """Release the identities that the cluster stores. Their Secrets stay."""
     for owed in Releases(state_dir).all() if release.deliver(state_dir) else ():
-        advice = "delete its Secret in namespace tailscale-cni"
+        advice = "Delete its Secret in namespace tailscale-cni"
         advice += (
-            ", and its node in the list of machines"
+            " and its node in the admin console."
             if owed.delete
-            else ", or this host's Node, if another host is to have it"
+            else ", or this host's Node object, before another host can use it."
         )
         _say(
-            f"warning: the cluster was not told that this host no longer has an identity {owed.name} of {owed.namespace}: {advice}"
+            f"warning: an identity {owed.namespace}/{owed.name} could not be released through the Kubernetes API. {advice}"
         )
 
 
 def _remove_state(state_dir: str, run_dir: str) -> None:
-    """Only what is ours: an option may name a directory that has more in it."""
+    """Remove only the plugin's own files: an option may name a directory with other contents."""
     for name in DIRECTORIES:
         files.remove_tree(f"{state_dir}/{name}")
     for name in FILES:
@@ -171,7 +181,7 @@ def _purge(installed: Installation | None) -> None:
         files.remove(path)
     if host.kubeconfig:
         _say(
-            f"{host.kubeconfig} stays, and gives access to the cluster: docs/namespaces.md says how to take that back"
+            f"{host.kubeconfig} is not removed, and still gives access to the cluster. To revoke it, see docs/namespaces.md"
         )
     directory = os.path.dirname(host.config_file)
     if os.path.isdir(directory) and not os.listdir(directory):

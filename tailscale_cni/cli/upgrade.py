@@ -1,7 +1,7 @@
-"""Give the nodes that run the programs of this version, one after the other.
+"""Upgrade the running nodes to this version, one after the other.
 
-Their connections stay, and wait for about a second. A node that does not come back is the last one: the others keep what they have.
-Nodes that have this version already are left alone.
+Connections stay open and pause for about a second. If a node fails to restart, the upgrade stops and names it.
+Nodes that already have this version are not restarted.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the options."""
     parser.add_argument(
-        "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
+        "--state-dir", default=STATE_DIR, metavar="DIR", help="the state directory (default: %(default)s)"
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Upgrade all of this host."""
+    """Upgrade all nodes of this host."""
     return upgrade_all(arguments.state_dir)
 
 
 def upgrade_all(state_dir: str) -> int:
-    """And then remove the programs that nobody has any more. 1 if a node was left as it is; raises NotUpgraded."""
+    """Upgrade all nodes and remove unused programs. Returns 1 if a node was skipped. Raises NotUpgraded."""
     left = 0
     try:
         outdated = upgrade.begin(state_dir)
         for number, attachment in enumerate(outdated, 1):
             try:
                 if upgrade.upgrade(attachment):
-                    _say(f"{attachment.who} has this version now ({number} of {len(outdated)})")
-            except errors.AnotherVersion as e:  # which says nothing of the others
+                    _say(f"{attachment.who} is upgraded ({number} of {len(outdated)})")
+            except errors.AnotherVersion as e:  # the other nodes can still be upgraded
                 _say(f"{e}. {e.advice}")
                 left = 1
     finally:
         cache.prune(state_dir)
     if not outdated:
-        _say("no node of this host has another version")
+        _say("all nodes on this host have this version")
     return left
 
 

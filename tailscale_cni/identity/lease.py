@@ -131,7 +131,7 @@ def _ask_for_one(
             releases.done(key)  # after a failure, who knows what the API has done
         return _without(request, host, intent, found)
     for refusal in found["refusals"][:1]:
-        request.warn(f"the node has another number than it could have: {refusal}")
+        request.warn(f"the pod got another number of its hostname: {refusal}")
     number, record = found["number"], found["record"]
     contents = {name: base64.b64decode(text) for name, text in found["files"].items()}
     adopt(host.state_dir, name, number, as_identity(key, record, host.kubeconfig), contents)
@@ -143,12 +143,12 @@ def _without(
 ) -> tuple[PodIntent, None]:
     """What a pod is that the cluster gives no identity."""
     if "host" in found:
-        request.warn(f"the node's identity is kept on this host alone: {found['host']}")
+        request.warn(f"the identity is stored on this host only: {found['host']}")
         return intent, None
-    why = found.get("failure", f"the Kubernetes API gives no answer within {PATIENCE:g} s")
+    why = found.get("failure", f"the Kubernetes API did not respond within {PATIENCE:g} s")
     if intent.stateful or intent.required:
         raise errors.IdentityUnknown(pod=f"pod {request.pod}", reason=why, kubeconfig=host.kubeconfig)
-    request.warn(f"the pod is a node of its own, which ends with it, and not the one that it was: {why}")
+    request.warn(f"the pod got a new ephemeral node instead of its identity: {why}")
     return intent._replace(ephemeral=True), None
 
 
@@ -169,7 +169,7 @@ def _take(host: Config, pod: Pod, intent: PodIntent, key: str, taken: list[int])
         api = release.api(host.kubeconfig)
         holder = own_holder(api, host.state_dir, pod.namespace, pod.name, pod.uid or "", key)
         if holder is None:
-            return json.dumps({"host": f"the API has no pod {pod}"}).encode()
+            return json.dumps({"host": f"pod {pod} does not exist in the Kubernetes API"}).encode()
         release.give_back_of(host.state_dir, pod.namespace, intent.name)
         has = partial(release.is_known, Name(Attachments(host.state_dir), pod.namespace, intent.name))
         found = Vault(api, pod.namespace, intent.name).take(holder, intent.number, taken, has=has)

@@ -94,7 +94,7 @@ def _confirm(api: Api, attachment: Attachment) -> bool:
             continue
         return True
     raise errors.KubernetesFailed(
-        reason=f"somebody else changes the Secret {vault.shown(attachment.number)} all the time"
+        reason=f"the Secret {vault.shown(attachment.number)} was changed by others during each attempt"
     )
 
 
@@ -130,8 +130,8 @@ def _as_it_is(api: Api, attachment: Attachment, entry: Entry) -> Entry:
 def _lose(attachment: Attachment) -> None:
     """Write down that nothing may run as this identity here. Its supervisor ends the node, and begins anew (``give_up``)."""
     sys.stderr.write(
-        f"{attachment.who}: another host has the identity {attachment.hostname} by now: this host's Node was deleted, or tainted "
-        "out-of-service. The node is ended\n"
+        f"{attachment.who}: another host has taken over the identity {attachment.hostname}, because this host's Node object was deleted "
+        "or tainted out-of-service. The node is stopped on this host\n"
     )
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):

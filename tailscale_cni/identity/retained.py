@@ -87,7 +87,7 @@ def forget(state_dir: str, kept: Kept, host: Config) -> bool:
             raise errors.IdentityInUse(identity=kept.node, pod=user.who)
         if not ours or now.identity.key != kept.identity.key:
             raise errors.NoSuchIdentity(
-                identity=kept.node, advice="It has just been forgotten, or given back."
+                identity=kept.node, advice="It was forgotten or released a moment ago."
             )
         farewell = _farewell(kept, host)
         if kept.identity.kubeconfig:  # the cluster is told first: it may be another host's by now

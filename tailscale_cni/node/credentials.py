@@ -77,7 +77,7 @@ def end(credential: Credential, seconds: float) -> End:
         return End(credential, note=f"{e}. {e.advice}", urgent=True)
     except Unavailable as e:
         return End(
-            credential, note=f"{credential.api_url} cannot be asked when its credential ends: {e.reason}"
+            credential, note=f"{credential.api_url} did not say when its credential expires: {e.reason}"
         )
     return _end(credential, lifetime) if lifetime else End(credential)
 
@@ -87,8 +87,8 @@ def _end(credential: Credential, lifetime: Lifetime) -> End:
     file, day = credential.credential_file, time.strftime("%Y-%m-%d", when)
     expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", when)
     if lifetime.left >= SOON:
-        return End(credential, expires, f"The credential in {file} ends on {day}.")
+        return End(credential, expires, f"The credential in {file} expires on {day}.")
     days = max(0, int(lifetime.left / DAY))
     left = f"in {days} days" if days > 1 else "within two days"
-    what = f"The credential in {file} ends on {day}, {left}: after that no pod gets a key. {lifetime.advice}"
+    what = f"The credential in {file} expires on {day}, {left}. After that no pod gets an auth key. {lifetime.advice}"
     return End(credential, expires, what, urgent=True)

@@ -379,7 +379,7 @@ def test_who_does_not_answer_says_nothing_of_the_end(tmp_path: Path) -> None:
         file = secret_file(tmp_path, "hskey-api-abcdefghijkl-secret")
         end = credentials.end(credentials.Credential("headscale", file, url), 0.2)
         assert (end.expires, end.urgent) == ("", False)
-        assert "cannot be asked" in end.note
+        assert "did not say when its credential expires" in end.note
     with Script((401, {}, b"Unauthorized")) as host:
         assert credentials.end(credentials.Credential("headscale", file, host.url), 5).urgent
         Path(file).unlink()
