@@ -102,7 +102,9 @@ class MissingPrevResult(Error):
     """prevResult is missing: no plugin ran before this one"""
 
     code = 7
-    hint = "tailscale-cni must follow the primary CNI plugin in the network list. Run 'tailscale-cni install' to set this up."
+    hint = (
+        "tailscale-cni is a chained plugin: list it after the primary one. 'tailscale-cni install' does this."
+    )
 
 
 class InvalidNetns(Error):

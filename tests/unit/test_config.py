@@ -226,7 +226,9 @@ def test_durations_have_units(tmp_path: Path, text: str | int, seconds: float, s
 
 def test_a_cluster_in_a_name_wants_a_name(tmp_path: Path) -> None:
     """Two keys that must agree are said together."""
-    with pytest.raises(errors.InvalidConfiguration, match=r"hostnameTemplate: it has \{cluster\}") as caught:
+    with pytest.raises(
+        errors.InvalidConfiguration, match=r"hostnameTemplate: it contains \{cluster\}"
+    ) as caught:
         load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n")
     assert caught.value.advice == "Set clusterName."
     assert load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n", clusterName="home")
