@@ -156,7 +156,7 @@ class ControlUnavailable(Error):
 
 
 class NotAvailable(Error):
-    """tailscale-cni cannot enrol pods on this host: {reason}"""
+    """tailscale-cni cannot enroll pods on this host: {reason}"""
 
     code = 50
     hint = "{advice}"
@@ -299,7 +299,7 @@ class IdentityInUse(Error):
 
 
 class NoSuchIdentity(Error):
-    """{identity} is not a retained identity of this host"""
+    """{identity} does not match exactly one retained identity of this host"""
 
     code = 123
     hint = "{advice}"

@@ -70,7 +70,11 @@ def find(state_dir: str, wanted: str) -> Kept:
     if len(found) == 1:
         return found[0]
     keys_of = " or ".join(kept.identity.key for kept in found)
-    advice = f"Two are called so: say {keys_of}." if found else "'tailscale-cni identities' lists them."
+    advice = (
+        f"Several have this name. Pass a key: {keys_of}."
+        if found
+        else "To list them, run 'tailscale-cni identities'."
+    )
     raise errors.NoSuchIdentity(identity=errors.show(wanted), advice=advice)
 
 

@@ -83,7 +83,7 @@ def test_what_is_forgotten_is_gone(new_host: NewHost, control: ControlPlane, kin
     assert control.node("forgotten-0") is None
     assert _identities(host) == {}
     assert [name for name in host.leftovers() if "install.json" not in name] == []
-    with pytest.raises(Failed, match="'default/forgotten-0' is not a retained identity"):
+    with pytest.raises(Failed, match="'default/forgotten-0' does not match exactly one retained identity"):
         host.command("identities", "--state-dir", str(host.state_dir), "forget", "default/forgotten-0")
     host.addresses(host.start(Pod.enrolled("forgotten-0")))
     new = control.node("forgotten-0")
