@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     root, found = arguments.root.rstrip("/"), detect.find(arguments.root.rstrip("/"))
     conf_dir, bin_dir = arguments.cni_conf_dir or found.conf_dir, arguments.cni_bin_dir or found.bin_dir
     _say(
-        f"network lists: {conf_dir}, plugins: {bin_dir} (from {'--cni-conf-dir' if arguments.cni_conf_dir else found.why})"
+        f"network lists: {conf_dir}, plugins: {bin_dir} (source: {'--cni-conf-dir' if arguments.cni_conf_dir else found.why})"
     )
     primary = conflist.find_primary(root + conf_dir)
     _say(f"primary network: {primary.document['name']} ({primary.path})")
