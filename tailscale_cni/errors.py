@@ -102,7 +102,9 @@ class MissingPrevResult(Error):
     """prevResult is missing: no plugin ran before this one"""
 
     code = 7
-    hint = "tailscale-cni must follow the primary CNI plugin in the network list. Run 'tailscale-cni install' to set this up."
+    hint = (
+        "tailscale-cni is a chained plugin: list it after the primary one. 'tailscale-cni install' does this."
+    )
 
 
 class InvalidNetns(Error):
@@ -154,7 +156,7 @@ class ControlUnavailable(Error):
 
 
 class NotAvailable(Error):
-    """tailscale-cni cannot enrol pods on this host: {reason}"""
+    """tailscale-cni cannot enroll pods on this host: {reason}"""
 
     code = 50
     hint = "{advice}"
@@ -297,14 +299,14 @@ class IdentityInUse(Error):
 
 
 class NoSuchIdentity(Error):
-    """{identity} is not a retained identity of this host"""
+    """{identity} does not match exactly one retained identity of this host"""
 
     code = 123
     hint = "{advice}"
 
 
 class UnreadableState(Error):
-    """{path} is not a valid state file: {reason}"""
+    """{path} is not valid state of this plugin: {reason}"""
 
     code = 115
     hint = "Remove it; it is written again."

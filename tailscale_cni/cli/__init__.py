@@ -10,9 +10,9 @@ from .. import __version__, errors
 from ..config import RUN_DIR, STATE_DIR
 
 ABOUT = """\
-tailscale-cni makes a Kubernetes pod a Tailscale node: own address, own name, own tags.
+tailscale-cni makes a Kubernetes pod a Tailscale node with its own address, hostname and tags.
 
-The container runtime runs it as a chained CNI plugin. As a person, start with
+The container runtime runs it as a chained CNI plugin. To set it up on this host, see
 
   tailscale-cni install --help
 """
@@ -60,8 +60,8 @@ def _parser(*names: str) -> argparse.ArgumentParser:
 def add_roots(parser: argparse.ArgumentParser) -> None:
     """Add ``--state-dir`` and ``--run-dir``."""
     parser.add_argument(
-        "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
+        "--state-dir", default=STATE_DIR, metavar="DIR", help="the state directory (default: %(default)s)"
     )
     parser.add_argument(
-        "--run-dir", default=RUN_DIR, metavar="DIR", help="where sockets are (default: %(default)s)"
+        "--run-dir", default=RUN_DIR, metavar="DIR", help="the directory for sockets (default: %(default)s)"
     )

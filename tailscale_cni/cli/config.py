@@ -1,6 +1,6 @@
-"""Show the configuration that is in force on this host, or check a file.
+"""Show the effective configuration of this host, or check a configuration file.
 
-Nothing of it is a secret: secrets are in files, and these are named.
+The output has no secrets: the configuration only names the files that hold them.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ HEADERS = ("KEY", "VALUE", "FROM")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands and their options."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    about = "print every key's value, and where it is from"
+    about = "Print the value of every key, and where it is set."
     show = commands.add_parser("show", help=about, description=about)
     show.add_argument(
         "--state-dir",
         default=config.STATE_DIR,
         metavar="DIR",
-        help="of the installation (default: %(default)s)",
+        help="the state directory (default: %(default)s)",
     )
     show.add_argument(
-        "-o", "--output", choices=("table", "json", "yaml"), default="table", help="(default: %(default)s)"
+        "-o",
+        "--output",
+        choices=("table", "json", "yaml"),
+        default="table",
+        help="the output format (default: %(default)s)",
     )
     show.set_defaults(run=run_show)
-    about = "look at a configuration file before it is in place"
+    about = "Check a configuration file before you use it."
     check = commands.add_parser("check", help=about, description=about)
     check.add_argument("file", metavar="FILE")
     check.set_defaults(run=run_check)
@@ -46,7 +50,9 @@ def run_show(arguments: argparse.Namespace) -> int:
     """Print the value and source of each setting, as the next CNI call on this host will use it."""
     installed = Installation.load(arguments.state_dir)
     if installed is None:
-        sys.stderr.write("tailscale-cni is not installed on this host: this is what it would use\n")
+        sys.stderr.write(
+            "tailscale-cni is not installed on this host. These are the settings that it would use.\n"
+        )
     host = resolve.load(installed.entry if installed else {})
     rows = {
         row.key: {
@@ -84,5 +90,5 @@ def run_check(arguments: argparse.Namespace) -> int:
             what=f"the configuration {path} cannot be read", reason="there is no such file", path=path
         )
     resolve.load({"configFile": path})
-    sys.stdout.write(f"{path} is a configuration\n")
+    sys.stdout.write(f"{path} is a valid configuration\n")
     return 0

@@ -1,6 +1,6 @@
-"""Show the nodes that are kept on this host for pods to come, or forget one.
+"""List the retained identities of this host, or forget one.
 
-A node that outlives its pod is kept until somebody says that nobody wants it any more: a StatefulSet that was deleted may come back.
+The identity of a non-ephemeral node is retained after its pod ends, until an admin forgets it: a deleted StatefulSet may be created again.
 """
 
 from __future__ import annotations
@@ -30,17 +30,23 @@ SECONDS = 10.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options and the subcommand."""
-    where = "where state is kept (default: %(default)s)"
+    where = "the state directory (default: %(default)s)"
     parser.add_argument("--state-dir", default=STATE_DIR, metavar="DIR", help=where)
     parser.add_argument(
-        "-o", "--output", choices=("table", "json"), default="table", help="the form (default: %(default)s)"
+        "-o",
+        "--output",
+        choices=("table", "json"),
+        default="table",
+        help="the output format (default: %(default)s)",
     )
     parser.set_defaults(run=run)
     commands = parser.add_subparsers(metavar="COMMAND")
-    about = "delete a node that no pod is at the moment, and its keys"
+    about = "Delete a retained identity: its node and its keys. No pod may be using it."
     command = commands.add_parser("forget", help=about, description=about)
-    command.add_argument("--state-dir", default=argparse.SUPPRESS, metavar="DIR", help="the same")
-    command.add_argument("identity", metavar="NAMESPACE/NAME", help="as listed; or its key, as in JSON")
+    command.add_argument("--state-dir", default=argparse.SUPPRESS, metavar="DIR", help="the state directory")
+    command.add_argument(
+        "identity", metavar="NAMESPACE/NAME", help="the identity as listed, or its key from the JSON output"
+    )
     command.set_defaults(run=run_forget)
 
 
@@ -53,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif rows:
         sys.stdout.write(table([HEADERS, *(_cells(row) for row in rows)]))
     else:
-        sys.stdout.write("No node is kept on this host.\n")
+        sys.stdout.write("This host has no retained identities.\n")
     return 0
 
 
@@ -96,18 +102,25 @@ def run_forget(arguments: argparse.Namespace) -> int:
     installed = Installation.load(state_dir)
     host = load_config(installed.entry if installed else {"stateDir": state_dir})
     if not retained.forget(state_dir, found, host):
-        sys.stderr.write(f"its keys are removed. {found.node}: {STAYS}\n")
+        sys.stderr.write(f"{found.node}: the keys are removed. {STAYS}\n")
         return 0
     if found.identity.kubeconfig:
         release.deliver(state_dir, SECONDS)
     if Releases(state_dir).get(found.identity.key):
-        outcome = "will be deleted when the cluster can be told"
+        outcome = "will be deleted when the Kubernetes API can be reached"
     else:
         deletions.deliver(state_dir, SECONDS)
         later = any(deletion.node_id == found.identity.node_id for deletion in Outbox(state_dir).all())
-        outcome = "will be deleted when the control plane can be told" if later else "is deleted"
-    sys.stderr.write(f"its keys are removed, and the node of {found.node} {outcome}\n")
+        outcome = (
+            "will be deleted when the control plane can be reached"
+            if later
+            else "is deleted from the tailnet"
+        )
+    sys.stderr.write(f"{found.node}: the keys are removed, and the node {outcome}\n")
     return 0
 
 
-STAYS = "its node stays in the list of machines, offline, until you delete it there: there is no API to say it through"
+STAYS = (
+    "Without an API credential its node stays in the tailnet, offline, until you delete it there: "
+    "in the admin console, or with 'headscale nodes delete'"
+)

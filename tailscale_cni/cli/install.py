@@ -1,7 +1,6 @@
-"""Install this file as a CNI plugin of this host, chained after the primary one.
+"""Install this file as a CNI plugin on this host, chained after the primary one.
 
-Binary first, list last: whenever this is cut short, the cluster has the network that it had. Running it
-again changes nothing but what differs.
+The network list is written last: if the command is interrupted before, the cluster's network is unchanged. The command is idempotent.
 """
 
 from __future__ import annotations
@@ -63,42 +62,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_roots(parser)
     parser.add_argument(
-        "--root", default="", metavar="DIR", help="the host's root directory, from within a container"
+        "--root",
+        default="",
+        metavar="DIR",
+        help="the path of the host's root directory, for use in a container",
     )
     parser.add_argument(
-        "--cni-conf-dir", metavar="DIR", help="where the runtime reads network lists (default: found)"
+        "--cni-conf-dir", metavar="DIR", help="the runtime's directory of network lists (default: detected)"
     )
     parser.add_argument(
-        "--cni-bin-dir", metavar="DIR", help="where the runtime finds plugins (default: found)"
+        "--cni-bin-dir", metavar="DIR", help="the runtime's directory of plugins (default: detected)"
     )
     parser.add_argument(
         "--config-file",
         default=config.CONFIG_FILE,
         metavar="FILE",
-        help="the configuration (default: %(default)s)",
+        help="the configuration file (default: %(default)s)",
     )
     parser.add_argument(
-        "--control-url", metavar="URL", help="a control plane other than Tailscale's, as your Headscale's URL"
+        "--control-url",
+        metavar="URL",
+        help="the URL of a control plane other than Tailscale's, such as your Headscale",
     )
     parser.add_argument(
-        "--api-url", metavar="URL", help="the control plane's API, where it is neither Tailscale's nor there"
+        "--api-url",
+        metavar="URL",
+        help="the URL of the control plane's API, if it is neither Tailscale's nor the control URL",
     )
     parser.add_argument(
-        "--headscale-user", metavar="USER", help="whom keys are made for; needed before Headscale 0.28"
+        "--headscale-user",
+        metavar="USER",
+        help="the Headscale user for whom auth keys are created; required before Headscale 0.28",
     )
     parser.add_argument(
         "--kubeconfig",
         metavar="FILE",
-        help="what gives access to the cluster's API (0600); it is used where it is, and not copied",
+        help="a kubeconfig (0600) for the cluster's API; the file is used in place, not copied",
     )
     parser.add_argument(
         "--no-upgrade",
         action="store_true",
-        help="leave the nodes that run with the version that they have ('upgrade' does it later)",
+        help="do not upgrade running nodes; 'upgrade' does this later",
     )
     secrets = parser.add_mutually_exclusive_group()
     for row in CREDENTIALS:
-        about = f"a file (0600) with {row.what}, or - for standard input; it is copied"
+        about = f"a file (0600) with {row.what}, or - for standard input; the secret is copied"
         secrets.add_argument(row.option, metavar="FILE", help=about)
     parser.set_defaults(run=run)
 
@@ -108,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     root, found = arguments.root.rstrip("/"), detect.detect_layout(arguments.root.rstrip("/"))
     conf_dir, bin_dir = arguments.cni_conf_dir or found.conf_dir, arguments.cni_bin_dir or found.bin_dir
     _say(
-        f"network lists: {conf_dir}, plugins: {bin_dir} ({'given' if arguments.cni_conf_dir else found.why})"
+        f"network lists: {conf_dir}, plugins: {bin_dir} (source: {'--cni-conf-dir' if arguments.cni_conf_dir else found.why})"
     )
     primary = conflist.find_primary(root + conf_dir)
     _say(f"primary network: {primary.document['name']} ({primary.path})")
@@ -125,7 +133,9 @@ def run(arguments: argparse.Namespace) -> int:
     files.put(f"{root}{conf_dir}/{conflist.NAME}", conflist.derive(primary, entry), 0o644)
     if not root:
         keep_in_step.keep_in_step(host)
-    _say(f'{conf_dir}/{conflist.NAME} is in place: new pods with tailscale.com/enabled: "true" become nodes')
+    _say(
+        f'network list: {conf_dir}/{conflist.NAME}. New pods with tailscale.com/enabled: "true" become nodes'
+    )
     _name_earlier_pods(host, root)
     _warn(host, root)
     if not (root or arguments.no_upgrade):
@@ -221,9 +231,11 @@ def _install_settings(path: str, settings: dict[str, Any]) -> None:
         return
     clash = next((key for key in missing if key in there), None)
     if clash:
-        reason = f"it is {errors.show(there[clash])}, and {errors.show(missing[clash])} was asked for"
+        reason = (
+            f"the file has {errors.show(there[clash])}, but the option says {errors.show(missing[clash])}"
+        )
         raise errors.InvalidConfiguration(
-            where=path, key=clash, reason=reason, expected="Change it there, or leave the option out."
+            where=path, key=clash, reason=reason, expected=f"Change {clash} in {path}, or omit the option."
         )
     text = ""
     if there:
@@ -239,7 +251,9 @@ def _install_binary(root: str, bin_dir: str) -> None:
     if files.put(
         f"{root}{bin_dir}/{BINARY}", interpreter.fit_to_python(Path(artefact.executable()), python), 0o755
     ):
-        _say(f"plugin: {bin_dir}/{BINARY}, started by {python or 'the first Python that it finds'}")
+        _say(
+            f"plugin: {bin_dir}/{BINARY}, interpreter: {python or 'the first Python 3.10 or newer that is found'}"
+        )
 
 
 def _name_earlier_pods(host: config.Config, root: str) -> None:
@@ -247,7 +261,7 @@ def _name_earlier_pods(host: config.Config, root: str) -> None:
     waiting = unenrolled.waiting(host, root)
     if waiting:
         more = f" and {len(waiting) - SHOWN} more" if len(waiting) > SHOWN else ""
-        _say(f"these pods become nodes when they are started again: {', '.join(waiting[:SHOWN])}{more}")
+        _say(f"restart these pods to make them nodes: {', '.join(waiting[:SHOWN])}{more}")
 
 
 def _warn(host: config.Config, root: str) -> None:

@@ -1,6 +1,6 @@
 """Show the nodes of this host's pods.
 
-Exit status 1 if any is not running.
+The exit status is 1 if any node is not running.
 """
 
 from __future__ import annotations
@@ -107,11 +107,15 @@ class Row:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument(
-        "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
+        "--state-dir", default=STATE_DIR, metavar="DIR", help="the state directory (default: %(default)s)"
     )
-    parser.add_argument("-n", "--namespace", metavar="NAME", help="only this namespace")
+    parser.add_argument("-n", "--namespace", metavar="NAME", help="show only this namespace")
     parser.add_argument(
-        "-o", "--output", choices=("table", "json"), default="table", help="the form (default: %(default)s)"
+        "-o",
+        "--output",
+        choices=("table", "json"),
+        default="table",
+        help="the output format (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 
@@ -134,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         sys.stdout.write(
-            table([HEADERS, *(row.cells() for row in rows)]) if rows else "No pod of this host is a node.\n"
+            table([HEADERS, *(row.cells() for row in rows)]) if rows else "No pod on this host is a node.\n"
         )
     sys.stderr.writelines(f"{row.note}\n" for row in rows if row.note)
     sys.stderr.writelines(f"{end.note}\n" for end in ends if end.urgent or end.expires)

@@ -1,7 +1,7 @@
-"""Remove the plugin from this host: the cluster falls back to the network that it had.
+"""Remove the plugin from this host. Pods keep their primary network.
 
-Our list first, so that no new pod is enrolled; then the nodes of running pods, which keep their primary
-network; then the rest. The configuration and the auth key stay unless --purge.
+The network list is removed first, so that no new pod is enrolled, then the nodes of running pods, then all other files. The configuration
+and the secrets stay unless --purge is given.
 """
 
 from __future__ import annotations
@@ -49,18 +49,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_roots(parser)
     parser.add_argument(
-        "--cni-conf-dir", metavar="DIR", help="where the runtime reads network lists (default: as installed)"
+        "--cni-conf-dir",
+        metavar="DIR",
+        help="the runtime's directory of network lists (default: as installed)",
     )
     parser.add_argument(
-        "--cni-bin-dir", metavar="DIR", help="where the runtime finds plugins (default: as installed)"
+        "--cni-bin-dir", metavar="DIR", help="the runtime's directory of plugins (default: as installed)"
     )
     parser.add_argument(
         "--forget-identities",
         action="store_true",
-        help="delete the nodes that are kept for pods to come from the tailnet too (not with a static key), and from the cluster those "
-        "that this host has",
+        help="also delete the retained identities of this host: their nodes in the tailnet (not with a static auth key), and their "
+        "Secrets in the cluster",
     )
-    parser.add_argument("--purge", action="store_true", help="remove the configuration and the auth key too")
+    parser.add_argument(
+        "--purge",
+        action="store_true",
+        help="also remove the configuration and its credential files, except the kubeconfig",
+    )
     parser.set_defaults(run=run)
 
 
@@ -72,10 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
     bin_dir = arguments.cni_bin_dir or (installed.bin_dir if installed else found.bin_dir)
     run_dir = installed.entry.get("runDir", arguments.run_dir) if installed else arguments.run_dir
     if conflist.remove(conf_dir):
-        _say(f"{conf_dir}/{conflist.NAME} is removed: new pods get the primary's network")
+        _say(f"{conf_dir}/{conflist.NAME} is removed. New pods get only the primary network")
     left = _end_nodes(arguments.state_dir)
     if left:
-        _say(f"{left} nodes could not be ended; run this again")
+        _say(f"{left} nodes could not be ended. Fix the errors above and run 'uninstall' again")
         return 1
     forgotten = _forget(arguments.state_dir, installed) if arguments.forget_identities else None
     _release_identities(arguments.state_dir)
@@ -86,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.purge:
         _purge(installed)
     _remove_state(arguments.state_dir, run_dir)
-    _say("everything is removed")
+    _say("tailscale-cni is removed")
     return 0
 
 
@@ -131,13 +137,17 @@ def _report_remaining(state_dir: str, stay: list[retained.Kept]) -> None:
     deletions.deliver(state_dir)
     unsaid = [deletion.who for deletion in Outbox(state_dir).all()]
     if unsaid:
-        _say(f"the control plane could not be told of the end of {_count(unsaid)}: {_some(unsaid)}")
+        _say(f"{_count(unsaid)} could not be deleted through the control plane's API: {_some(unsaid)}")
     if stay:
         names = [one.node for one in stay]
-        were, remain = ("was", "stays") if len(stay) == 1 else ("were", "stay")
-        _say(f"{_count(names)} that {were} kept for pods to come {remain} in the tailnet: {_some(names)}")
+        what = "the node of 1 retained identity stays"
+        if len(names) > 1:
+            what = f"the nodes of {len(names)} retained identities stay"
+        _say(f"{what} in the tailnet: {_some(names)}")
     if unsaid or stay:
-        _say("delete what is left in the list of machines: nobody has its keys any more")
+        _say(
+            "delete these nodes in the admin console or with 'headscale nodes delete': their keys no longer exist"
+        )
 
 
 def _count(nodes: list[str]) -> str:
@@ -152,14 +162,14 @@ def _some(names: list[str]) -> str:
 def _release_identities(state_dir: str) -> None:
     """Tell the cluster that this host no longer uses its identities. They stay in the cluster. Warns about each failure."""
     for owed in Releases(state_dir).all() if release.deliver(state_dir) else ():
-        advice = "delete its Secret in namespace tailscale-cni"
+        advice = "Delete its Secret in namespace tailscale-cni"
         advice += (
-            ", and its node in the list of machines"
+            " and its node in the admin console."
             if owed.delete
-            else ", or this host's Node, if another host is to have it"
+            else ", or this host's Node object, before another host can use it."
         )
         _say(
-            f"warning: the cluster was not told that this host no longer has an identity {owed.name} of {owed.namespace}: {advice}"
+            f"warning: an identity {owed.namespace}/{owed.name} could not be released through the Kubernetes API. {advice}"
         )
 
 
@@ -182,7 +192,7 @@ def _purge(installed: Installation | None) -> None:
         files.remove(path)
     if host.kubeconfig:
         _say(
-            f"{host.kubeconfig} stays, and gives access to the cluster: docs/namespaces.md says how to take that back"
+            f"{host.kubeconfig} is not removed, and still gives access to the cluster. To revoke it, see docs/namespaces.md"
         )
     directory = os.path.dirname(host.config_file)
     if os.path.isdir(directory) and not os.listdir(directory):

@@ -1,7 +1,7 @@
-"""Give the nodes that run the programs of this version, one after the other.
+"""Upgrade the running nodes to this version, one after the other.
 
-Their connections stay, and wait for about a second. A node that does not come back is the last one: the others keep what they have.
-Nodes that have this version already are left alone.
+Connections stay open and pause for about a second. If a node fails to restart, the upgrade stops and names it.
+Nodes that already have this version are not restarted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument(
-        "--state-dir", default=STATE_DIR, metavar="DIR", help="where state is kept (default: %(default)s)"
+        "--state-dir", default=STATE_DIR, metavar="DIR", help="the state directory (default: %(default)s)"
     )
     parser.set_defaults(run=run)
 
@@ -39,14 +39,14 @@ def upgrade_all(state_dir: str) -> int:
         for number, attachment in enumerate(outdated, 1):
             try:
                 if upgrade.upgrade(attachment):
-                    _say(f"{attachment.who} has this version now ({number} of {len(outdated)})")
+                    _say(f"{attachment.who} is upgraded ({number} of {len(outdated)})")
             except errors.AnotherVersion as e:  # this does not concern the other nodes
                 _say(f"{e}. {e.advice}")
                 left = 1
     finally:
         cache.prune(state_dir)
     if not outdated:
-        _say("no node of this host has another version")
+        _say("all nodes on this host have this version")
     return left
 
 

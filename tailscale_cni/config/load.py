@@ -73,7 +73,7 @@ def _check_template(values: Mapping[str, Any], origin: Mapping[str, str]) -> Non
         raise errors.InvalidConfiguration(
             where=origin["hostnameTemplate"],
             key="hostnameTemplate",
-            reason="it has {cluster}, and the cluster has no name",
+            reason="it contains {cluster}, but clusterName is not set",
             expected="Set clusterName.",
         )
 
@@ -84,8 +84,8 @@ def _check_credentials(values: Mapping[str, Any], origin: Mapping[str, str]) -> 
         raise errors.InvalidConfiguration(
             where=origin["headscaleAPIKeyFile"],
             key="headscaleAPIKeyFile",
-            reason="there is oauthClientSecretFile, too",
-            expected="Set the one for Tailscale, or the other for Headscale.",
+            reason="oauthClientSecretFile is also set",
+            expected="Set oauthClientSecretFile for Tailscale, or headscaleAPIKeyFile for Headscale.",
         )
 
 
@@ -97,8 +97,8 @@ def unknown(where: str, key: object, known: tuple[str, ...], within: str = "") -
     return errors.InvalidConfiguration(
         where=f"{where}: {within}" if within else where,
         key=errors.show(key),
-        reason="there is no such key",
-        expected=f"Did you mean {nearest[0]}?" if nearest else f"There are {', '.join(known)}.",
+        reason="this key does not exist",
+        expected=f"Did you mean {nearest[0]}?" if nearest else f"The keys are {', '.join(known)}.",
     )
 
 
@@ -144,7 +144,7 @@ def _yaml(text: str) -> Any:
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             twice = next((key for key in keys if keys.count(key) > 1), None)
             if twice is not None:
-                raise ValueError(f"the key {twice} is there twice{node.start_mark}")
+                raise ValueError(f"the key {twice} is set twice{node.start_mark}")
             return super().construct_mapping(node, deep)
 
     try:

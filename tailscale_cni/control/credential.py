@@ -24,8 +24,8 @@ def read(path: str, what: str, setting: str) -> str:
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            advice = f"It is a secret: 'chown root: {path}; chmod 600 {path}'."
-            raise errors.NoAuthKey(reason=f"{path} is not a file of root's alone", advice=advice)
+            advice = f"The file holds a secret. Run 'chown root: {path}; chmod 600 {path}'."
+            raise errors.NoAuthKey(reason=f"{path} is not a file that only root can read", advice=advice)
         text = os.read(fd, LONGEST)
     finally:
         os.close(fd)
@@ -36,6 +36,6 @@ def parse(content: bytes, where: str, what: str) -> str:
     """The secret in what was read from ``where``. Raises NoAuthKey."""
     text = content.decode("ascii", "replace").strip()
     if not text or not text.isascii() or not text.isprintable() or " " in text or len(content) >= LONGEST:
-        advice = f"It must hold {what} and nothing else."
+        advice = f"The file must hold {what} and nothing else."
         raise errors.NoAuthKey(reason=f"{where} does not hold {what}", advice=advice)
     return text

@@ -39,7 +39,7 @@ def ask(api: ApiRef, seconds: float) -> Expiry:
     except errors.NoAuthKey as e:
         return Expiry(api, note=f"{e}. {e.advice}", urgent=True)
     except Unavailable as e:
-        return Expiry(api, note=f"{api.api_url} cannot be asked when its credential ends: {e.reason}")
+        return Expiry(api, note=f"{api.api_url} did not say when its credential expires: {e.reason}")
     return _expiry(api, lifetime) if lifetime else Expiry(api)
 
 
@@ -48,8 +48,8 @@ def _expiry(api: ApiRef, lifetime: Lifetime) -> Expiry:
     file, day = api.credential_file, time.strftime("%Y-%m-%d", when)
     expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", when)
     if lifetime.left >= SOON:
-        return Expiry(api, expires, f"The credential in {file} ends on {day}.")
+        return Expiry(api, expires, f"The credential in {file} expires on {day}.")
     days = max(0, int(lifetime.left / DAY))
     left = f"in {days} days" if days > 1 else "within two days"
-    what = f"The credential in {file} ends on {day}, {left}: after that no pod gets a key. {lifetime.advice}"
+    what = f"The credential in {file} expires on {day}, {left}. After that no pod gets an auth key. {lifetime.advice}"
     return Expiry(api, expires, what, urgent=True)

@@ -183,7 +183,7 @@ def _take(
         answer = Answer.decode(data)
         if answer.number is not None:
             for refusal in answer.refusals[:1]:
-                request.warn(f"the node has another number than it could have: {refusal}")
+                request.warn(f"the pod got another number of its hostname: {refusal}")
             identity = as_identity(key, answer.record, config.kubeconfig)
             adopt(config.state_dir, name, answer.number, identity, answer.files)
             holds.enter_context(attempt.pop_all())
@@ -196,12 +196,12 @@ def _take(
 def _without_lease(request: Request, config: Config, intent: PodIntent, answer: Answer) -> PodIntent:
     """What the pod may be without an identity of the cluster's. Raises IdentityUnknown."""
     if answer.host_only:
-        request.warn(f"the node's identity is kept on this host alone: {answer.host_only}")
+        request.warn(f"the identity is stored on this host only: {answer.host_only}")
         return intent
-    why = answer.failure or f"the Kubernetes API gives no answer within {API_TIMEOUT:g} s"
+    why = answer.failure or f"the Kubernetes API did not respond within {API_TIMEOUT:g} s"
     if intent.stateful or intent.required:
         raise errors.IdentityUnknown(pod=f"pod {request.pod}", reason=why, kubeconfig=config.kubeconfig)
-    request.warn(f"the pod is a node of its own, which ends with it, and not the one that it was: {why}")
+    request.warn(f"the pod got a new ephemeral node instead of its identity: {why}")
     return intent._replace(ephemeral=True)
 
 
@@ -222,7 +222,7 @@ def _answer(config: Config, pod: Pod, intent: PodIntent, key: str, taken: list[i
         api = release.cluster_api(config.kubeconfig)
         holder = own_holder(api, config.state_dir, pod.namespace, pod.name, pod.uid or "", key)
         if holder is None:
-            return Answer(host_only=f"the API has no pod {pod}")
+            return Answer(host_only=f"pod {pod} does not exist in the Kubernetes API")
         release.deliver_of_hostname(config.state_dir, pod.namespace, intent.name)
         has = partial(release.is_known, Name(Attachments(config.state_dir), pod.namespace, intent.name))
         return Answer.of(Vault(api, pod.namespace, intent.name).take(holder, intent.number, taken, has=has))

@@ -218,7 +218,7 @@ def _tell_cluster(name: Name, release: Release, identity: Identity) -> bool:
                 vault.save(entry._replace(holder=None, released_by=entry.holder))
             return True
     raise errors.KubernetesFailed(
-        reason=f"others were first, {TRIES} times, for an identity of {release.name}"
+        reason=f"an identity of {release.name} was changed by others during {TRIES} attempts"
     )
 
 
@@ -232,7 +232,9 @@ def is_copy(api: Api, holder: Holder) -> bool:
     if node is None or node.uid != holder.node_uid or node.boot in ("", boot):
         return False
     if time.clock_gettime(time.CLOCK_BOOTTIME) < STALE_STATUS:
-        raise errors.KubernetesFailed(reason=f"it does not say yet whether this host is Node {holder.node}")
+        raise errors.KubernetesFailed(
+            reason=f"the Node object {holder.node} does not show yet whether it is this host"
+        )
     return True
 
 

@@ -95,7 +95,7 @@ def _confirm(api: Api, attachment: Attachment) -> bool:
             continue
         return True
     raise errors.KubernetesFailed(
-        reason=f"somebody else changes the Secret {vault.shown(attachment.number)} all the time"
+        reason=f"the Secret {vault.shown(attachment.number)} was changed by others during each attempt"
     )
 
 
@@ -131,8 +131,8 @@ def _with_local_state(api: Api, attachment: Attachment, entry: Entry) -> Entry:
 def _note_lost(attachment: Attachment) -> None:
     """Record that nothing may run as this identity here. The supervisor then ends the node and starts anew (``discard_lost``)."""
     sys.stderr.write(
-        f"{attachment.who}: another host holds the identity {attachment.hostname}: this host's Node was deleted, or tainted "
-        "out-of-service. The node ends\n"
+        f"{attachment.who}: another host has taken over the identity {attachment.hostname}, because this host's Node object was deleted "
+        "or tainted out-of-service. The node is stopped on this host\n"
     )
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):

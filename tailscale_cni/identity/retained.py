@@ -70,7 +70,11 @@ def find(state_dir: str, wanted: str) -> Kept:
     if len(found) == 1:
         return found[0]
     keys_of = " or ".join(kept.identity.key for kept in found)
-    advice = f"Two are called so: say {keys_of}." if found else "'tailscale-cni identities' lists them."
+    advice = (
+        f"Several have this name. Pass a key: {keys_of}."
+        if found
+        else "To list them, run 'tailscale-cni identities'."
+    )
     raise errors.NoSuchIdentity(identity=errors.show(wanted), advice=advice)
 
 
@@ -87,7 +91,7 @@ def forget(state_dir: str, kept: Kept, host: Config) -> bool:
             raise errors.IdentityInUse(identity=kept.node, pod=user.who)
         if not ours or now.identity.key != kept.identity.key:
             raise errors.NoSuchIdentity(
-                identity=kept.node, advice="It has just been forgotten, or given back."
+                identity=kept.node, advice="It was forgotten or released a moment ago."
             )
         deletion = _deletion(kept, host)
         if kept.identity.kubeconfig:  # the cluster is told first: it may be another host's by now

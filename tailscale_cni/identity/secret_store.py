@@ -119,7 +119,7 @@ class Vault:
         entry = dict(self._parsed([found])).get(number)
         if entry is None:
             raise errors.UnreadableState(
-                path=f"the Secret {self.shown(number)}", reason="it is not as we write it"
+                path=f"the Secret {self.shown(number)}", reason="its format is invalid"
             )
         return entry
 
@@ -152,7 +152,7 @@ class Vault:
             try:
                 if entry is None:
                     raise Held(
-                        f"the Secret {self.shown(candidate)} is not as we write it: mend it, or delete it"
+                        f"the Secret {self.shown(candidate)} has an invalid format: correct it or delete it"
                     )
                 self._check_free(entry, holder, has)
                 if below and self._is_for_another(entries, below):
@@ -177,8 +177,8 @@ class Vault:
             if held.boot != ours.boot:
                 return  # nothing of it outlives a boot
             raise Held(
-                f"this host had the identity {self.shown(entry.number)} before its state directory was removed: if nothing of that "
-                "runs any more, delete the Secret"
+                f"this host had the identity {self.shown(entry.number)} before its state directory was removed: if no process of its "
+                "node still runs, delete the Secret"
             )
         node = self.api.node(held.node)
         if node is None or node.uid != held.node_uid or node.out_of_service:
@@ -186,8 +186,8 @@ class Vault:
         if node.ready:
             raise Held
         raise Held(
-            f"host {held.node} has the identity {self.shown(entry.number)}, and is not Ready: if nothing runs there any more, "
-            f"'kubectl delete node {held.node}', or taint it {client.OUT_OF_SERVICE}"
+            f"host {held.node} has the identity {self.shown(entry.number)} and is not Ready: if it is shut down for good, run "
+            f"'kubectl delete node {held.node}'; if it is shut down for now, taint it {client.OUT_OF_SERVICE}"
         )
 
     def _is_for_another(self, entries: Mapping[int, Entry | None], number: int) -> bool:

@@ -49,7 +49,7 @@ def find_primary(directory: str) -> Primary:
             raise errors.NoPrimary(directory=directory, reason=f"{name}: {e}") from None
         if DERIVERS.isdisjoint(str(plugin.get("type")) for plugin in document["plugins"]):
             return Primary(path, document)
-    raise errors.NoPrimary(directory=directory, reason="there is none in it")
+    raise errors.NoPrimary(directory=directory, reason="it has no network list")
 
 
 def derive(primary: Primary, entry: dict[str, Any]) -> bytes:
@@ -110,9 +110,7 @@ def _read(path: str) -> dict[str, Any]:
     if not isinstance(document.get("name"), str):
         raise _Unusable("it has no name")
     if _version(document.get("cniVersion")) < OLDEST:
-        raise _Unusable(
-            f"its cniVersion is {errors.show(document.get('cniVersion'))}; 0.3.0 is needed at least"
-        )
+        raise _Unusable(f"its cniVersion is {errors.show(document.get('cniVersion'))}; the minimum is 0.3.0")
     return dict(document)
 
 

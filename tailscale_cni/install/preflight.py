@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ..config import Config
 
 TUN_DEVICE = "/dev/net/tun"
-NO_TUN = f"{TUN_DEVICE} is not there"
-LOAD_TUN = "Load the kernel's module: modprobe tun."
+NO_TUN = f"{TUN_DEVICE} does not exist"
+LOAD_TUN = "Load the kernel module: 'modprobe tun'."
 
 
 def check(config: Config) -> None:
@@ -30,7 +30,7 @@ def check(config: Config) -> None:
         nearest = os.path.dirname(nearest)
     if not os.access(nearest, os.W_OK):
         raise errors.NotAvailable(
-            reason=f"{nearest} cannot be written to", advice="Look at its file system: 'findmnt -T' shows it."
+            reason=f"{nearest} is not writable", advice=f"Check its file system: 'findmnt -T {nearest}'."
         )
 
 

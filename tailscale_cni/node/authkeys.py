@@ -75,7 +75,7 @@ def _patiently(attachment: Attachment) -> Iterator[None]:
     try:
         backoff.begin(who)
     except TooSoon as e:
-        reason = f"it was asked in vain; the next time is in {e.seconds:.0f} s"
+        reason = f"earlier requests failed; the next attempt is in {e.seconds:.0f} s"
         raise Unavailable(reason, reached=False, retry_after=e.seconds) from None
     try:
         yield
@@ -105,7 +105,8 @@ def explained(attachment: Attachment) -> Iterator[None]:
             pod=attachment.who,
             url=attachment.api_url,
             reason=e.reason,
-            advice=e.advice or "It is asked again by itself. Is it up, and reachable from this host?",
+            advice=e.advice
+            or "The request is retried automatically. Check that the control plane is up and reachable from this host.",
             again=float(e.retry_after),
         ) from None
 
@@ -114,12 +115,12 @@ def why_not_connected(attachment: Attachment, state: str) -> str:
     """What a person can do about a node that has not come further than this state of the backend (ipn.State)."""
     if state == "NeedsMachineAuth":
         return (
-            "The tailnet has device approval: approve the device in the admin console, or let the key approve it (one that is "
-            "pre-approved; an OAuth client makes such)."
+            "The tailnet requires device approval: approve the device in the admin console, or use a pre-approved auth key (an OAuth "
+            "client creates pre-approved keys)."
         )
     if attachment.minter == "static" and state in ("NeedsLogin", "NoState", ""):
         return (
-            f"If its log ({attachment.log}) says that the key expired or was used, the auth key in {attachment.credential_file} is "
-            "not reusable or too old: write a new one to the file."
+            f"If its log ({attachment.log}) says that the key expired or was used, write a new, reusable auth key to "
+            f"{attachment.credential_file}."
         )
-    return f"Look at the control plane, the auth key, and the log ({attachment.log})."
+    return f"Check the control plane, the auth key, and the node's log ({attachment.log})."

@@ -49,8 +49,8 @@ def namespace_annotations(config: Config, request: Request) -> Mapping[str, str]
         _renew(store, config.kubeconfig, pod.namespace, first=first)
         known = store.get(pod.namespace) if first else known
     if known.failure or known.annotations is None:
-        failure = known.failure or f"the Kubernetes API gives no answer within {ANSWER_TIMEOUT:g} s"
-        request.warn(f"the annotations of namespace {pod.namespace} may be others by now: {failure}")
+        failure = known.failure or f"the Kubernetes API did not respond within {ANSWER_TIMEOUT:g} s"
+        request.warn(f"the annotations of namespace {pod.namespace} may be out of date: {failure}")
     return known.annotations or NOTHING
 
 
@@ -63,8 +63,8 @@ def owner(config: Config, request: Request) -> Owner | None:
     found = json.loads(answer or b"{}")
     if isinstance(found, list):
         return Owner(*found)
-    failure = found.get("failure", f"the Kubernetes API gives no answer within {ANSWER_TIMEOUT:g} s")
-    request.warn(f"the node is named by the shape of the pod's name: {failure}")
+    failure = found.get("failure", f"the Kubernetes API did not respond within {ANSWER_TIMEOUT:g} s")
+    request.warn(f"the hostname is derived from the pod's name, not from its owner: {failure}")
     return None
 
 
@@ -87,7 +87,7 @@ def _ours(kubeconfig: str, namespace: str) -> dict[str, str]:
 
     found = Api(load(kubeconfig), API_TIMEOUT).namespace_annotations(namespace)
     if found is None:
-        raise errors.KubernetesFailed(reason=f"it has no namespace {namespace}")
+        raise errors.KubernetesFailed(reason=f"namespace {namespace} does not exist")
     return {key: text for key, text in found.items() if key.startswith(PREFIX)}
 
 
@@ -100,4 +100,6 @@ def _owner(kubeconfig: str, pod: Pod) -> bytes:
         found = Api(load(kubeconfig), API_TIMEOUT).controller(pod.namespace, pod.name, pod.uid)
     except errors.Error as e:
         return json.dumps({"failure": str(e)}).encode()
-    return json.dumps(list(found) if found else {"failure": f"it has no pod {pod}"}).encode()
+    return json.dumps(
+        list(found) if found else {"failure": f"pod {pod} does not exist in the Kubernetes API"}
+    ).encode()

@@ -40,7 +40,7 @@ def _findings(attachment: Attachment) -> list[str]:
         deleted = errors.NodeDeleted(pod=attachment.who)
         return [f"{deleted}. {deleted.advice}"]
     if not launch.supervised(attachment):
-        return ["the node's supervisor does not run"]
+        return ["the node's supervisor is not running"]
     if not (launch.was_running(attachment) and launch.configured(attachment)):
         return []
     try:
@@ -54,7 +54,7 @@ def _node_findings(attachment: Attachment, node: Node) -> list[str]:
     if not node.running:
         return [f"the node is not connected: {node.state}"]
     if {str(address) for address in node.addresses} != set(launch.configured(attachment)):
-        return ["the node has other addresses than the pod"]
+        return ["the node's addresses differ from the pod's"]
     return []
 
 

@@ -31,9 +31,7 @@ def test_uninstall_falls_back_to_the_primary(cluster: Cluster, control: ControlP
         pod.ready()
         assert pod.netns.links() == {"lo", "eth0"}
         assert ipaddress.ip_address(pod.address) in ipaddress.ip_network(PRIMARY.subnet)
-        assert "these pods become nodes when they are started again: default/ordinary\n" in install(
-            cluster, control
-        )
+        assert "restart these pods to make them nodes: default/ordinary\n" in install(cluster, control)
     assert not control.node("ordinary")
 
 

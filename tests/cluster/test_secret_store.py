@@ -232,12 +232,12 @@ def test_an_api_that_is_away_stops_nobody_who_was_here(
         one.host.runtime.delete(old)
         again = one.host.start(old.pod)
         assert one.host.addresses(again) == before
-        with pytest.raises(CNIError, match="whether another host still runs that one") as refused:
+        with pytest.raises(CNIError, match="because another host may still run it") as refused:
             two.host.start(stateful)
         assert refused.value.code == 11
         alone = two.host.start(lone)
         assert control.node(two.host.node(alone)["Self"]["HostName"])
-        assert "a node of its own, which ends with it" in two.warnings()
+        assert "a new ephemeral node instead of its identity" in two.warnings()
         one.host.runtime.delete(again)
         assert list((one.host.state_dir / "releases").iterdir())
     two.host.runtime.delete(two.host.sandboxes[0])
@@ -272,7 +272,7 @@ def test_without_permission_the_hosts_disk_has_to_do(api: Api, places: tuple[Pla
     try:
         old = one.start(Pod.enrolled("nats-0"))
         before = one.host.addresses(old)
-        assert "kept on this host alone: the Kubernetes API does not allow it" in one.warnings()
+        assert "stored on this host only: the Kubernetes API denied the request" in one.warnings()
         one.stop(old)
         assert one.host.addresses(one.start(Pod.enrolled("nats-0"))) == before
     finally:
@@ -284,7 +284,7 @@ def test_without_permission_the_hosts_disk_has_to_do(api: Api, places: tuple[Pla
 
 
 def test_what_is_broken_is_nobodys(api: Api, places: tuple[Place, Place], control: ControlPlane) -> None:
-    """A Secret that is not as we write it is passed over, said so, and left as it is."""
+    """A Secret that has an invalid format is passed over, said so, and left as it is."""
     one, _ = places
     metadata = {
         "name": "default.vault-0.0",
@@ -302,7 +302,7 @@ def test_what_is_broken_is_nobodys(api: Api, places: tuple[Place, Place], contro
     sandbox = one.start(Pod.enrolled("vault-0"))
     one.host.addresses(sandbox)
     assert named(control, "vault") == ["vault-0-1"]
-    assert "is not as we write it" in one.warnings()
+    assert "has an invalid format" in one.warnings()
 
 
 def test_hosts_that_come_at_once_share_nothing(

@@ -71,7 +71,7 @@ def test_uninstall_can_forget_what_is_kept(bare: PodHost, control: ControlPlane)
     assert bare.node(rows[0])
     done = bare.host.attempt(BINARY, "uninstall", "--forget-identities")
     assert done.returncode == 0, done.stderr
-    assert b"stay in the tailnet" not in done.stderr
+    assert b"in the tailnet:" not in done.stderr
     assert [bare.node(row) for row in rows] == [None, None]
     assert not bare.host.file(STATE).exists
 
@@ -84,7 +84,7 @@ def test_uninstall_says_what_it_leaves_in_the_tailnet(bare: PodHost, control: Co
     bare.call("DEL", pod)
     done = bare.host.attempt(BINARY, "uninstall")
     assert done.returncode == 0, done.stderr
-    assert b"1 node that was kept for pods to come stays in the tailnet: default/stays-0" in done.stderr
+    assert b"the node of 1 retained identity stays in the tailnet: default/stays-0" in done.stderr
     node = bare.node(row)
     assert node
     control.delete_node(node["id"])

@@ -124,7 +124,7 @@ def test_install_upgrades_the_nodes_that_run(podhost: PodHost, tmp_path: Path) -
     podhost.host.write(OTHER, tools.other_build(2), "755")
     refused = podhost.host.attempt(OTHER, "upgrade")
     assert refused.returncode == 1
-    assert f"{BINARY}, which starts its node, is another version" in refused.stderr.decode()
+    assert f"its node is started by {BINARY}, which is another version" in refused.stderr.decode()
     assert [podhost.worker(pod) for pod in pods] == workers
     with (
         traffic.echo_server(web.netns, tmp_path / "echo"),
@@ -159,7 +159,7 @@ def test_a_pod_is_reached_by_name_from_another_machine(podhost: PodHost, peer: P
 def test_status_shows_the_hosts_nodes(podhost: PodHost) -> None:
     """``status`` has a row per node; its exit status is 0 while all are Running, else 1."""
     none = podhost.host.attempt(BINARY, "status")
-    assert (none.returncode, none.stdout) == (0, b"No pod of this host is a node.\n")
+    assert (none.returncode, none.stdout) == (0, b"No pod on this host is a node.\n")
     web = podhost.start(Pod.enrolled("web", namespace="shop"))
     row = podhost.running(web)
     table = podhost.host.attempt(BINARY, "status")
@@ -246,11 +246,11 @@ def test_install_names_pods_that_are_too_early(bare: PodHost) -> None:
         urls = ("--control-url", bare.control.url, "--auth-key-file", KEY)
         return bare.host.attempt(ARTEFACT, "install", *urls).stderr.decode()
 
-    assert "these pods become nodes when they are started again: default/early\n" in install()
+    assert "restart these pods to make them nodes: default/early\n" in install()
     bare.call("DEL", early)
     again = bare.start(Pod.enrolled("early"))
     bare.running(again)
-    assert "started again" not in install()
+    assert "restart these pods" not in install()
     assert plain.netns.links() == {"lo", "eth0"}
 
 

@@ -44,7 +44,10 @@ def kept(new_host: NewHost, control: ControlPlane) -> Host:
 
 def test_what_is_kept_is_listed(kept: Host, control: ControlPlane) -> None:
     """A row per node that lasts, with the pod that it is now, or when it last was one; no row of one that is ephemeral."""
-    assert kept.command("identities", "--state-dir", str(kept.state_dir)) == "No node is kept on this host.\n"
+    assert (
+        kept.command("identities", "--state-dir", str(kept.state_dir))
+        == "This host has no retained identities.\n"
+    )
     db = kept.start(Pod.enrolled("listed-1", namespace="data"))
     kept.addresses(kept.start(Pod.enrolled("shortlived")))
     addresses = kept.addresses(db)
@@ -72,7 +75,7 @@ def test_what_is_forgotten_is_gone(new_host: NewHost, control: ControlPlane, kin
     host.addresses(db)
     old = control.node("forgotten-0")
     assert old
-    with pytest.raises(Failed, match="pod default/forgotten-0 is that node now"):
+    with pytest.raises(Failed, match="pod default/forgotten-0 is using this identity"):
         host.command("identities", "--state-dir", str(host.state_dir), "forget", "default/forgotten-0")
     assert control.node("forgotten-0")
     host.runtime.delete(db)
@@ -80,7 +83,7 @@ def test_what_is_forgotten_is_gone(new_host: NewHost, control: ControlPlane, kin
     assert control.node("forgotten-0") is None
     assert _identities(host) == {}
     assert [name for name in host.leftovers() if "install.json" not in name] == []
-    with pytest.raises(Failed, match="no identity 'default/forgotten-0' is kept"):
+    with pytest.raises(Failed, match="'default/forgotten-0' does not match exactly one retained identity"):
         host.command("identities", "--state-dir", str(host.state_dir), "forget", "default/forgotten-0")
     host.addresses(host.start(Pod.enrolled("forgotten-0")))
     new = control.node("forgotten-0")

@@ -44,7 +44,7 @@ def test_a_pod_that_requires_the_tailnet_waits_for_it(host: Host, control: Contr
             host.runtime.chained("ADD", pod, prevResult=previous)
         assert error.value.code == 11
         assert "default/required" in error.value.msg
-        assert "must not start off the tailnet" in error.value.msg
+        assert "requires the tailnet, and its node is not connected" in error.value.msg
     host.configure(readyTimeout="20s")
     host.runtime.chained("ADD", pod, prevResult=previous)
     assert host.addressed(pod)

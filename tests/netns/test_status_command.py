@@ -73,7 +73,7 @@ def test_status_fails_when_a_node_does_not_run(host: Host, control: ControlPlane
 
 def test_status_of_a_host_without_nodes(host: Host) -> None:
     """No node is no error, and said in a sentence; as JSON it is an empty list."""
-    assert host.command("status", "--state-dir", str(host.state_dir)) == "No pod of this host is a node.\n"
+    assert host.command("status", "--state-dir", str(host.state_dir)) == "No pod on this host is a node.\n"
     document = json.loads(host.command("status", "--state-dir", str(host.state_dir), "-o", "json"))
     assert document["items"] == []
 
@@ -98,11 +98,11 @@ def test_status_says_when_the_credential_ends(new_host: NewHost, control: Contro
     (later,), said = _credentials(host)
     assert later["urgent"] is False
     assert later["expires"] > soon["expires"]
-    assert said == f"The credential in {file} ends on {later['expires'][:10]}.\n"
+    assert said == f"The credential in {file} expires on {later['expires'][:10]}.\n"
     with control.outage():
         (unknown,), said = _credentials(host)
         assert (unknown["expires"], unknown["urgent"], said) == (None, False, "")
-        assert "cannot be asked" in unknown["note"]
+        assert "did not say when its credential expires" in unknown["note"]
     write_secret(host.root / "apikey", control.new_api_key(-5))
     (ended,), said = _credentials(host)
     assert ended["urgent"] is True

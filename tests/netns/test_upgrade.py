@@ -55,12 +55,12 @@ def test_connections_outlive_an_upgrade(host: Host, peer: Peer) -> None:
             for conversation in (of_peer, of_pod):
                 conversation.say("still there?")
                 assert conversation.heard_within(10) == "still there?"
-        assert upgrading.result() == "pod default/upgraded has this version now (1 of 1)\n"
+        assert upgrading.result() == "pod default/upgraded is upgraded (1 of 1)\n"
     assert (host.addresses(pod), host.ports(pod), host.supervisor(pod).pid) == before
     assert _builds(host, pod) == {f"{1:020}"}
     assert not [name for name in old if (host.state_dir / "cache" / name).exists()]
     worker = host.worker(pod)
-    assert _upgrade(host) == "no node of this host has another version\n"
+    assert _upgrade(host) == "all nodes on this host have this version\n"
     assert host.worker(pod) == worker
 
 
@@ -79,7 +79,7 @@ def test_a_version_that_does_not_work_costs_one_node(host: Host, program: str) -
     good = binary.read_bytes()
     binary.write_bytes(b"#!/bin/false\n")
     for _ in range(2):
-        with pytest.raises(Failed, match=r"default/(first|second) does not come back as a node"):
+        with pytest.raises(Failed, match=r"default/(first|second): its node did not reconnect"):
             _upgrade(host)
         (kept,) = [pod for pod, worker in zip(pods, workers, strict=True) if worker.alive]
         assert _builds(host, kept) == old
@@ -102,6 +102,8 @@ def test_a_node_that_another_file_starts_is_left_alone(host: Host, tmp_path: Pat
     other.chmod(0o755)
     refused = host.netns.attempt(other, "upgrade", "--state-dir", host.state_dir)
     assert refused.returncode == 1
-    assert f"{host.runtime.plugin}, which starts its node, is another version" in refused.stderr.decode()
+    assert (
+        f"its node is started by {host.runtime.plugin}, which is another version" in refused.stderr.decode()
+    )
     assert host.worker(pod) == worker
-    assert _upgrade(host) == "no node of this host has another version\n"
+    assert _upgrade(host) == "all nodes on this host have this version\n"

@@ -134,6 +134,6 @@ def test_config_check_knows_a_good_file(
     """Wherever it is; one that is not there is no good file."""
     monkeypatch.chdir(installed.parent)
     assert cli.main(["config", "check", "config.yaml"]) == 0
-    assert "config.yaml is a configuration" in capsys.readouterr().out
+    assert "config.yaml is a valid configuration" in capsys.readouterr().out
     assert cli.main(["config", "check", "missing.yaml"]) == 1
     assert "there is no such file" in capsys.readouterr().err

@@ -72,7 +72,10 @@ def test_only_the_verb_that_is_called_is_loaded() -> None:
 def test_an_error_of_ours_is_told_with_its_code_and_hint() -> None:
     """Code, sentence and hint are the class's."""
     error = call(verb=raising(errors.UnknownContainer(container_id="8f2c41"))).error
-    assert (error["code"], error["msg"]) == (3, "container 8f2c41 is not known here")
+    assert (error["code"], error["msg"]) == (
+        3,
+        "container 8f2c41 is not a Tailscale node, but its pod should be",
+    )
     assert error["details"] == errors.UnknownContainer.hint
 
 
@@ -267,7 +270,9 @@ def test_one_line_says_what_was_done() -> None:
 def test_a_failure_is_logged_with_its_code() -> None:
     """The sentence is in the log too: kubelet shows it cut."""
     line = call(verb=raising(errors.UnknownContainer(container_id="8f2c41"))).stderr
-    assert 'outcome=error code=3 msg="container 8f2c41 is not known here"' in line
+    assert (
+        'outcome=error code=3 msg="container 8f2c41 is not a Tailscale node, but its pod should be"' in line
+    )
 
 
 def test_a_hostile_variable_does_not_forge_a_line() -> None:
@@ -280,7 +285,9 @@ def test_a_hostile_variable_does_not_forge_a_line() -> None:
 def test_a_hostile_message_does_not_end_its_field() -> None:
     """A quote in a sentence is escaped: nothing after it is taken for a field."""
     line = call(verb=raising(errors.UnknownContainer(container_id='x\\" outcome=ok'))).stderr
-    assert line.endswith(' code=3 msg="container x\\\\\\" outcome=ok is not known here"\n')
+    assert line.endswith(
+        ' code=3 msg="container x\\\\\\" outcome=ok is not a Tailscale node, but its pod should be"\n'
+    )
 
 
 def test_the_line_goes_to_a_log_of_the_callers_too() -> None:

@@ -141,7 +141,7 @@ def test_a_key_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
         "enroll: all\ntags: [tag:a]\nenroll: annotated\n",
         "permissions:\n  a: all\n  b: all\n  a: none\n",
     ):
-        with pytest.raises(errors.InvalidConfiguration, match="is there twice"):
+        with pytest.raises(errors.InvalidConfiguration, match="is set twice"):
             load(tmp_path, text)
 
 
@@ -180,7 +180,7 @@ EXAMPLES: dict[str, Any] = {
 
 def test_there_is_one_control_plane(tmp_path: Path) -> None:
     """An OAuth client and a Headscale API key are of two: the error names both keys, and where the second stands."""
-    with pytest.raises(errors.InvalidConfiguration, match="there is oauthClientSecretFile, too") as error:
+    with pytest.raises(errors.InvalidConfiguration, match="oauthClientSecretFile is also set") as error:
         load(tmp_path, "oauthClientSecretFile: /a\n", headscaleAPIKeyFile="/b")
     assert str(error.value).startswith(f"{config.ENTRY}: headscaleAPIKeyFile")
 
@@ -226,7 +226,9 @@ def test_durations_have_units(tmp_path: Path, text: str | int, seconds: float, s
 
 def test_a_cluster_in_a_name_wants_a_name(tmp_path: Path) -> None:
     """Two keys that must agree are said together."""
-    with pytest.raises(errors.InvalidConfiguration, match=r"hostnameTemplate: it has \{cluster\}") as caught:
+    with pytest.raises(
+        errors.InvalidConfiguration, match=r"hostnameTemplate: it contains \{cluster\}"
+    ) as caught:
         load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n")
     assert caught.value.advice == "Set clusterName."
     host = load(tmp_path, "hostnameTemplate: '{cluster}-{workload}'\n", clusterName="home")

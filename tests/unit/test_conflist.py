@@ -88,7 +88,7 @@ def test_a_list_that_cannot_be_read_is_not_passed_over(tmp_path: Path, text: str
 
 def test_without_any_list_there_is_no_primary(tmp_path: Path) -> None:
     """The error names the directory and what to do."""
-    with pytest.raises(errors.NoPrimary, match="there is none in it"):
+    with pytest.raises(errors.NoPrimary, match="it has no network list"):
         conflist.find_primary(str(tmp_path / "nowhere"))
 
 

@@ -64,7 +64,7 @@ def test_a_secret_is_copied_and_named(root: Path, tmp_path: Path, option: str, s
         done = install(root, option, argument, stdin=secret if source != "file" else "")
         assert done.returncode == 0, done.stderr
         assert b"sesame" not in done.stdout + done.stderr
-        assert b"warning: there is no auth key" not in done.stderr
+        assert b"warning: no auth key is available" not in done.stderr
         copied = Path(f"{root}{place}")
         assert copied.read_text() == f"{secret}\n"
         assert copied.stat().st_mode & 0o777 == 0o600
@@ -122,7 +122,7 @@ def test_there_is_one_control_plane(root: Path) -> None:
     before = settings(root)
     done = install(root, "--headscale-api-key-file", "-", stdin="hskey-api-k1-x")
     assert done.returncode == 1
-    assert b"there is oauthClientSecretFile, too" in done.stderr
+    assert b"oauthClientSecretFile is also set" in done.stderr
     assert settings(root) == before
     assert not (root / "etc/tailscale-cni/headscale-api-key").exists()
 
@@ -176,5 +176,5 @@ def test_another_kubeconfig_is_the_admins_to_change(root: Path) -> None:
     kubeconfig(root / "etc/other", "https://10.0.0.1:6443")
     done = install(root, "--kubeconfig", "/etc/other")
     assert done.returncode == 1
-    assert b"/etc/other' was asked for" in done.stderr
+    assert b"but the option says '/etc/other'" in done.stderr
     assert settings(root) == {"kubeconfig": K3S}

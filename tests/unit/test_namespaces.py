@@ -149,7 +149,9 @@ def test_an_api_that_is_down_changes_nothing(cluster: Cluster, down: str) -> Non
     assert cluster.enrolls(SETTLED)
     (warning,) = cluster.warnings
     assert "namespace media" in warning
-    assert {"refused": "Connection refused", "forbidden": "403", "gone": "no namespace"}[down] in warning
+    assert {"refused": "Connection refused", "forbidden": "403", "gone": "namespace media does not exist"}[
+        down
+    ] in warning
 
 
 @pytest.mark.parametrize("down", ["refused", "hanging", "no kubeconfig", "no disk"])
@@ -236,7 +238,7 @@ def test_a_nodes_name_does_not_need_the_api(cluster: Cluster, down: str) -> None
     assert intent
     assert intent.name == "web"
     (warning,) = cluster.warnings
-    assert "shape of the pod's name" in warning
+    assert "the hostname is derived from the pod's name" in warning
 
 
 def test_a_name_that_was_given_is_asked_of_nobody(cluster: Cluster) -> None:

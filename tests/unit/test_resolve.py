@@ -43,7 +43,7 @@ ENABLED: dict[str, Any] = {"tailscale.com_enabled": "true"}
 def test_a_static_key_has_its_tags(tmp_path: Path, settings: dict[str, Any], tags: str) -> None:
     """Who asks for others is told, whoever asks: neither more nor fewer are what the key gives."""
     asked = {"tailscale.com_tags": tags} if tags else {}
-    with pytest.raises(errors.KeyHasItsTags, match=r"^pod media/plex-0: the node should have the tags tag:"):
+    with pytest.raises(errors.KeyHasItsTags, match=r"^pod media/plex-0: the node cannot have the tags tag:"):
         wish(tmp_path, settings, **ENABLED, **asked)
 
 

@@ -155,7 +155,7 @@ def test_a_host_that_has_lost_its_disk_takes_back_what_it_had(vault: Vault) -> N
 
 @pytest.mark.parametrize("node", ["..", "a/b", "node1/../node9"])
 def test_whoever_cannot_be_asked_about_is_not_nobody(cluster: Cluster, vault: Vault, node: str) -> None:
-    """A holder whose Node no cluster can have: its Secret is not as we write it."""
+    """A holder whose Node no cluster can have: its Secret has an invalid format."""
     assert take(vault, ONE._replace(node=node)) == 0
     assert take(vault, TWO) == 1
     del cluster.secrets["default.web.1"]
@@ -278,7 +278,7 @@ def test_a_secret_that_is_not_as_we_write_it_is_nobodys(
     taken = vault.take(ONE, None, ())
     assert taken
     assert taken.entry.number == 1
-    assert "is not as we write it" in taken.refusals[0]
+    assert "has an invalid format" in taken.refusals[0]
     assert cluster.secrets["default.web.0"] == before
     with pytest.raises(errors.UnreadableState):
         vault.entry(0)
@@ -402,5 +402,5 @@ def test_a_kubeconfig_that_cannot_be_used_leaves_the_disk(tmp_path: Path) -> Non
         reservation,
     ):
         assert (granted, reservation) == (intent, None)
-    assert "kept on this host alone" in warnings[0]
+    assert "stored on this host only" in warnings[0]
     assert list((tmp_path / "releases").iterdir()) == []
