@@ -615,7 +615,7 @@ def plain(value: Any) -> Any:
 
 
 def _without_user(value: Any) -> Any:
-    """A URL with a password in it is refused, and what is refused is shown to pod authors."""
+    """Without the user name and password of a URL: errors are shown to pod authors, and the configuration to anybody."""
     head, at, rest = str(value).rpartition("@")
     scheme, colon, _ = head.partition("://")
     return f"{scheme}://…@{rest}" if at and colon else value
