@@ -1,13 +1,13 @@
-"""What somebody else's JSON has: of the kind that one expects, or nothing. Control planes, the cluster's API, a worker: all mean ill."""
+"""Fields of foreign JSON: of the expected type, or empty. Answers of control planes, the cluster's API and a worker are hostile."""
 
 from __future__ import annotations
 
 from typing import Any
 
-LONGEST_TEXT = 255
+MAX_TEXT = 255
 """Characters of a name or an ID: a domain name has no more."""
 
-MOST = 64
+MAX_TEXTS = 64
 """Texts of a list: a device that has more tags or addresses is not one of ours."""
 
 
@@ -22,13 +22,13 @@ def as_list(value: object) -> list[Any]:
 
 
 def as_text(value: object) -> str:
-    """At most a domain name, printable; names come from whoever chose them."""
-    return "".join(c for c in value if c.isprintable())[:LONGEST_TEXT] if isinstance(value, str) else ""
+    """A text, cut to the length of a domain name, with only its printable characters."""
+    return "".join(c for c in value if c.isprintable())[:MAX_TEXT] if isinstance(value, str) else ""
 
 
 def as_texts(value: object) -> tuple[str, ...]:
     """The texts of a JSON list, not too many of them."""
-    return tuple(as_text(item) for item in as_list(value)[:MOST] if isinstance(item, str))
+    return tuple(as_text(item) for item in as_list(value)[:MAX_TEXTS] if isinstance(item, str))
 
 
 def as_word(value: object) -> str:

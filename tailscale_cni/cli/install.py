@@ -205,7 +205,7 @@ def _secret(arguments: argparse.Namespace) -> str:
     path = getattr(arguments, row.attribute)
     if path == "-":
         path = "standard input"
-        secret = credential.parse(sys.stdin.buffer.read(credential.LONGEST), path, row.what)
+        secret = credential.parse(sys.stdin.buffer.read(credential.MAX_SECRET), path, row.what)
     else:
         secret = credential.read(path, row.what, row.option)
     row.check(secret, path)

@@ -7,7 +7,8 @@ import stat
 
 from .. import errors
 
-LONGEST = 4096
+MAX_SECRET = 4096
+"""Bytes."""
 
 
 def read(path: str, what: str, setting: str) -> str:
@@ -26,7 +27,7 @@ def read(path: str, what: str, setting: str) -> str:
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             advice = f"The file holds a secret. Run 'chown root: {path}; chmod 600 {path}'."
             raise errors.NoAuthKey(reason=f"{path} is not a file that only root can read", advice=advice)
-        text = os.read(fd, LONGEST)
+        text = os.read(fd, MAX_SECRET)
     finally:
         os.close(fd)
     return parse(text, path, what)
@@ -35,7 +36,7 @@ def read(path: str, what: str, setting: str) -> str:
 def parse(content: bytes, where: str, what: str) -> str:
     """The secret in what was read from ``where``. Raises NoAuthKey."""
     text = content.decode("ascii", "replace").strip()
-    if not text or not text.isascii() or not text.isprintable() or " " in text or len(content) >= LONGEST:
+    if not text or not text.isascii() or not text.isprintable() or " " in text or len(content) >= MAX_SECRET:
         advice = f"The file must hold {what} and nothing else."
         raise errors.NoAuthKey(reason=f"{where} does not hold {what}", advice=advice)
     return text

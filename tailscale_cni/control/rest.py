@@ -1,4 +1,4 @@
-"""A control plane's API, as far as all have it in common: patience, and what an answer means that is none.
+"""What the APIs of all control planes have in common: a time limit for all calls, and the meaning of answers that are errors.
 
 Certificates are those that the host trusts.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Rest:
-    """One host's API, and a moment at which we have no more patience with it."""
+    """One server's API, and the moment until which it may be asked."""
 
     def __init__(self, base: str, seconds: float, proxy: str = "") -> None:
         """``base`` is an http or https URL without a slash at its end; ``seconds`` bound all calls together."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 API = "https://api.tailscale.com"
 WHAT = "the secret of an OAuth client (tskey-client-…)"
 PREFIX = "tskey-client-"
-LONGEST_DESCRIPTION = 50
+MAX_DESCRIPTION = 50
 """Characters of a key's description, which may be letters, digits, hyphens and spaces."""
 
 RENEW = (
@@ -54,7 +54,7 @@ class Tailscale:
             {
                 "capabilities": {"devices": {"create": create}},
                 "expirySeconds": self.key_seconds,
-                "description": f"tailscale-cni {hostname}"[:LONGEST_DESCRIPTION],
+                "description": f"tailscale-cni {hostname}"[:MAX_DESCRIPTION],
             },
         )
         if answer.ok:

@@ -146,7 +146,12 @@ def _exchange(
         allow_redirects=False,
         stream=True,
     ) as response:
-        body = response.raw.read(max_answer + 1, decode_content=False)
+        body = b""
+        # Only a read at the end tells that a body is shorter than announced.
+        while len(body) <= max_answer and (
+            part := response.raw.read(max_answer + 1 - len(body), decode_content=False)
+        ):
+            body += part
         head = {
             "status": response.status_code,
             "date": _date(response.headers.get("Date")),

@@ -110,7 +110,8 @@ class Api:
         forbids = answer.status in (401, 403, 404)
         failed = errors.KubernetesForbids if forbids else errors.KubernetesFailed
         if not answer.ok:
-            raise failed(reason=f"{what}: {answer.status}: {answer.message}")
+            redirect = " (a redirect, which is not followed)" if 300 <= answer.status < 400 else ""
+            raise failed(reason=f"{what}: {answer.status}: {answer.message}{redirect}")
         if not isinstance(answer.document, dict):
             raise errors.KubernetesFailed(reason=f"{what}: the answer is no object")
         return answer.document

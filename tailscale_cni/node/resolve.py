@@ -42,6 +42,8 @@ def resolve(request: Request) -> Resolution:
         if annotations.get(ENABLED, "false") != "false":
             raise
         return Resolution(load_config({**request.config, "configFile": os.devnull}), None)
+    if request.command == "ADD" and annotations.get(ENABLED) == "true":
+        select.start_early(select.configured(config))  # imports while policy decides
     namespace, pod = (request.pod.namespace, request.pod.name) if request.pod else ("", "")
     intent = policy.decide(
         config,

@@ -18,6 +18,7 @@ from . import (
     measure_growth,
     measure_idle,
     measure_memory,
+    measure_minting,
     measure_passthrough,
     measure_policy,
     measure_restart,
@@ -39,6 +40,7 @@ MEASURES: dict[str, Measure] = {
     "k": measure_size.measure,
     "l": measure_policy.measure,
     "m": measure_growth.measure,
+    "o": measure_minting.measure,
 }
 """By the letters of their rows, in the order in which they are taken."""
 

@@ -152,6 +152,7 @@ EXAMPLES: dict[str, Any] = {
     "headscaleAPIKeyFile": "/c",
     "headscaleUser": "homelab",
     "apiURL": "https://api.example.com",
+    "proxyURL": "http://proxy.example.com:3128",
     "enroll": "all",
     "excludeNamespaces": ["a"],
     "kubeconfig": "/kubeconfig",

@@ -807,7 +807,7 @@ def _link(path: Path) -> None:
         (lambda p: p.write_text(""), "nothing else"),
         (lambda p: p.write_text("two words"), "nothing else"),
         (lambda p: p.write_text("two\nlines"), "nothing else"),
-        (lambda p: p.write_text("x" * credential.LONGEST), "nothing else"),
+        (lambda p: p.write_text("x" * credential.MAX_SECRET), "nothing else"),
         (lambda p: p.write_bytes(b"\xff\x00"), "nothing else"),
     ],
 )

@@ -157,7 +157,7 @@ def test_what_is_not_there_is_none(api: Api) -> None:
     [
         (403, "403: the reason of 403"),
         (500, "500: the reason of 500"),
-        (302, "302: the reason of 302"),
+        (302, "302: the reason of 302 (a redirect, which is not followed)"),
         (b"[]", "no object"),
         (b"{", "no object"),
         (b"[" * 100_000, "no object"),
