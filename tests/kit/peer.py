@@ -128,7 +128,9 @@ class Peer(Actor):
 
     def _start_daemon(self) -> Daemon:
         resolv = self.root / "resolv.conf"
-        resolv.write_text("nameserver 192.0.2.53\n")  # nobody is there; tailscaled leaves a machine without a resolver alone
+        resolv.write_text(
+            "nameserver 192.0.2.53\n"
+        )  # nobody is there; tailscaled leaves a machine without a resolver alone
         tun = "userspace-networking" if self.userspace else "tailscale0"
         argv: list[str | Path] = [
             tools.clients() / "tailscaled",

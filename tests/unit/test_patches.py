@@ -56,7 +56,7 @@ def test_the_copy_requires_the_patched_modules() -> None:
 
 def test_nothing_else_is_replaced() -> None:
     """The worker is built of published modules but for those that are patched, and gvisor, whose version go.mod replaces."""
-    command = [go_toolchain(), "version", "-m", workers() / "worker"]
+    command = [str(go_toolchain()), "version", "-m", str(workers() / "worker")]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     modules = [line.split()[:2] for line in lines if line.startswith(("\tdep\t", "\t=>\t"))]
     replaced = [modules[n - 1][1] for n, words in enumerate(modules) if words[0] == "=>"]

@@ -17,7 +17,7 @@ KEPT = [
 
 def features() -> list[str]:
     """What tailscale.com of workers/go.mod can leave out (its feature/buildfeatures)."""
-    command = [go_toolchain(), "mod", "download", "-json", "tailscale.com"]
+    command = [str(go_toolchain()), "mod", "download", "-json", "tailscale.com"]
     done = subprocess.run(command, cwd=WORKERS, env=go_environ(), check=True, capture_output=True, text=True)
     folder = Path(json.loads(done.stdout)["Dir"], "feature", "buildfeatures")
     found = [
