@@ -104,8 +104,8 @@ def require(module: Path, version: str) -> str | None:
     except subprocess.CalledProcessError as error:
         for path, content in files.items():
             path.write_bytes(content)
-        words: str = error.stderr
-        return next(line for line in words.splitlines() if not line.startswith("go: downloading"))
+        lines: list[str] = error.stderr.splitlines()
+        return next(line for line in lines if not line.startswith("go: downloading"))
     return None
 
 
