@@ -78,7 +78,7 @@ def site_packages(target: Path, goarch: str) -> Path:
 def dependencies() -> Path:
     """The locked dependencies as pure Python, without what an installer leaves behind.
 
-    PyYAML and charset-normalizer bring compiled parts for one version of Python; both do without.
+    PyYAML brings compiled parts for one version of Python, and does without.
     """
 
     def build(directory: Path) -> None:
@@ -86,7 +86,9 @@ def dependencies() -> Path:
         pip_install(
             venv(), ["--no-deps", "--no-compile", f"--target={directory}", f"--requirement={RUNTIME_LOCK}"]
         )
-        for superfluous in (directory / "bin", *directory.glob("*/tests")):
+        # Requests guesses charsets with charset_normalizer, which JSON does not need; its import takes 10 ms.
+        guesser = directory.glob("charset_normalizer*")
+        for superfluous in (directory / "bin", *directory.glob("*/tests"), *guesser):
             shutil.rmtree(superfluous, ignore_errors=True)
         for path in list(files(directory)):
             of_installer = path.parent.suffix == ".dist-info" and path.name in (

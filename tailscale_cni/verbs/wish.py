@@ -40,6 +40,8 @@ class Wish(NamedTuple):
             if annotations.get(ENABLED, "false") != "false":
                 raise
             return cls(Config.load({**request.config, "configFile": os.devnull}), None)
+        if annotations.get(ENABLED) == "true" and request.command == "ADD":
+            select.start_early(select.configured(config))
         namespace, pod = (request.pod.namespace, request.pod.name) if request.pod else ("", "")
         intent = policy.decide(
             config,
