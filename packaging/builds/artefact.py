@@ -78,9 +78,13 @@ def site_packages(target: Path, goarch: str) -> Path:
 def dependencies() -> Path:
     """The locked dependencies as pure Python, without what an installer leaves behind.
 
+    <<<<<<< HEAD
     PyYAML and charset-normalizer bring compiled parts for one version of Python; both work without them. ``pyroute2/__init__.py`` is
     emptied: it imports the whole library, asyncio included, which takes 140 ms of an ADD that needs 15 ms of it
     (docs/adr/0009-netlink.md). Its submodules do not need it.
+    =======
+    PyYAML brings compiled parts for one version of Python, and does without.
+    >>>>>>> http
     """
 
     def build(directory: Path) -> None:
@@ -88,7 +92,9 @@ def dependencies() -> Path:
         pip_install(
             venv(), ["--no-deps", "--no-compile", f"--target={directory}", f"--requirement={RUNTIME_LOCK}"]
         )
-        for superfluous in (directory / "bin", *directory.glob("*/tests")):
+        # Requests guesses charsets with charset_normalizer, which JSON does not need; its import takes 10 ms.
+        guesser = directory.glob("charset_normalizer*")
+        for superfluous in (directory / "bin", *directory.glob("*/tests"), *guesser):
             shutil.rmtree(superfluous, ignore_errors=True)
         for path in list(files(directory)):
             of_installer = path.parent.suffix == ".dist-info" and path.name in (
