@@ -78,13 +78,9 @@ def site_packages(target: Path, goarch: str) -> Path:
 def dependencies() -> Path:
     """The locked dependencies as pure Python, without what an installer leaves behind.
 
-    <<<<<<< HEAD
-    PyYAML and charset-normalizer bring compiled parts for one version of Python; both work without them. ``pyroute2/__init__.py`` is
-    emptied: it imports the whole library, asyncio included, which takes 140 ms of an ADD that needs 15 ms of it
-    (docs/adr/0009-netlink.md). Its submodules do not need it.
-    =======
-    PyYAML brings compiled parts for one version of Python, and does without.
-    >>>>>>> http
+    PyYAML brings compiled parts for one version of Python, and works without them. ``pyroute2/__init__.py`` is emptied: it imports
+    the whole library, asyncio included, which takes 140 ms of an ADD that needs 15 ms of it (docs/adr/0009-netlink.md). Its submodules do
+    not need it.
     """
 
     def build(directory: Path) -> None:
