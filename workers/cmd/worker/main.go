@@ -105,9 +105,7 @@ func tune(s spec) {
 		envknob.Setenv("TS_DISABLE_PORTMAPPER", "1")
 	}
 	os.Setenv("HOME", "/proc/self/cwd")
-	// Half of the usual head room. Never a memory limit: 52 MB of buffers that nobody touches count as live, and the
-	// collector would run all the time.
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(quietGC) // giveBackMemory changes it while there is traffic
 	runtime.GOMAXPROCS(coresToUse(runtime.GOMAXPROCS(0)))
 }
 
