@@ -115,9 +115,7 @@ func tune(s spec) {
 	}
 	os.Setenv("HOME", "/proc/self/cwd")
 	useProxy()
-	// Half of the usual head room. Never a memory limit: 52 MB of buffers that nobody touches count as live, and the
-	// collector would run all the time.
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(quietGC) // giveBackMemory changes it while there is traffic
 	runtime.GOMAXPROCS(coresToUse(runtime.GOMAXPROCS(0)))
 }
 

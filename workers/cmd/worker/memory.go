@@ -11,28 +11,37 @@ import (
 
 const (
 	memoryPeriod   = 7 * time.Second
-	quietPackets   = 200       // per second; below it a collection disturbs nobody
-	grownByAtLeast = 512 << 10 // bytes; less is not worth a collection
+	quietPackets   = 200       // per second; below it a collection disturbs no traffic
+	grownByAtLeast = 256 << 10 // bytes; less is not worth a collection
+
+	// Head room of the collector (GOGC). While there is little traffic, garbage is news from the control plane, and an early collection costs
+	// milliseconds a minute. Never a memory limit: it would count buffers that nobody touches, and collect all the time.
+	quietGC = 20
+	busyGC  = 50
 )
 
-// giveBackMemory returns to the host what a burst of traffic, or of news from the control plane, took: when there is little traffic and
+// giveBackMemory returns to the host what a burst of traffic, or of news from the control plane, took. When there is little traffic and
 // the process has grown since the last time, or has let go of what only traffic needs, it collects.
-//
-// Left alone, Go would collect after 20 MB of garbage: 52 MB of buffers that nobody has touched count as live. But they hold no pointers,
-// so that a collection has 2 MB to look at, and is cheap.
 //
 // The size is the kernel's: Go's own metrics miss part of the growth.
 func giveBackMemory(d *device) {
 	low := residentBytes()
 	before := d.packets.Load()
-	retired := false
+	retired, busy := false, false
 	for range time.Tick(memoryPeriod) {
 		now := d.packets.Load()
-		quiet := now-before < quietPackets*uint64(memoryPeriod/time.Second)
+		wasBusy := busy
+		busy = now-before >= quietPackets*uint64(memoryPeriod/time.Second)
 		before = now
 		retired = d.retire() || retired
-		if !quiet {
+		if busy {
+			if !wasBusy {
+				debug.SetGCPercent(busyGC)
+			}
 			continue
+		}
+		if wasBusy {
+			debug.SetGCPercent(quietGC)
 		}
 		size := residentBytes()
 		if size < low+grownByAtLeast && !retired {
