@@ -3,7 +3,7 @@
 This is the first code of every call. `launcher.sh` passes its text to an interpreter (`-IS -c`), and as arguments the text of
 bootstrap.py, the artefact's path and the command line. The code must not import slow modules (`json` alone doubles the time), open the
 archive, take locks or write files. It must not answer a call that the real path (`tailscale_cni.cni.dispatch`) might answer differently.
-In every doubt it runs bootstrap.py, which passes the data already read from standard input to the real path. docs/architecture.md lists
+In every doubt it runs bootstrap.py, which passes the data already read from standard input to the real path. docs/internals.md lists
 the calls that it answers.
 
 A doubt is any exception, such as a failed assertion (`-I` ensures that assertions are enabled) or a missing key. `_json` is a private

@@ -218,7 +218,7 @@ def supervised(attachment: Attachment) -> bool:
 def become_supervisor(
     attachment: Attachment, netns: int, tun: int, programs: Programs, start_line: bytes
 ) -> NoReturn:
-    """Replace this process with the node's supervisor, which gets the descriptors that docs/architecture.md lists.
+    """Replace this process with the node's supervisor, which gets the descriptors that docs/internals.md lists.
 
     ``netns`` is a descriptor of the pod's network namespace, ``tun`` one of the node's interface in it. Raises WorkerFailed.
     """

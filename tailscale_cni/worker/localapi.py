@@ -1,4 +1,4 @@
-"""The LocalAPI of one node, over its unix socket: status, preferences, logout.
+"""The LocalAPI of one node, over its unix socket: status, events, logout.
 
 What the worker says is hostile input. Answers are bounded in time and size, and the node gets at most one IPv4 and one IPv6 address,
 both in the tailnet's ranges (tailscale.com/net/tsaddr). The few lines of HTTP are our own, because importing http.client takes 40 ms,

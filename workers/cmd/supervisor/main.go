@@ -5,7 +5,7 @@
 //	fd 6        the first start line, read once
 //	.           the worker's state directory
 //
-// docs/architecture.md, "A node's processes", is the contract.
+// docs/internals.md, "A node's processes", is the contract.
 package main
 
 import (

@@ -9,7 +9,7 @@
 //	fd 5  the addresses of active peers, kept over a restart
 //	.     the state directory
 //
-// docs/architecture.md, "A node's processes", is the contract.
+// docs/internals.md, "A node's processes", is the contract.
 package main
 
 import (
