@@ -290,7 +290,7 @@ def test_a_file_that_is_no_map_is_an_error_of_ours(tmp_path: Path, text: str) ->
 
 
 def test_the_roots_are_not_keys_of_the_file(tmp_path: Path) -> None:
-    """stateDir is only in the conflist entry, because the fast path needs it before it can read YAML."""
+    """Paths such as stateDir are only in the conflist entry, because the fast path needs them before it can read YAML."""
     with pytest.raises(errors.InvalidConfiguration):
         load(tmp_path, "stateDir: /somewhere\n")
 
@@ -335,7 +335,7 @@ def test_the_door_learns_of_a_change_that_came_after_the_file_was_read(tmp_path:
 
 @pytest.mark.parametrize("user", ["me", "me:secret", ":secret", ""])
 def test_a_control_planes_url_has_no_user(tmp_path: Path, user: str) -> None:
-    """A controlURL with a user is rejected, because command lines of workers are readable by all users. The error hides it."""
+    """A controlURL with a user is rejected, because all users can read a worker's command line. The error shows no password."""
     with pytest.raises(errors.InvalidConfiguration) as refused:
         load(tmp_path, controlURL=f"https://{user}@headscale.example.com")
     assert "secret" not in str(refused.value)
