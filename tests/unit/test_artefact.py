@@ -247,7 +247,7 @@ def test_unpacks_only_into_a_state_directory_that_exists(built: Path, tmp_path: 
 
 
 def test_unpacks_once_for_all_who_come_at_once(built: Path, state_dir: Path) -> None:
-    """Ten concurrent first calls are all answered and leave one build."""
+    """Ten concurrent first calls are all answered, and leave one complete build and nothing else."""
     entry = json.dumps({"cniVersion": "1.0.0", "stateDir": str(state_dir)}).encode()
     calls = [
         subprocess.Popen(
@@ -318,7 +318,7 @@ def test_replaces_what_is_broken(built: Path, state_dir: Path) -> None:
 
 
 def test_sweeps_up_after_a_call_that_was_killed(built: Path, state_dir: Path) -> None:
-    """The next call removes what a call leaves that is killed while it unpacks."""
+    """If a call is killed while it unpacks, the next call removes its files."""
     entry = json.dumps({"cniVersion": "1.0.0", "stateDir": str(state_dir)}).encode()
     with subprocess.Popen(
         [built], env={"CNI_COMMAND": "VERSION"}, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
@@ -417,7 +417,7 @@ def test_unpacks_the_programs_when_they_are_needed(
 
 
 def test_a_checkout_says_that_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a source checkout there is no artefact, and the error says how to build it."""
+    """In a source checkout there is no artefact. The error says how to build it."""
     monkeypatch.setattr(artefact, "_running", None)
     assert artefact.build_id() == "source"
     for missing in (artefact.executable, binaries.worker_binary):

@@ -48,7 +48,7 @@ def raising(error: BaseException) -> dispatch.Verb:
     return verb
 
 
-# --- what a verb does
+# --- verbs
 
 
 def test_a_verb_may_have_a_result_of_its_own() -> None:
@@ -170,7 +170,7 @@ def test_what_else_is_printed_does_not_reach_the_runtime() -> None:
     assert answer.stdout.count(b"\n") == 1
 
 
-# --- what the streams are
+# --- standard streams
 
 
 def test_without_standard_input_it_is_error_6() -> None:
@@ -257,7 +257,7 @@ def test_a_signal_ends_the_verb_and_not_the_answer(number: signal.Signals) -> No
     assert signal.getsignal(number) is before
 
 
-# --- what is logged
+# --- the log line
 
 
 def test_one_line_says_what_was_done() -> None:

@@ -149,7 +149,7 @@ def test_one_missing_variable_is_named(command: str, name: str, value: str | Non
     "command", ["", "add", "ADD ", "UPDATE", "ADD\nDEL", "\udcff", "../ADD", "A" * 100_000, None]
 )
 def test_an_unknown_command_is_error_4(command: str | None) -> None:
-    """An unknown CNI_COMMAND is error 4, which names the variable and shows its value cut."""
+    """An unknown CNI_COMMAND is error 4, which names the variable and shows the start of its value."""
     error = call(config(), environ(COMMAND=command)).error
     assert error["code"] == 4
     assert "CNI_COMMAND" in error["msg"]
@@ -348,7 +348,7 @@ def test_the_other_verbs_need_none(command: str, prev_result: object) -> None:
     assert call(config(prevResult=prev_result), environ(COMMAND=command)).status == 0
 
 
-# --- what is understood
+# --- valid requests
 
 
 def test_a_request_has_everything_that_was_asked() -> None:
@@ -376,7 +376,7 @@ def test_a_request_has_everything_that_was_asked() -> None:
     ],
 )
 def test_no_annotations_are_not_the_same_as_none_passed(runtime_config: object, expected: object) -> None:
-    """None means that the runtime passes no annotations. Null is an empty map, because Go encodes an empty map so."""
+    """None means that the runtime passes no annotations. Null is read as an empty map, because Go encodes an empty map as null."""
     assert ask(config(runtimeConfig=runtime_config)).annotations == expected
 
 
@@ -401,7 +401,7 @@ def test_the_specifications_key_is_preferred() -> None:
     assert ask(config(**keys), COMMAND="GC").valid_attachments == (("a", "eth0"),)
 
 
-# --- anything at all
+# --- arbitrary input
 
 
 @settings(deadline=None)

@@ -836,7 +836,7 @@ def test_another_kind_of_secret_is_told(control: LoopbackControlPlane, tmp_path:
 def test_another_kind_of_headscale_secret_is_told(
     control: LoopbackControlPlane, tmp_path: Path, secret: str
 ) -> None:
-    """A pre-auth key is rejected as an API key."""
+    """A pre-auth key is not accepted as an API key."""
     with pytest.raises(errors.NoAuthKey, match="an API key of Headscale") as error:
         headscale(tmp_path, control.url, secret).devices()
     assert "sesame" not in f"{error.value} {error.value.advice}"

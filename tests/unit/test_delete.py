@@ -58,6 +58,6 @@ def opened(directory: str) -> int:
     """Returns how many descriptors of this process refer to a directory."""
     count = 0
     for link in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # closed by now
+        with contextlib.suppress(OSError):  # the descriptor has been closed
             count += str(link.readlink()) == directory
     return count

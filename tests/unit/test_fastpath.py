@@ -268,7 +268,7 @@ def test_never_answers_otherwise_than_the_archive(
 def test_answers_for_a_pod_that_does_not_ask(
     host: Host, version: str, annotations: dict[str, str] | None
 ) -> None:
-    """For a pod that is not enrolled, ADD passes prevResult on; DEL and CHECK (from 0.4.0 on) print nothing."""
+    """Without enrolment, ADD passes prevResult on, and DEL and CHECK (from 0.4.0 on) print nothing, in every version and any runtime."""
     keys: dict[str, Any] = {
         "cniVersion": version,
         "prevResult": PREV_RESULT | {"cniVersion": version},
@@ -292,7 +292,7 @@ def test_answers_for_a_pod_that_does_not_ask(
 @pytest.mark.parametrize("verb", ["ADD", "CHECK"])
 @pytest.mark.parametrize("value", ["true", "True", "", "yes", "1"])
 def test_goes_on_for_a_pod_that_asks(host: Host, verb: str, value: str) -> None:
-    """The fast path answers for tailscale.com/enabled only if the value is "false"."""
+    """If tailscale.com/enabled has another value than "false", the fast path does not answer."""
     asks = {ANNOTATIONS: {"tailscale.com/enabled": value}}
     assert host.at_the_door({"CNI_COMMAND": verb}, runtimeConfig=asks) is None
 

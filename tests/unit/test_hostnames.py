@@ -302,7 +302,7 @@ def owed(host: Host) -> dict[str, bool]:
 
 
 def test_who_leaves_gives_back_what_the_cluster_keeps(host: Host) -> None:
-    """When a pod ends, the release of its identity in the cluster is on the disk. An identity of the host alone is not released."""
+    """A pod's end queues the release of its identity in the cluster, but not of an identity that only the host has."""
     here, there = host.add(ephemeral=False), kept_in_cluster(host)
     host.delete(here)
     assert owed(host) == {}
@@ -328,7 +328,7 @@ def test_an_heir_has_the_clusters_identity_and_gives_back_its_own(host: Host) ->
         assert (heir.number, heir.identity, heir.kubeconfig) == (0, old.identity, "/kubeconfig")
         handover.dispose_of_former(host.store, heir)
         assert owed(host) == {new.identity: deleted}
-        assert Path(new.identity_dir).exists() is not deleted  # until the cluster has it
+        assert Path(new.identity_dir).exists() is not deleted  # until it is released
         Releases(str(host.root)).done(new.identity)
 
 

@@ -291,7 +291,7 @@ def test_a_change_is_what_the_api_makes_of_it(server: ApiServer, api: Api) -> No
 
 
 def test_a_node_is_told_by_its_uid(server: ApiServer, api: Api) -> None:
-    """A Node has a UID, and is Ready or out-of-service. No request is made for an invalid name."""
+    """A Node's UID, its readiness and its out-of-service taint are read. No request is made for an invalid name."""
     taints = [{"key": "other"}, {"key": OUT_OF_SERVICE, "effect": "NoExecute"}]
     ready = {"conditions": [{"type": "Ready", "status": "True"}]}
     server.objects["/api/v1/nodes/a"] = {"metadata": {"uid": "u"}, "status": ready}

@@ -405,7 +405,7 @@ WISHES = st.fixed_dictionaries(
 def test_layers_never_widen_permissions(
     rows: dict[str, Any], namespace: str, by_api: dict[str, str], by_pod: dict[str, str]
 ) -> None:
-    """Annotations of a namespace and a pod together are permitted only if each layer's remaining annotations are permitted alone."""
+    """Annotations of a namespace and a pod are permitted together exactly if each layer's effective ones are permitted alone."""
     settings = {"permissions": rows}
 
     def is_granted(**wishes: Any) -> bool:

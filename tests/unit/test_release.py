@@ -59,7 +59,7 @@ def vault_of(cluster: Cluster) -> Vault:
 
 
 def registered(host: Host, cluster: Cluster, boot: str = "", **more: Any) -> Attachment:
-    """Add a pod whose node and keys are in the cluster. It is held in the boot ``boot``, or in the current one."""
+    """Add a pod whose node and keys are in the cluster. The lease is from the boot ``boot``, by default the current one."""
     one = kept_in_cluster(host, **more)
     Path(one.identity_dir, vault_files.STATE).write_bytes(STATE)
     holder = Holder("node1", "uid1", host_id(str(host.root)), boot or one.boot_id, one.identity)
@@ -70,7 +70,7 @@ def registered(host: Host, cluster: Cluster, boot: str = "", **more: Any) -> Att
 
 
 def reservation(host: Host, cluster: Cluster, node: str = "node1") -> Reservation | None:
-    """Returns what is reserved without a lease for the next pod of the hostname, on the host of this Node."""
+    """Returns the reservation of an unreleased identity for the hostname's next pod on the host of this Node, or None."""
     cluster.pods["web-x"] = node
     settings = {"stateDir": str(host.root), "configFile": os.devnull, "kubeconfig": "/kubeconfig"}
     name = Name(host.store, "default", "web")
@@ -314,7 +314,7 @@ def test_after_a_reboot_what_was_had_before_is_given_back(
 def test_an_add_whose_time_is_over_waits_no_longer_for_the_api(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Waiting for the API ends with the time of the ADD, but the API always has a minimum of time."""
+    """Requests to the API share the time of the ADD, but each gets at least MIN_API_TIMEOUT seconds."""
     waits: list[float] = []
 
     def run_bounded(_: object, wait: float, *__: object, **___: object) -> bytes:

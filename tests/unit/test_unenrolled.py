@@ -31,7 +31,7 @@ def note(root: Path, pod: str, annotations: Any, *, namespace: str = "default", 
 
 
 def waiting(root: Path, **config: Any) -> list[str]:
-    """Returns the pods that must be restarted, for a host with this root directory and configuration."""
+    """Returns the pods that must be restarted to become nodes, on a host with this root directory and configuration."""
     return unenrolled.waiting(load_config({"configFile": "/dev/null", **config}), str(root))
 
 
