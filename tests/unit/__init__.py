@@ -1,1 +1,1 @@
-"""What needs no kernel: seconds."""
+"""Tests that need no kernel features. They take seconds."""

@@ -1,4 +1,4 @@
-"""One CNI call, as a test makes it: in this process with a verb of the test, or in a process of its own."""
+"""CNI calls for tests: in this process with a verb of the test, or in a separate process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SINCE = {"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
-"""The specification's, written down again: a test that read the product's table would prove nothing."""
+"""The versions in which the CNI specification adds each verb. A test that read the product's table would prove nothing."""
 
 ENVIRON = {
     "CNI_COMMAND": "ADD",
@@ -52,7 +52,7 @@ PREV_RESULT = {
 
 
 class Answer(NamedTuple):
-    """What a runtime sees of a call."""
+    """What a runtime sees of a call: exit status, standard output and standard error."""
 
     status: int
     stdout: bytes
@@ -60,12 +60,12 @@ class Answer(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """Standard output, which is one JSON document."""
+        """Standard output, parsed as one JSON document."""
         return json.loads(self.stdout)
 
     @property
     def error(self) -> dict[str, Any]:
-        """The CNI error object of a call that failed as a plugin may fail."""
+        """The CNI error object of a failed call. Asserts exit status 1, the keys of the specification and no traceback."""
         assert self.status == 1
         assert "Traceback" not in self.stderr
         error = self.json
@@ -77,7 +77,7 @@ class Answer(NamedTuple):
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """A conflist entry as a runtime sends it. A value of ``...`` takes the key away."""
+    """Returns a conflist entry as a runtime sends it. A value of ``...`` removes the key."""
     entry = {
         "cniVersion": "1.1.0",
         "name": "cbr0",
@@ -89,13 +89,13 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def environ(**changes: str | None) -> dict[str, str]:
-    """The environment of a call, CNI_ left out of the names. None takes a variable away."""
+    """Returns the environment of a call. Names are given without ``CNI_``; None removes a variable."""
     variables = {**ENVIRON, **{f"CNI_{name}": value for name, value in changes.items()}}
     return {name: value for name, value in variables.items() if value is not None}
 
 
 def nothing(_: Request) -> None:
-    """A verb that succeeds and has nothing to say."""
+    """A verb that succeeds and returns no result."""
 
 
 def call(
@@ -103,7 +103,7 @@ def call(
     variables: Mapping[str, str] | None = None,
     verb: Callable[[Request], Mapping[str, Any] | None] = nothing,
 ) -> Answer:
-    """Call in this process."""
+    """Make a call in this process."""
     stdout, stderr = io.BytesIO(), io.StringIO()
     stdin = io.BytesIO(_bytes(entry))
     variables = environ() if variables is None else variables
@@ -112,18 +112,18 @@ def call(
 
 
 def run_module(entry: Mapping[str, Any] | bytes | None, variables: Mapping[str, str]) -> Answer:
-    """Call ``python -m tailscale_cni``, with nothing in its environment but ``variables``."""
+    """Call ``python -m tailscale_cni``. Its environment has ``variables``, PATH and PYTHONDONTWRITEBYTECODE only."""
     return run([sys.executable, "-m", "tailscale_cni"], _bytes(entry), variables)
 
 
 def run_script(script: str, redirections: str = "", entry: bytes | None = None) -> Answer:
-    """Call a Python ``script`` whose standard streams the shell has changed by ``redirections``."""
+    """Run a Python ``script`` after the shell has applied ``redirections`` to its standard streams."""
     command = ["sh", "-c", f'exec "$0" "$@" {redirections}', sys.executable, "-c", script]
     return run(command, _bytes(entry), environ())
 
 
 def run(command: list[str], stdin: bytes, variables: Mapping[str, str]) -> Answer:
-    """Run a process to its end, in the source tree."""
+    """Run a process in the source tree and wait until it exits."""
     found = {"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1", **variables}
     done = subprocess.run(
         command, input=stdin, env=found, cwd=ROOT, capture_output=True, timeout=60, check=False

@@ -1,4 +1,4 @@
-"""What unit tests share: every Python of the machine that is supported."""
+"""Fixtures for all unit tests: the installed Python interpreters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.kit.interpreters import SUPPORTED, interpreters
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes `interpreter` runs on each that is supported, one that takes `old_interpreter` on each that is too old."""
+    """Run a test with ``interpreter`` on each supported Python, and one with ``old_interpreter`` on each that is too old."""
     for name, wanted in (("interpreter", True), ("old_interpreter", False)):
         if name in metafunc.fixturenames:
             chosen = {

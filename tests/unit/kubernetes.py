@@ -1,4 +1,4 @@
-"""An API server of the tests: it speaks what the plugin asks, over TLS or, on loopback, in clear. The real one is in tests/cluster."""
+"""An API server for tests. It serves the requests of the plugin over TLS, or over HTTP on loopback. tests/cluster has the real one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ TOKEN = "eyJ.a-token.of_the-tests"
 
 
 class ApiServer:
-    """Answers what is asked or sent with what is in ``objects`` by path, to who has the token or a certificate."""
+    """Answers requests from ``objects``, by path, if the client sends the token or has a certificate.
+
+    An object that is an int is a status, and bytes are sent as they are. ``asked`` has the paths and ``bodies`` the request bodies.
+    While ``hang`` is not set, an answer is up to 30 seconds late.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.objects: dict[str, Any] = {}
@@ -56,7 +60,7 @@ class ApiServer:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Nobody reads it."""
+                """Write no access log."""
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
@@ -67,13 +71,13 @@ class ApiServer:
         self._thread.start()
 
     def close(self) -> None:
-        """From now on connections are refused."""
+        """Refuse connections from here on."""
         self.hang.set()
         self._http.shutdown()
         self._http.server_close()
 
     def namespace(self, name: str, annotations: Mapping[str, str] | None) -> None:
-        """There is such a namespace; None: not any more."""
+        """Add a namespace with these annotations. None removes the namespace."""
         metadata = {"name": name, "annotations": annotations}
         path = f"/api/v1/namespaces/{name}"
         self.objects[path] = (
@@ -81,12 +85,12 @@ class ApiServer:
         )
 
     def pod(self, namespace: str, name: str, **metadata: Any) -> None:
-        """There is such a pod."""
+        """Add a pod with this metadata."""
         self.objects[f"/api/v1/namespaces/{namespace}/pods/{name}"] = {"kind": "Pod", "metadata": metadata}
 
 
 def kubeconfig(path: Path, server: str, user: Mapping[str, Any] = {"token": TOKEN}, **cluster: Any) -> Path:
-    """A kubeconfig, root's alone."""
+    """Write a kubeconfig that only root can read, and return its path."""
     document = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -101,7 +105,7 @@ def kubeconfig(path: Path, server: str, user: Mapping[str, Any] = {"token": TOKE
 
 
 def certificate(directory: Path, name: str) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    """Returns the paths of a self-signed certificate for 127.0.0.1 and of its key."""
     pem, key = directory / f"{name}.crt", directory / f"{name}.key"
     request = [
         "openssl",

@@ -1,4 +1,4 @@
-"""The artefact: one file, the same bytes again, at home on every Python, safe wherever it is unpacked."""
+"""The artefact is one reproducible file. It runs on every supported Python and unpacks safely."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from tests.kit.wait import wait_until
 
 NOBODY = 65534
 ELF_MACHINE = {"amd64": 62, "arm64": 183}
-"""e_machine of the ELF header: elf.h, EM_X86_64 and EM_AARCH64."""
+"""e_machine in the ELF header: EM_X86_64 and EM_AARCH64 in elf.h."""
 
 
 @pytest.fixture(scope="module")
 def built() -> Path:
-    """The artefact, in a directory of its own."""
+    """The path of the built artefact."""
     return zipapp()
 
 
 @pytest.fixture
 def state_dir(scratch: Path) -> Path:
-    """A stateDir as install makes it, on a path that others can pass through."""
+    """A stateDir as ``install`` creates it. Other users can traverse its parent directories."""
     path = Path(tempfile.mkdtemp(dir=scratch))
     path.chmod(0o711)
     return path
@@ -48,7 +48,7 @@ def state_dir(scratch: Path) -> Path:
 def run(
     *command: str | Path, environ: dict[str, str] | None = None, stdin: bytes = b"", **options: Any
 ) -> str:
-    """What a command prints; an error if it fails, or says anything that looks like a traceback."""
+    """Returns what a command prints. Fails if the exit status is not 0 or standard error has a traceback."""
     done = subprocess.run(
         command, input=stdin, env=environ or {}, capture_output=True, timeout=300, check=False, **options
     )
@@ -58,20 +58,20 @@ def run(
 
 
 def ask_version(file: Path, state_dir: Path) -> str:
-    """A CNI call that the fast path does not answer: it goes through the archive, and has a stateDir."""
+    """Make a CNI call with a stateDir that the fast path does not answer, so that the archive answers it."""
     entry = {"cniVersion": "1.0.0", "name": "n", "type": "tailscale-cni", "stateDir": str(state_dir)}
     return run(file, environ={"CNI_COMMAND": "VERSION"}, stdin=json.dumps(entry).encode())
 
 
 def unpacked(state_dir: Path) -> Path:
-    """The one build in the stateDir's cache."""
+    """Returns the directory of the only build in the stateDir's cache."""
     (build,) = (state_dir / "cache").iterdir()
     return build
 
 
 @pytest.mark.long
 def test_same_bytes_again(tmp_path: Path) -> None:
-    """Two builds in other directories, with another umask, time zone and locale, are the same bytes."""
+    """Builds with another directory, umask and time zone have the same bytes."""
     made = []
     for name, umask in (("one", 0o022), ("two and more", 0o077)):
         out = tmp_path / name
@@ -92,7 +92,7 @@ def test_same_bytes_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("goarch", sorted(ELF_MACHINE))
 def test_programs_are_of_its_architecture(goarch: str) -> None:
-    """Worker and supervisor inside are static programs for the architecture that was asked for."""
+    """The artefact has a static worker and supervisor for the requested architecture."""
     with zipfile.ZipFile(zipapp(goarch)) as archive:
         for name in ("worker", "supervisor"):
             program = archive.read(f"site-packages/tailscale_cni/bin/{name}")
@@ -102,7 +102,7 @@ def test_programs_are_of_its_architecture(goarch: str) -> None:
 
 
 def test_nothing_is_compiled_for_one_python(built: Path) -> None:
-    """There is no machine code inside but the Go programs, no bytecode, and nothing of where it was built."""
+    """The artefact has no machine code except the Go programs, no bytecode and no paths of the build machine."""
     with zipfile.ZipFile(built) as archive:
         for entry in archive.infolist():
             data = archive.read(entry)
@@ -115,7 +115,7 @@ def test_nothing_is_compiled_for_one_python(built: Path) -> None:
 
 
 def test_every_module_imports_on_every_python(built: Path, interpreter: Path, tmp_path: Path) -> None:
-    """All of the package and of what it depends on imports on each supported Python, from the archive alone."""
+    """Each supported Python can import every module of the package and its dependencies from the archive alone."""
     script = """
 import importlib, pkgutil, sys
 sys.path.insert(0, sys.argv[1] + "/site-packages")
@@ -128,7 +128,7 @@ print(len(yaml.safe_load("[1, a]")))
 
 
 def test_runs_on_every_python(built: Path, interpreter: Path, state_dir: Path) -> None:
-    """`python3 FILE` is the same as FILE on each supported Python, unpacked or not, and prints the version."""
+    """``python3 FILE`` does the same as ``FILE`` on each supported Python, unpacked or not, and prints the version."""
     first = run(interpreter, built, "--version", environ={"HOME": "/nonexistent"})
     assert first.strip().endswith(artefact.version())
     assert run(interpreter, built, "status", "--state-dir", state_dir, "-o", "json") == run(
@@ -138,7 +138,7 @@ def test_runs_on_every_python(built: Path, interpreter: Path, state_dir: Path) -
 
 
 def test_is_fitted_to_every_python(built: Path, interpreter: Path, state_dir: Path, tmp_path: Path) -> None:
-    """As install writes it, the artefact runs on the Python that it was fitted to, and says the same; again fitted, it is the same."""
+    """An artefact that ``install`` fits to a Python runs on it and gives the same answers. Fitting it again changes nothing."""
     installed = tmp_path / "tailscale-cni"
     installed.write_bytes(fit_to_python(built, str(interpreter)))
     installed.chmod(0o755)
@@ -152,7 +152,7 @@ def test_is_fitted_to_every_python(built: Path, interpreter: Path, state_dir: Pa
 
 
 def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_path: Path) -> None:
-    """An old Python hands over to a newer one that the host has, and `python3 FILE` says what is needed."""
+    """A Python that is too old hands over to a newer one on the host. ``python3 FILE`` names the required version."""
     text = built.read_bytes().split(b"-c '", 1)[1]
     fastpath, bootstrap = (part.decode() for part in text.split(b'\' "$0"', 1)[0].split(b"' '"))
     assert (
@@ -170,7 +170,7 @@ def test_says_that_a_python_is_too_old(built: Path, old_interpreter: Path, tmp_p
 
 
 def test_says_that_there_is_no_python(tmp_path: Path) -> None:
-    """On a host without Python, a runtime gets an error in CNI's words."""
+    """On a host without Python, the runtime gets a CNI error."""
     launcher = tmp_path / "tailscale-cni"
     values = {
         "PYTHONS": "/nonexistent/python3 /nonexistent/python4",
@@ -189,7 +189,7 @@ def test_says_that_there_is_no_python(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["spaces", "link", "relative", "sh", "deleted directory"])
 def test_runs_wherever_it_lies(built: Path, tmp_path: Path, way: str) -> None:
-    """A path with spaces and quotes, a link, a relative path, `sh FILE`, a working directory that is gone."""
+    """The artefact runs from a path with spaces and quotes, a link, a relative path, ``sh FILE`` or a deleted working directory."""
     file = tmp_path / 'it\'s a "dir"' / "tailscale-cni"
     file.parent.mkdir()
     shutil.copy(built, file)
@@ -210,7 +210,7 @@ def test_runs_wherever_it_lies(built: Path, tmp_path: Path, way: str) -> None:
 
 
 def test_hostile_environment_changes_nothing(built: Path, state_dir: Path, tmp_path: Path) -> None:
-    """Neither PYTHON*, SHIV_*, HOME nor PATH, nor files in the working directory, change what runs or where it unpacks."""
+    """PYTHON*, SHIV_*, HOME, PATH and the working directory change neither the code that runs nor where it unpacks."""
     hostile = tmp_path / "hostile"
     hostile.mkdir()
     for name in ("os", "json", "io", "zipfile", "tailscale_cni", "_bootstrap", "sitecustomize", "yaml"):
@@ -239,7 +239,7 @@ def test_hostile_environment_changes_nothing(built: Path, state_dir: Path, tmp_p
 
 
 def test_unpacks_only_into_a_state_directory_that_exists(built: Path, tmp_path: Path) -> None:
-    """Asking for help, or an error, makes no directory."""
+    """A call or command does not create a missing state directory."""
     missing = tmp_path / "missing"
     ask_version(built, missing)
     run(built, "status", "--state-dir", missing, "-o", "json")
@@ -247,7 +247,7 @@ def test_unpacks_only_into_a_state_directory_that_exists(built: Path, tmp_path: 
 
 
 def test_unpacks_once_for_all_who_come_at_once(built: Path, state_dir: Path) -> None:
-    """Ten first calls at the same time all answer, and leave one build and nothing else."""
+    """Ten concurrent first calls are all answered, and leave one complete build and nothing else."""
     entry = json.dumps({"cniVersion": "1.0.0", "stateDir": str(state_dir)}).encode()
     calls = [
         subprocess.Popen(
@@ -266,7 +266,7 @@ def test_unpacks_once_for_all_who_come_at_once(built: Path, state_dir: Path) -> 
 
 
 def test_what_is_unpacked_runs_as_any_user(built: Path, state_dir: Path) -> None:
-    """A worker's uid can execute the programs, even if the runtime's umask is 077, and can write nowhere."""
+    """A worker's user can execute the unpacked programs even if the runtime's umask is 077. Only the owner can write to the cache."""
     before = os.umask(0o077)
     try:
         ask_version(built, state_dir)
@@ -289,14 +289,14 @@ def test_what_is_unpacked_runs_as_any_user(built: Path, state_dir: Path) -> None
 
 
 def test_opens_the_cache_that_a_killed_call_left(built: Path, state_dir: Path) -> None:
-    """A call that was killed between making the cache and letting others pass through it keeps no worker from its program."""
+    """If a call is killed before it lets others traverse the cache, the next call does so. Workers can then execute their program."""
     (state_dir / "cache").mkdir(0o700)
     ask_version(built, state_dir)
     assert stat.S_IMODE((state_dir / "cache").stat().st_mode) == 0o755
 
 
 def test_replaces_what_a_power_cut_left(built: Path, state_dir: Path) -> None:
-    """A build without its mark is not trusted: it is full of empty files, and is unpacked again."""
+    """After a power cut, a build without its ``complete`` file is unpacked again, because its files may be empty."""
     ask_version(built, state_dir)
     build = unpacked(state_dir)
     (build / "complete").unlink()
@@ -310,7 +310,7 @@ def test_replaces_what_a_power_cut_left(built: Path, state_dir: Path) -> None:
 
 
 def test_replaces_what_is_broken(built: Path, state_dir: Path) -> None:
-    """A build of which files are gone is no reason to fail."""
+    """A build with missing files is unpacked again, and the call succeeds."""
     ask_version(built, state_dir)
     shutil.rmtree(unpacked(state_dir) / "site-packages" / "tailscale_cni" / "cni")
     assert "supportedVersions" in ask_version(built, state_dir)
@@ -318,7 +318,7 @@ def test_replaces_what_is_broken(built: Path, state_dir: Path) -> None:
 
 
 def test_sweeps_up_after_a_call_that_was_killed(built: Path, state_dir: Path) -> None:
-    """SIGKILL in the middle of unpacking leaves nothing that lasts."""
+    """If a call is killed while it unpacks, the next call removes its files."""
     entry = json.dumps({"cniVersion": "1.0.0", "stateDir": str(state_dir)}).encode()
     with subprocess.Popen(
         [built], env={"CNI_COMMAND": "VERSION"}, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
@@ -337,7 +337,7 @@ def test_sweeps_up_after_a_call_that_was_killed(built: Path, state_dir: Path) ->
     ["cache is a link", "build is a link", "foreign cache", "writable cache", "foreign build", "a file"],
 )
 def test_runs_nothing_of_others(built: Path, state_dir: Path, tmp_path: Path, trap: str) -> None:
-    """Where somebody else could have written, nothing is executed and nothing is unpacked; the call is answered all the same."""
+    """If other users could have written to the cache, nothing is executed from it or unpacked there. The call is still answered."""
     ask_version(built, state_dir)
     build = unpacked(state_dir)
     for path in build.rglob("*.py"):
@@ -366,7 +366,7 @@ def test_runs_nothing_of_others(built: Path, state_dir: Path, tmp_path: Path, tr
 
 @contextlib.contextmanager
 def mounted(path: Path, options: str) -> Iterator[None]:
-    """A tmpfs on a directory."""
+    """Mount a tmpfs with these options on a directory."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tailscale-cni-test", path], check=True)
     try:
         yield
@@ -376,14 +376,14 @@ def mounted(path: Path, options: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("options", ["ro", "size=1m,mode=0711"])
 def test_runs_from_a_read_only_or_full_disk(built: Path, state_dir: Path, options: str) -> None:
-    """Where it cannot be unpacked it runs from the archive, and leaves no half of it behind."""
+    """If the artefact cannot be unpacked, it runs from the archive and leaves no partial build."""
     with mounted(state_dir, options):
         assert "supportedVersions" in ask_version(built, state_dir)
         assert [path for path in state_dir.rglob("*") if path.name != "cache"] == []
 
 
 def test_upgrade_leaves_what_is_in_use(built: Path, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds of other versions are removed, but for those of which a program runs or a call makes use."""
+    """``prune`` removes builds of other versions, except those with a running program or a call in progress."""
     ask_version(built, state_dir)
     this = unpacked(state_dir)
     for name in ("running", "calling", "unused"):
@@ -404,7 +404,7 @@ def test_upgrade_leaves_what_is_in_use(built: Path, state_dir: Path, monkeypatch
 def test_unpacks_the_programs_when_they_are_needed(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that runs from the archive gets its worker unpacked, and an error in words where that cannot be."""
+    """A call that runs from the archive unpacks the worker. If it cannot, the error says so."""
     state_dir = tmp_path / "not yet"
     monkeypatch.setattr(artefact, "_running", artefact.Artefact(str(built), "a" * 20, str(state_dir), None))
     assert Path(binaries.worker_binary()).read_bytes()[:4] == b"\x7fELF"
@@ -417,7 +417,7 @@ def test_unpacks_the_programs_when_they_are_needed(
 
 
 def test_a_checkout_says_that_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a source checkout there is no artefact, and the error says what to do."""
+    """In a source checkout there is no artefact. The error says how to build it."""
     monkeypatch.setattr(artefact, "_running", None)
     assert artefact.build_id() == "source"
     for missing in (artefact.executable, binaries.worker_binary):

@@ -1,4 +1,4 @@
-"""How soon a control plane may be asked again."""
+"""How long a host waits before it asks a control plane again."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tailscale_cni.state.backoff import Backoff, TooSoon
 
 
 class Clock:
-    """The boot's clock, as far as the test lets it go."""
+    """Replaces the clock of the boot. Tests advance ``now``, in seconds."""
 
     def __init__(self) -> None:
         self.now = 100.0
 
     def __call__(self) -> float:
-        """The time."""
+        """Returns the time in seconds."""
         return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that stands still."""
+    """A clock that advances only when a test changes it."""
     clock = Clock()
     monkeypatch.setattr(backoff, "_now", clock)
     return clock
@@ -33,19 +33,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def host(tmp_path: Path, clock: Clock) -> Backoff:
-    """A host that nobody has asked anything on."""
+    """A host that has not asked a control plane yet."""
     return Backoff(str(tmp_path / "run"))
 
 
 def wait(host: Backoff, who: str) -> float:
-    """How long somebody has to wait."""
+    """Returns how many seconds a pod must wait."""
     with pytest.raises(TooSoon) as soon:
         host.begin(who)
     return soon.value.seconds
 
 
 def test_each_further_key_takes_twice_as_long(host: Backoff, clock: Clock) -> None:
-    """A pod whose keys come to nothing, or whose answers are lost, is given ever fewer, but never none."""
+    """A pod whose auth keys or answers are lost waits twice as long for each further key, at most 300 seconds."""
     waits = []
     for _ in range(12):
         host.begin("web")
@@ -57,21 +57,21 @@ def test_each_further_key_takes_twice_as_long(host: Backoff, clock: Clock) -> No
 
 
 def test_pods_do_not_wait_for_one_another(host: Backoff) -> None:
-    """A hundred pods that start at once are given a hundred keys."""
+    """A hundred pods that start at once get a hundred auth keys without waiting."""
     for number in range(100):
         host.begin(f"web-{number}")
         host.answered()
 
 
 def test_a_pod_that_connected_begins_anew(host: Backoff) -> None:
-    """What it needs next is the first again."""
+    """A pod that has connected does not wait for its next auth key."""
     host.begin("web")
     host.connected("web")
     host.begin("web")
 
 
 def test_who_is_not_heard_is_soon_asked_again(host: Backoff, clock: Clock) -> None:
-    """While nothing gets through, the whole host waits a few seconds at most, however long it lasts; and no key is counted."""
+    """While a control plane is unreachable, the host retries every few seconds, however long that lasts, and no auth key is counted."""
     for _ in range(50):
         host.begin("web")
         host.unreached("web")
@@ -83,7 +83,7 @@ def test_who_is_not_heard_is_soon_asked_again(host: Backoff, clock: Clock) -> No
 
 
 def test_who_does_not_answer_is_asked_by_everybody_less_often(host: Backoff, clock: Clock) -> None:
-    """A control plane that has too much to do gets less from the whole host; once it answers, it is as before."""
+    """If the control plane does not answer, all pods of the host wait longer each time. An answer ends the wait."""
     for number in range(10):
         host.begin(f"web-{number}")
         host.unanswered(0.0)
@@ -96,27 +96,27 @@ def test_who_does_not_answer_is_asked_by_everybody_less_often(host: Backoff, clo
 
 
 def test_a_refusal_is_told_to_whoever_asks(host: Backoff) -> None:
-    """A person who looks at a pod that fails sees why each time, and what was mended is tried at once."""
+    """After a refusal the next attempt is immediate, so that users see the reason each time and a fix works at once."""
     for _ in range(20):
         host.begin("web")
         host.refused("web")
 
 
 def test_what_a_control_plane_asks_for_is_given(host: Backoff) -> None:
-    """Its Retry-After is for all pods of the host."""
+    """A Retry-After applies to all pods of the host."""
     host.begin("web")
     host.unanswered(120.0)
     assert wait(host, "other") == pytest.approx(120.0)
 
 
 def test_a_question_counts_before_it_is_asked(host: Backoff, tmp_path: Path) -> None:
-    """Who is killed while it waits for an answer has asked."""
+    """A request counts even if its process is killed before the answer."""
     host.begin("web")
     assert wait(Backoff(str(tmp_path / "run")), "web") > 0
 
 
 def test_a_reboot_begins_anew(host: Backoff, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock began anew, too: nothing of before means anything."""
+    """Waiting times end with a reboot, because the clock restarts."""
     host.begin("web")
     host.unanswered(300.0)
     monkeypatch.setattr(linux, "boot_id", lambda: "another")
@@ -125,7 +125,7 @@ def test_a_reboot_begins_anew(host: Backoff, tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[", b'{"boot": 1, "failures": [], "until": "x"}', b"\xff"])
 def test_what_cannot_be_read_is_nothing(host: Backoff, tmp_path: Path, content: bytes) -> None:
-    """A file of ours that is broken keeps no pod from its key."""
+    """A broken backoff file does not keep a pod from its auth key."""
     host.begin("web")
     for path in (tmp_path / "run" / "patience").iterdir():
         path.write_bytes(content)
@@ -133,7 +133,7 @@ def test_what_cannot_be_read_is_nothing(host: Backoff, tmp_path: Path, content: 
 
 
 def test_what_is_old_is_forgotten(host: Backoff, clock: Clock, tmp_path: Path) -> None:
-    """Pods that never came to be a node leave nothing for ever."""
+    """Files of pods that never became nodes are removed after a while."""
     host.begin("web")
     clock.now += 2 * backoff.KEPT
     host.begin("other")
@@ -142,7 +142,7 @@ def test_what_is_old_is_forgotten(host: Backoff, clock: Clock, tmp_path: Path) -
 
 
 def test_nobody_comes_with_everybody(host: Backoff) -> None:
-    """Delays differ, so that those who failed together do not come together."""
+    """Waiting times are random, so that pods that failed together do not retry together."""
     waits = set()
     for number in range(20):
         host.begin(f"web-{number}")

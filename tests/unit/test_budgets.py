@@ -1,6 +1,6 @@
-"""What a pod that is not enrolled may cost, in what needs no clock: modules, files, system calls, bytes, processes.
+"""The cost of a pod that is not enrolled: modules, files, system calls, bytes and processes.
 
-The floor is the same Python that does nothing, asked in the same test. Times are the bench's.
+The baseline is the same Python with an empty program, measured in the same test. The benchmark measures times.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tests.unit.test_fastpath import ENVIRON, PREV_RESULT, Host
 
 MODULES = {"_json"}
 FILES = 5
-"""Of which the artefact, the directory and the file of ``_json``, and the note of the configuration are known."""
+"""Includes the artefact, the directory and the file of ``_json``, and the record of the configuration."""
 CALLS = 55
-"""43 at the most, on CPython 3.10 to 3.13."""
+"""The measured maximum is 43, on CPython 3.10 to 3.13."""
 VERBS = ("ADD", "DEL", "CHECK")
 NOTHING = ("-I", "-S", "-c", "pass")
 
 
 @pytest.fixture(params=["no configuration", "a configuration"])
 def host(scratch: Path, request: pytest.FixtureRequest) -> Host:
-    """A host, with config.yaml or without."""
-    host = Host(Path(tempfile.mkdtemp(dir=scratch)))  # a path that is short enough for a socket's
+    """A host with or without a config.yaml."""
+    host = Host(Path(tempfile.mkdtemp(dir=scratch)))  # short enough for the path of a socket
     if request.param == "a configuration":
         host.configure("tags: [tag:a]\n")
     return host
@@ -39,7 +39,7 @@ def host(scratch: Path, request: pytest.FixtureRequest) -> Host:
 
 @pytest.fixture
 def plugin(interpreter: Path, tmp_path: Path) -> Path:
-    """The artefact as this Python's ``install`` writes it."""
+    """The artefact as ``install`` writes it for this Python."""
     path = tmp_path / "tailscale-cni"
     path.write_bytes(fit_to_python(zipapp(), str(interpreter)))
     path.chmod(0o755)
@@ -47,14 +47,14 @@ def plugin(interpreter: Path, tmp_path: Path) -> Path:
 
 
 class Trace(NamedTuple):
-    """What strace has seen of a program and of all that it started: a line per system call."""
+    """The standard output of a traced program, and strace's lines for it and all its children: one per system call."""
 
     answer: bytes
     lines: list[str]
 
     @classmethod
     def of(cls, *argv: str | Path, environ: Mapping[str, str], entry: Mapping[str, Any]) -> Trace:
-        """A call that must succeed."""
+        """Trace a call, which must succeed."""
         strace = ["strace", "--follow-forks", "--quiet=all", "--signal=none", "--string-limit=0"]
         done = subprocess.run(
             [*strace, "--output=/dev/fd/2", *argv],
@@ -67,12 +67,12 @@ class Trace(NamedTuple):
         return cls(done.stdout, done.stderr.decode().splitlines())
 
     def named(self, *names: str) -> list[str]:
-        """The calls of those names."""
+        """Returns the system calls with these names."""
         return [line for line in self.lines if re.match(rf"(\d+ +)?({'|'.join(names)})\(", line)]
 
     @property
     def opened(self) -> list[str]:
-        """The calls that opened a file."""
+        """The system calls that opened a file."""
         return [line for line in self.named("open", "openat", "openat2", "creat") if " = -1 " not in line]
 
 
@@ -80,7 +80,7 @@ class Trace(NamedTuple):
 def test_a_pass_through_is_little_more_than_python(
     host: Host, plugin: Path, interpreter: Path, verb: str
 ) -> None:
-    """It opens a few files and makes a few dozen system calls more than a Python that does nothing."""
+    """A pass-through opens at most 5 files and makes at most 55 system calls more than an empty Python program."""
     environ = ENVIRON | {"CNI_COMMAND": verb}
     ours = Trace.of(plugin, environ=environ, entry=host.entry)
     floor = Trace.of(interpreter, *NOTHING, environ=environ, entry=host.entry)
@@ -91,7 +91,7 @@ def test_a_pass_through_is_little_more_than_python(
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_pass_through_writes_and_starts_nothing(host: Host, plugin: Path, verb: str) -> None:
-    """It writes its answer and no byte more, opens no file for writing, makes no socket, and starts no process and no thread."""
+    """A pass-through writes only its answer. It opens no file for writing and no socket, and starts no process or thread."""
     trace = Trace.of(plugin, environ=ENVIRON | {"CNI_COMMAND": verb}, entry=host.entry)
     written = [
         int(line.rpartition("= ")[2]) for line in trace.named("p?writev?2?(64)?", "sendfile", "splice")
@@ -101,11 +101,11 @@ def test_a_pass_through_writes_and_starts_nothing(host: Host, plugin: Path, verb
     changes = ("mkdir", "unlink", "rename", "link", "symlink", "chmod", "chown", "truncate", "utime", "mknod")
     starts = ("clone", "clone3", "fork", "vfork", "socket", "connect")
     assert trace.named(*(rf"f?{name}(at2?)?" for name in changes), *starts) == []
-    assert len(trace.named("execve")) == 1  # strace's own
+    assert len(trace.named("execve")) == 1  # strace starts the plugin
 
 
 def test_a_pass_through_imports_next_to_nothing(host: Host, interpreter: Path) -> None:
-    """After it, sys.modules has what a bare interpreter has, and the C part of json."""
+    """After a pass-through, sys.modules has only the modules of a bare interpreter and ``_json``."""
     fastpath = zipapp().read_bytes().split(b"-c '", 1)[1].split(b"' '", 1)[0].decode()
     look = "import posix, sys\nposix._exit = lambda status: posix.write(2, ' '.join(sys.modules).encode()) and None\n"
 

@@ -1,4 +1,4 @@
-"""The command line's ends: whatever goes wrong is a sentence and an exit status."""
+"""The command line ends every failure with a message and an exit status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tailscale_cni.install.record import Installation
 
 
 def test_what_the_disk_refuses_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A command that meets a file that it cannot use names it and ends with 1, as for a person who is not root."""
+    """A command that cannot use a file names the file and exits with status 1. A user who is not root sees the same."""
     binary = tmp_path / "bin/tailscale-cni"
     binary.mkdir(parents=True)
     places = ["--cni-conf-dir", str(tmp_path), "--cni-bin-dir", str(tmp_path / "bin")]
@@ -38,7 +38,7 @@ def test_what_the_disk_refuses_is_a_sentence(tmp_path: Path, capsys: pytest.Capt
     ],
 )
 def test_a_hosts_python_is_told_by_its_link(tmp_path: Path, program: str, found: str | None) -> None:
-    """A Python of another root directory cannot be asked: its link says how new it is, or nobody knows."""
+    """In another root directory, the version of Python is known only from the name that its link points to."""
     (tmp_path / "usr/bin").mkdir(parents=True)
     if program:
         (tmp_path / "usr/bin/python3").symlink_to(program)
@@ -47,7 +47,7 @@ def test_a_hosts_python_is_told_by_its_link(tmp_path: Path, program: str, found:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The state directory of a host that was installed with keys in its entry, its file, and a secret."""
+    """The state directory of an installed host with keys in the conflist entry, keys in the file, and a secret."""
     state = tmp_path / "state"
     state.mkdir(mode=0o711)
     key = tmp_path / "key"
@@ -64,7 +64,7 @@ def installed(tmp_path: Path) -> Path:
 def test_config_show_says_what_is_in_force_and_where_it_is_from(
     installed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row per key: the entry's word before the file's, the file's before the default; no secret."""
+    """``config show`` prints a row per key. The entry overrides the file, and the file the default. No secret is shown."""
     assert cli.main(["config", "show", "--state-dir", str(installed)]) == 0
     shown = capsys.readouterr().out
     rows = {line.split()[0]: line.split(None, 1)[1] for line in shown.splitlines()}
@@ -83,7 +83,7 @@ def test_config_show_says_what_is_in_force_and_where_it_is_from(
 def test_config_show_has_forms_for_programs(
     installed: Path, capsys: pytest.CaptureFixture[str], form: str, read: Any
 ) -> None:
-    """What it prints is a file that means the same."""
+    """The values of ``config show -o json`` and ``-o yaml`` are a configuration file with the same meaning."""
     assert cli.main(["config", "show", "--state-dir", str(installed), "-o", form]) == 0
     document = read(capsys.readouterr().out)
     assert (document["apiVersion"], document["kind"]) == ("tailscale-cni/v1", "Configuration")
@@ -99,7 +99,7 @@ def test_config_show_has_forms_for_programs(
 
 
 def test_config_show_before_there_is_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It says that nothing is installed, on standard error, and what would be in force."""
+    """Before an installation, ``config show`` says on standard error that nothing is installed, and prints the defaults."""
     assert cli.main(["config", "show", "--state-dir", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert "not installed" in said.err
@@ -117,7 +117,7 @@ def test_config_show_before_there_is_anything(tmp_path: Path, capsys: pytest.Cap
 def test_a_broken_configuration_is_a_sentence(
     installed: Path, capsys: pytest.CaptureFixture[str], text: str, error: str
 ) -> None:
-    """``config show``, and ``config check`` of the file, name it, say what is wrong and end with 1."""
+    """``config show`` and ``config check`` name a broken file, say what is wrong and exit with status 1."""
     file = installed.parent / "config.yaml"
     file.write_text(text, encoding="utf-8")
     for command in (["show", "--state-dir", str(installed)], ["check", str(file)]):
@@ -131,7 +131,7 @@ def test_a_broken_configuration_is_a_sentence(
 def test_config_check_knows_a_good_file(
     installed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it is; one that is not there is no good file."""
+    """``config check`` accepts a valid file at any path, and fails for a missing file."""
     monkeypatch.chdir(installed.parent)
     assert cli.main(["config", "check", "config.yaml"]) == 0
     assert "config.yaml is a valid configuration" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Requests: what is understood of a call, and that every other call is an error which says what is wrong."""
+"""Requests: how a call is parsed. Every invalid call is an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ JSON = st.recursive(
 
 
 def ask(entry: dict[str, Any] | None = None, **variables: str | None) -> Request:
-    """A request that is understood."""
+    """Returns the request of a valid call."""
     return parse(environ(**variables), json.dumps(entry or config()).encode())
 
 
@@ -122,7 +122,7 @@ def ask(entry: dict[str, Any] | None = None, **variables: str | None) -> Request
 
 @pytest.mark.parametrize("command", list(SINCE))
 def test_all_missing_variables_are_named_at_once(command: str) -> None:
-    """Error 4 names each variable that the verb needs and lacks, and no other."""
+    """Error 4 names every variable that the verb requires and lacks, and no other."""
     answer = call(config(), {"CNI_COMMAND": command})
     if REQUIRED[command]:
         assert answer.error["code"] == 4
@@ -136,7 +136,7 @@ def test_all_missing_variables_are_named_at_once(command: str) -> None:
 )
 @pytest.mark.parametrize("value", [None, ""])
 def test_one_missing_variable_is_named(command: str, name: str, value: str | None) -> None:
-    """A required variable that is not set, or empty, is error 4; one that is not required may be left out."""
+    """A required variable that is unset or empty is error 4. Other variables may be unset."""
     answer = call(config(), environ(COMMAND=command, **{name.removeprefix("CNI_"): value}))
     if name in REQUIRED[command]:
         assert answer.error["code"] == 4
@@ -149,7 +149,7 @@ def test_one_missing_variable_is_named(command: str, name: str, value: str | Non
     "command", ["", "add", "ADD ", "UPDATE", "ADD\nDEL", "\udcff", "../ADD", "A" * 100_000, None]
 )
 def test_an_unknown_command_is_error_4(command: str | None) -> None:
-    """The variable is named, and its value is shown in one short line."""
+    """An unknown CNI_COMMAND is error 4, which names the variable and shows the start of its value."""
     error = call(config(), environ(COMMAND=command)).error
     assert error["code"] == 4
     assert "CNI_COMMAND" in error["msg"]
@@ -159,7 +159,7 @@ def test_an_unknown_command_is_error_4(command: str | None) -> None:
 @pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK"])
 @pytest.mark.parametrize("value", BAD_NAMES)
 def test_a_container_id_is_never_a_path(command: str, value: str) -> None:
-    """Path traversal, control characters and foreign letters in a container ID are error 4."""
+    """Path traversal, control characters and letters outside ASCII in a container ID are error 4."""
     error = call(config(), environ(COMMAND=command, CONTAINERID=value)).error
     assert error["code"] == 4
     assert "CNI_CONTAINERID" in error["msg"]
@@ -186,7 +186,7 @@ def test_a_container_id_is_never_a_path(command: str, value: str) -> None:
     ],
 )
 def test_an_interface_name_is_one_that_the_kernel_takes(command: str, value: str) -> None:
-    """What no interface can be called is error 4."""
+    """An interface name that the kernel rejects is error 4."""
     error = call(config(), environ(COMMAND=command, IFNAME=value)).error
     assert error["code"] == 4
     assert "CNI_IFNAME" in error["msg"]
@@ -194,7 +194,7 @@ def test_an_interface_name_is_one_that_the_kernel_takes(command: str, value: str
 
 @pytest.mark.parametrize("value", ["eth0", "e" * 15, "net1.100", "a-b_c@d", "é" * 7, "..."])
 def test_unusual_interface_names_are_good(value: str) -> None:
-    """The kernel takes more than letters and digits."""
+    """Interface names may have all characters that the kernel allows."""
     assert ask(IFNAME=value).ifname == value
 
 
@@ -203,7 +203,7 @@ def test_unusual_interface_names_are_good(value: str) -> None:
     "value", ["netns", "./x", "/run/../etc", "/a\nb", "/a\0b", "/\udcff", "/" + "a" * 5000, " /run"]
 )
 def test_a_netns_is_an_absolute_path(command: str, value: str) -> None:
-    """Anything else is error 4, whether the verb needs a netns or not."""
+    """A CNI_NETNS that is not an absolute path is error 4, even for verbs that do not need it."""
     error = call(config(), environ(COMMAND=command, NETNS=value)).error
     assert error["code"] == 4
     assert "CNI_NETNS" in error["msg"]
@@ -237,7 +237,7 @@ def test_a_netns_is_an_absolute_path(command: str, value: str) -> None:
     ],
 )
 def test_malformed_arguments_are_error_4(value: str) -> None:
-    """CNI_ARGS that cannot be read, that name no pod as Kubernetes does, or that are unknown, are error 4."""
+    """CNI_ARGS that are malformed, unknown or do not name a valid pod are error 4."""
     error = call(config(), environ(ARGS=value)).error
     assert error["code"] == 4
     assert "CNI_ARGS" in error["msg"]
@@ -245,14 +245,14 @@ def test_malformed_arguments_are_error_4(value: str) -> None:
 
 @pytest.mark.parametrize("truth", ["1", "true", "TRUE", "True"])
 def test_unknown_arguments_are_ignored_on_request(truth: str) -> None:
-    """IgnoreUnknown is honoured wherever it stands."""
+    """IgnoreUnknown in CNI_ARGS is honoured at any position."""
     request = ask(ARGS=f"FOO=bar;IgnoreUnknown={truth}")
     assert request.args == {"FOO": "bar", "IgnoreUnknown": truth}
     assert request.pod is None
 
 
 def test_every_bad_variable_is_explained() -> None:
-    """One error for all of them, with the reason of each."""
+    """One error names all invalid variables, with a reason for each."""
     error = call(config(), environ(CONTAINERID="../x", IFNAME="a/b", NETNS=None, ARGS="=", PATH="\x1b")).error
     for name in ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS", "CNI_ARGS", "CNI_PATH"):
         assert name in error["msg"]
@@ -261,7 +261,7 @@ def test_every_bad_variable_is_explained() -> None:
 
 @pytest.mark.parametrize("command", ["GC", "STATUS"])
 def test_variables_that_a_verb_does_not_know_are_ignored(command: str) -> None:
-    """A verb that concerns no container does not mind what is said about one."""
+    """GC and STATUS ignore invalid variables about containers."""
     request = ask(COMMAND=command, CONTAINERID="../x", IFNAME="a/b", NETNS="x", ARGS="=")
     assert (request.container_id, request.ifname, request.netns, request.pod) == ("", "", None, None)
 
@@ -272,7 +272,7 @@ def test_variables_that_a_verb_does_not_know_are_ignored(command: str) -> None:
 @pytest.mark.parametrize("command", list(SINCE))
 @pytest.mark.parametrize("case", list(UNDECODABLE))
 def test_what_is_no_json_object_is_error_6(command: str, case: str) -> None:
-    """The error says what is wrong and where; nothing of the document but a short excerpt is in it."""
+    """A document that is not a JSON object is error 6. The error names the position and has at most a short excerpt."""
     data, sign = UNDECODABLE[case]
     error = call(data, environ(COMMAND=command)).error
     assert (error["code"], error["cniVersion"]) == (6, "1.1.0")
@@ -281,7 +281,7 @@ def test_what_is_no_json_object_is_error_6(command: str, case: str) -> None:
 
 
 def test_version_reads_its_document_as_strictly() -> None:
-    """A document that is there must be one."""
+    """VERSION rejects a document that is not JSON."""
     assert call(b"{", {"CNI_COMMAND": "VERSION"}).error["code"] == 6
 
 
@@ -289,7 +289,7 @@ def test_version_reads_its_document_as_strictly() -> None:
     "case", ["empty", "NaN", "duplicate key", "100,000 lists", "17 MiB", "byte order mark"]
 )
 def test_the_module_says_the_same(case: str) -> None:
-    """The same through the front door."""
+    """``python -m tailscale_cni`` rejects invalid documents with the same errors."""
     data, sign = UNDECODABLE[case]
     error = run_module(data, environ()).error
     assert error["code"] == 6
@@ -297,20 +297,20 @@ def test_the_module_says_the_same(case: str) -> None:
 
 
 def test_surrogate_pairs_and_escaped_backslashes_are_good() -> None:
-    """What looks like half a pair and is none is let through."""
+    """Surrogate pairs and escaped backslashes before "ud83d" are valid."""
     value = document.decode(b'{"a": "\\ud83d\\ude00 \\\\ud83d \\uD83D\\uDE00"}')
     assert value == {"a": "\N{GRINNING FACE} \\ud83d \N{GRINNING FACE}"}
 
 
 def test_a_large_document_is_read() -> None:
-    """10 MB are much, and no reason to fail a pod."""
+    """A document of 10 MB is valid."""
     assert call(config(note="a" * 10_000_000)).status == 0
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG_TYPES)
 @pytest.mark.parametrize("command", list(SINCE))
 def test_a_value_of_the_wrong_type_is_error_7(command: str, key: str, value: object) -> None:
-    """The error names the key."""
+    """A value of the wrong type is error 7, which names the key."""
     error = call(config(**{key: value}), environ(COMMAND=command)).error
     assert error["code"] == 7
     assert key in error["msg"]
@@ -318,14 +318,14 @@ def test_a_value_of_the_wrong_type_is_error_7(command: str, key: str, value: obj
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_network_name_is_never_a_path(name: str) -> None:
-    """What no network may be called is error 7; half a surrogate pair is no JSON at all."""
+    """An invalid network name is error 7. An unpaired surrogate is invalid JSON and error 6."""
     error = call(config(name=name)).error
     assert error["code"] == (6 if name == "\udcff" else 7)
 
 
 @pytest.mark.parametrize("annotations", [7, "x", [], {"a": 1}, {"a": None}, {"a": {"b": "c"}}])
 def test_annotations_are_strings(annotations: object) -> None:
-    """Annotations of any other type are error 7."""
+    """Annotations that are not a map of strings are error 7."""
     error = call(config(runtimeConfig={ANNOTATIONS: annotations})).error
     assert error["code"] == 7
     assert ANNOTATIONS in error["msg"]
@@ -334,7 +334,7 @@ def test_annotations_are_strings(annotations: object) -> None:
 @pytest.mark.parametrize("command", ["ADD", "CHECK"])
 @pytest.mark.parametrize("prev_result", [..., None])
 def test_a_chained_verb_needs_a_prev_result(command: str, prev_result: object) -> None:
-    """ADD and CHECK without a prevResult are error 7, and the hint says where the plugin belongs."""
+    """ADD and CHECK without a prevResult are error 7. The hint says that the plugin must be chained."""
     error = call(config(prevResult=prev_result), environ(COMMAND=command)).error
     assert error["code"] == 7
     assert "prevResult" in error["msg"]
@@ -344,15 +344,15 @@ def test_a_chained_verb_needs_a_prev_result(command: str, prev_result: object) -
 @pytest.mark.parametrize("command", ["DEL", "GC", "STATUS"])
 @pytest.mark.parametrize("prev_result", [..., None])
 def test_the_other_verbs_need_none(command: str, prev_result: object) -> None:
-    """After a failed ADD there is none."""
+    """DEL, GC and STATUS work without a prevResult, because there is none after a failed ADD."""
     assert call(config(prevResult=prev_result), environ(COMMAND=command)).status == 0
 
 
-# --- what is understood
+# --- valid requests
 
 
 def test_a_request_has_everything_that_was_asked() -> None:
-    """All that containerd sends of a pod arrives."""
+    """A request has everything that containerd sends for a pod."""
     annotations = {"tailscale.com/enabled": "true"}
     entry = config(runtimeConfig={ANNOTATIONS: annotations}, stateDir="/x")
     request = ask(entry)
@@ -376,13 +376,13 @@ def test_a_request_has_everything_that_was_asked() -> None:
     ],
 )
 def test_no_annotations_are_not_the_same_as_none_passed(runtime_config: object, expected: object) -> None:
-    """Where a runtime passes none they can be asked for elsewhere; null is how Go passes an empty map."""
+    """None means that the runtime passes no annotations. Null is read as an empty map, because Go encodes an empty map as null."""
     assert ask(config(runtimeConfig=runtime_config)).annotations == expected
 
 
 @pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
 def test_valid_attachments_are_known_by_container_and_interface(key: str) -> None:
-    """Both keys are read; more in an entry does not matter."""
+    """Both keys for valid attachments are read. Additional keys of an attachment are ignored."""
     rows = [{"containerID": "a", "ifname": "eth0"}, {"containerID": "b", "ifname": "net1", "netns": "/x"}]
     request = ask(config(**{key: rows}), COMMAND="GC")
     assert request.valid_attachments == (AttachmentKey("a", "eth0"), AttachmentKey("b", "net1"))
@@ -391,17 +391,17 @@ def test_valid_attachments_are_known_by_container_and_interface(key: str) -> Non
 
 @pytest.mark.parametrize(("rows", "expected"), [(..., None), (None, ()), ([], ())])
 def test_no_list_is_not_an_empty_list(rows: object, expected: object) -> None:
-    """Both null and [] say that no attachment is valid; without the key nothing is said."""
+    """Null and [] mean that no attachment is valid. A missing key says nothing about attachments."""
     assert ask(config(**{"cni.dev/valid-attachments": rows}), COMMAND="GC").valid_attachments == expected
 
 
 def test_the_specifications_key_is_preferred() -> None:
-    """A list of libcni's has both."""
+    """If both keys are there, as libcni sends them, cni.dev/valid-attachments is used."""
     keys = {"cni.dev/attachments": [], "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}]}
     assert ask(config(**keys), COMMAND="GC").valid_attachments == (("a", "eth0"),)
 
 
-# --- anything at all
+# --- arbitrary input
 
 
 @settings(deadline=None)
@@ -410,7 +410,7 @@ def test_the_specifications_key_is_preferred() -> None:
     st.one_of(st.binary(), HOSTILE_TEXT.map(lambda text: text.encode(errors="replace")), st.just(b"{}")),
 )
 def test_nothing_but_our_errors_comes_out(variables: dict[str, str], data: bytes) -> None:
-    """Whatever the environment and the bytes, parse gives a request or one of our errors."""
+    """With any environment and any bytes, ``parse`` returns a request or raises one of the package's errors."""
     with contextlib.suppress(errors.Error):
         parse(variables, data)
 
@@ -426,7 +426,7 @@ def test_nothing_but_our_errors_comes_out(variables: dict[str, str], data: bytes
     ),
 )
 def test_every_json_is_answered(command: str, changes: dict[str, Any]) -> None:
-    """Whatever stands in the configuration, a call is answered: as it asks, or with a CNI error."""
+    """With any JSON in its configuration, a call succeeds or prints a CNI error."""
     answer = call(config(**changes), environ(COMMAND=command))
     assert answer.status == 0 or answer.error["code"] in {1, 6, 7}
 
@@ -434,7 +434,7 @@ def test_every_json_is_answered(command: str, changes: dict[str, Any]) -> None:
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=6), JSON, max_size=4), st.booleans())
 def test_decoding_is_faithful(value: dict[str, Any], ensure_ascii: bool) -> None:  # noqa: FBT001
-    """What a JSON encoder wrote is read as it was, types and order of keys included, and written so again."""
+    """Decoding and encoding JSON preserve values, types and the order of keys."""
     decoded = document.decode(json.dumps(value, ensure_ascii=ensure_ascii).encode())
     assert repr(decoded) == repr(value)
     assert repr(json.loads(document.encode(decoded))) == repr(value)

@@ -1,4 +1,4 @@
-"""prevResult: echoed with nothing lost, and read whatever version and plugin it is from."""
+"""prevResult is passed on unchanged, and is understood from any plugin and any CNI version."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ ROWS = st.lists(
 
 
 def addresses(*texts: str) -> tuple[Any, ...]:
-    """Addresses with prefixes."""
+    """Returns addresses with prefixes."""
     return tuple(ip_interface(text) for text in texts)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_result_survives(version: str) -> None:
-    """Unknown keys, floats, big integers, index 0, nulls, the order of keys come back, in the caller's version."""
+    """Unknown keys, floats, big integers, index 0, nulls and the order of keys are passed on, in the caller's version."""
     echoed = call(config(cniVersion=version, prevResult=RESULT)).json
     assert repr(echoed) == repr({**RESULT, "cniVersion": version})
 
@@ -84,21 +84,21 @@ def test_a_result_survives(version: str) -> None:
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=6), JSON, max_size=4), st.sampled_from(VERSIONS))
 def test_every_result_survives(prev_result: dict[str, Any], version: str) -> None:
-    """Whatever a plugin before us invents is none of our business, and is not touched."""
+    """Any prevResult is passed on unchanged except for its cniVersion."""
     echoed = call(config(cniVersion=version, prevResult=prev_result)).json
     assert echoed.pop("cniVersion") == version
     assert repr(echoed) == repr({key: value for key, value in prev_result.items() if key != "cniVersion"})
 
 
 def test_numbers_come_back_as_they_were_written() -> None:
-    """1.0 is not 1, and what is beyond 64 bits loses no digit."""
+    """Numbers keep their form: 1.0 does not become 1, and integers beyond 64 bits keep all digits."""
     numbers = b"[1.0,1,-0.0,12345678901234567890123456789,0.1]"
     answer = call(b'{"cniVersion":"1.1.0","name":"n","prevResult":{"x":' + numbers + b"}}")
     assert answer.stdout == b'{"cniVersion":"1.1.0","x":' + numbers + b"}\n"
 
 
 def test_a_result_without_a_version_gets_one() -> None:
-    """Every result says its version."""
+    """A result without a cniVersion gets that of the call."""
     assert call(config(prevResult={})).json == {"cniVersion": "1.1.0"}
 
 
@@ -118,21 +118,21 @@ def test_a_result_without_a_version_gets_one() -> None:
 def test_what_a_plugin_did_is_read(
     prev_result: dict[str, Any], pod_addresses: tuple[str, ...], pod_end: str | None, host_end: str | None
 ) -> None:
-    """The pod's addresses and both ends of its veth are found in the results of plugins that people use."""
+    """The pod's addresses and both ends of its veth are found in the results of common plugins."""
     assert result.pod_addresses(prev_result) == addresses(*pod_addresses)
     there = result.pod_interface(prev_result, "eth0"), result.host_interface(prev_result)
     assert tuple(interface and interface.name for interface in there) == (pod_end, host_end)
 
 
 def test_the_interface_that_was_asked_for_is_preferred() -> None:
-    """A pod with several interfaces has one that this call is about."""
+    """If a pod has several interfaces, the one that CNI_IFNAME names is used."""
     both = [{"name": "eth0", "sandbox": "/x"}, {"name": "net1", "sandbox": "/x"}]
     interface = result.pod_interface({"interfaces": both}, "net1")
     assert interface == result.Interface("net1", "", "/x")
 
 
 def test_an_address_of_the_host_is_not_the_pods() -> None:
-    """A bridge's own address is listed by some plugins beside the pod's."""
+    """The address of a bridge in a result is not an address of the pod."""
     ips = [{"address": "10.42.0.1/24", "interface": 0}, *BRIDGE["ips"]]
     assert result.pod_addresses({**BRIDGE, "ips": ips}) == addresses("10.42.0.7/24", "fd42::7/64")
 
@@ -157,7 +157,7 @@ def test_an_address_of_the_host_is_not_the_pods() -> None:
     ],
 )
 def test_a_result_that_makes_no_sense_is_error_7(prev_result: dict[str, Any], where: str) -> None:
-    """The error says where in the result it is, without a control character of it."""
+    """An invalid prevResult is error 7. The error names the place and has no control characters."""
     with pytest.raises(errors.InvalidConfiguration) as raised:
         result.pod_addresses(prev_result)
     assert raised.value.code == 7
@@ -168,7 +168,7 @@ def test_a_result_that_makes_no_sense_is_error_7(prev_result: dict[str, Any], wh
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["ips", "interfaces"]), ROWS | VALUE))
 def test_reading_never_fails_otherwise(prev_result: dict[str, Any]) -> None:
-    """A result of any shape is read, or is one of our errors."""
+    """Reading any prevResult succeeds or raises InvalidConfiguration."""
     for read in (result.pod_addresses, result.host_interface, lambda it: result.pod_interface(it, "eth0")):
         with contextlib.suppress(errors.InvalidConfiguration):
             read(prev_result)

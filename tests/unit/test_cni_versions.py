@@ -1,4 +1,4 @@
-"""Versions and verbs: each version is answered in kind, and each verb exists from its version on."""
+"""CNI versions and verbs: answers are in the caller's version, and a verb exists from the version that added it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MATRIX = [(verb, version) for verb in SINCE for version in VERSIONS]
 
 @pytest.mark.parametrize(("verb", "version"), MATRIX)
 def test_a_verb_exists_from_its_version_on(verb: str, version: str) -> None:
-    """A verb is run with the version that was asked for, or is error 1 in a version that has no such verb."""
+    """A verb runs with the requested version. In a version without the verb, the call is error 1."""
     asked: list[Request] = []
     answer = call(config(cniVersion=version), environ(COMMAND=verb), asked.append)
     if VERSIONS.index(version) >= VERSIONS.index(SINCE[verb]):
@@ -34,13 +34,13 @@ def test_a_verb_exists_from_its_version_on(verb: str, version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_add_is_answered_in_the_callers_version(version: str) -> None:
-    """The result has the version of the call, whatever version prevResult came in."""
+    """The result of ADD has the version of the call, not that of prevResult."""
     assert call(config(cniVersion=version)).json == {**PREV_RESULT, "cniVersion": version}
 
 
 @pytest.mark.parametrize("verb", [verb for verb in SINCE if verb != "ADD"])
 def test_only_an_add_has_a_result(verb: str) -> None:
-    """The other verbs print nothing when they succeed."""
+    """Verbs other than ADD print nothing on success."""
     assert call(config(), environ(COMMAND=verb))[:2] == (0, b"")
 
 
@@ -49,7 +49,7 @@ def test_only_an_add_has_a_result(verb: str) -> None:
     "version", [..., None, "", "0.1.0", "0.2.0", "0.5.0", "1.2.0", "2.0.0", "v1.0.0", "1.1.0\n", "x" * 9999]
 )
 def test_a_version_that_is_not_spoken_is_error_1(verb: str, version: object) -> None:
-    """The error says which versions are spoken, in the newest of them."""
+    """An unsupported version is error 1, in the newest version. The error lists the supported versions."""
     error = call(config(cniVersion=version), environ(COMMAND=verb)).error
     assert (error["code"], error["cniVersion"]) == (1, "1.1.0")
     assert all(spoken in error["details"] for spoken in VERSIONS)
@@ -58,7 +58,7 @@ def test_a_version_that_is_not_spoken_is_error_1(verb: str, version: object) -> 
 
 @pytest.mark.parametrize("version", [1, 1.1, True, ["1.1.0"], {"1.1.0": 1}])
 def test_a_version_that_is_no_string_is_error_7(version: object) -> None:
-    """The wrong type is the configuration's fault, and the key is named."""
+    """A cniVersion of the wrong type is error 7, which names the key."""
     error = call(config(cniVersion=version)).error
     assert error["code"] == 7
     assert "cniVersion" in error["msg"]
@@ -66,14 +66,14 @@ def test_a_version_that_is_no_string_is_error_7(version: object) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_errors_are_told_in_the_callers_version(version: str) -> None:
-    """A runtime can read the error of a call in any version, even when its environment is what is wrong."""
+    """Errors are in the caller's version, even if the environment is invalid."""
     assert call(config(cniVersion=version, name=7)).error["cniVersion"] == version
     assert call(config(cniVersion=version), {}).error["cniVersion"] == version
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_version_is_answered_in_the_callers_version(version: str) -> None:
-    """VERSION needs no other variable, and no configuration but a cniVersion."""
+    """VERSION needs only CNI_COMMAND and a cniVersion, and answers in that version."""
     answer = call({"cniVersion": version}, {"CNI_COMMAND": "VERSION"})
     assert (answer.status, answer.json) == (0, {"cniVersion": version, "supportedVersions": list(VERSIONS)})
 
@@ -83,13 +83,13 @@ def test_version_is_answered_in_the_callers_version(version: str) -> None:
     [b"", b" \n", b"{}", b'{"cniVersion": "0.2.0"}', b'{"cniVersion": "9.0.0"}', b'{"cniVersion": 1}'],
 )
 def test_version_answers_whoever_asks(entry: bytes) -> None:
-    """A version that is not spoken is no error when the question is which ones are."""
+    """VERSION answers callers of unsupported versions with the list of supported versions."""
     answer = call(entry, {"CNI_COMMAND": "VERSION"})
     assert (answer.status, answer.json["cniVersion"]) == (0, "1.1.0")
 
 
 def test_version_does_not_wait_for_a_person_to_type_a_document() -> None:
-    """Asked by hand on a terminal, VERSION answers at once; the other verbs say what they miss."""
+    """On a terminal, VERSION answers without reading a document. Other verbs fail with an error."""
     ours, theirs = os.openpty()
     stdout, stderr = io.BytesIO(), io.StringIO()
     with os.fdopen(ours, "rb", 0), os.fdopen(theirs, "rb", 0) as terminal:
@@ -103,13 +103,13 @@ def _no_verb(command: str) -> dispatch.Verb:
 
 
 def test_the_module_answers_version() -> None:
-    """The same through the front door, with an environment that has nothing else in it."""
+    """``python -m tailscale_cni`` answers VERSION with only CNI_COMMAND set."""
     answer = run_module({"cniVersion": "0.4.0"}, {"CNI_COMMAND": "VERSION"})
     assert (answer.status, answer.json) == (0, {"cniVersion": "0.4.0", "supportedVersions": list(VERSIONS)})
 
 
 @pytest.mark.parametrize(("verb", "version"), [("CHECK", "0.3.1"), ("GC", "1.0.0"), ("STATUS", "1.0.0")])
 def test_the_module_knows_no_verb_before_its_version(verb: str, version: str) -> None:
-    """The same through the front door."""
+    """``python -m tailscale_cni`` rejects a verb in a version without it."""
     error = run_module(config(cniVersion=version), environ(COMMAND=verb)).error
     assert (error["code"], error["cniVersion"]) == (1, version)

@@ -1,4 +1,4 @@
-"""The host's configuration: what is in force, and what is said of what cannot be."""
+"""The host's configuration: the effective values, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load(tmp_path: Path, text: str | None = None, **entry: Any) -> Config:
-    """The configuration of a host with this file and this conflist entry."""
+    """Returns the configuration of a host with this text in config.yaml and these keys in the conflist entry."""
     file = tmp_path / "config.yaml"
     if text is not None:
         file.write_text(text)
@@ -28,7 +28,7 @@ def load(tmp_path: Path, text: str | None = None, **entry: Any) -> Config:
 
 
 def test_without_a_file_the_defaults_are_in_force(tmp_path: Path) -> None:
-    """A host that configures nothing enrols annotated pods with Tailscale's control plane."""
+    """Without configuration, a host enrols annotated pods with Tailscale's control plane."""
     host = load(tmp_path)
     assert host.control_url == "https://controlplane.tailscale.com"
     assert host.enroll == "annotated"
@@ -37,13 +37,13 @@ def test_without_a_file_the_defaults_are_in_force(tmp_path: Path) -> None:
 
 
 def test_the_entry_wins_over_the_file(tmp_path: Path) -> None:
-    """A key that both set is the entry's; what only the file sets stays the file's."""
+    """A key in the conflist entry overrides the file. Keys that only the file sets stay in force."""
     host = load(tmp_path, "readyTimeout: 3s\nunderlay: pod\n", readyTimeout="500ms")
     assert (host.ready_timeout, host.underlay) == (0.5, "pod")
 
 
 def test_values_are_typed(tmp_path: Path) -> None:
-    """Networks, ranges and lists come out as what they are."""
+    """Networks and port ranges are parsed into typed values."""
     host = load(
         tmp_path, "clusterCIDRs: [10.42.0.0/16, 'fd00::/56']\nports: 30-40\n".replace("30-40", "3000-4000")
     )
@@ -110,7 +110,7 @@ def test_values_are_typed(tmp_path: Path) -> None:
 def test_a_wrong_value_is_named_with_what_it_should_be(
     tmp_path: Path, key: str, value: object, expected: str
 ) -> None:
-    """The error names where, which key, which value and what was expected."""
+    """The error for an invalid value names its source, its key, and the expected form."""
     with pytest.raises(errors.InvalidConfiguration) as caught:
         load(tmp_path, **dict[str, Any]([(key, value)]))
     assert key in str(caught.value)
@@ -127,7 +127,7 @@ def test_a_wrong_value_is_named_with_what_it_should_be(
     ],
 )
 def test_the_part_of_a_map_is_named(tmp_path: Path, key: str, value: Any, part: str, shown: str) -> None:
-    """A person need not look for it in a long file."""
+    """The error for an invalid value in a map names the path to it."""
     with pytest.raises(errors.InvalidConfiguration) as caught:
         load(tmp_path, **{key: value})
     assert f" {part}: " in str(caught.value)
@@ -136,7 +136,7 @@ def test_the_part_of_a_map_is_named(tmp_path: Path, key: str, value: Any, part: 
 
 
 def test_a_key_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
-    """YAML would take the last one and drop the other: what is pasted at the end must not undo what was there."""
+    """A duplicate key is an error. YAML would silently use the last one, for example if a user pastes it at the end."""
     for text in (
         "enroll: all\ntags: [tag:a]\nenroll: annotated\n",
         "permissions:\n  a: all\n  b: all\n  a: none\n",
@@ -180,7 +180,7 @@ EXAMPLES: dict[str, Any] = {
 
 
 def test_there_is_one_control_plane(tmp_path: Path) -> None:
-    """An OAuth client and a Headscale API key are of two: the error names both keys, and where the second stands."""
+    """An OAuth client and a Headscale API key exclude each other. The error names both keys, and the source of the second."""
     with pytest.raises(errors.InvalidConfiguration, match="oauthClientSecretFile is also set") as error:
         load(tmp_path, "oauthClientSecretFile: /a\n", headscaleAPIKeyFile="/b")
     assert str(error.value).startswith(f"{config.ENTRY}: headscaleAPIKeyFile")
@@ -188,7 +188,7 @@ def test_there_is_one_control_plane(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", config.SETTINGS, ids=lambda row: row.key)
 def test_every_key_stands_in_the_file_or_in_the_entry(tmp_path: Path, row: config.Setting) -> None:
-    """It means the same in both, is known to be from there, and can be written down as it was."""
+    """A key means the same in file and entry. Its origin is known, and ``plain`` returns its original form."""
     key, value = row.key, EXAMPLES[row.key]
     in_file, in_entry = load(tmp_path, yaml.safe_dump({key: value})), load(tmp_path, "", **{key: value})
     found = [getattr(host, config.attribute(key)) for host in (in_file, in_entry)]
@@ -201,7 +201,7 @@ def test_every_key_stands_in_the_file_or_in_the_entry(tmp_path: Path, row: confi
 
 @pytest.mark.parametrize("row", [*config.ROOTS, *config.SETTINGS], ids=lambda row: row.key)
 def test_every_default_is_a_value_that_could_be_set(row: config.Setting) -> None:
-    """What people are shown as the default, they can write down; empty stands for none."""
+    """Every default is a valid value of its key. Empty defaults mean none."""
     if row.default not in ("", ()):
         assert row.parse(config.plain(row.default)) == row.default
 
@@ -219,14 +219,14 @@ def test_every_default_is_a_value_that_could_be_set(row: config.Setting) -> None
     ],
 )
 def test_durations_have_units(tmp_path: Path, text: str | int, seconds: float, shown: str) -> None:
-    """They are read as people write them, and shown so."""
+    """Durations are read and shown with units."""
     host = load(tmp_path, authKeyTTL=text)
     assert host.auth_key_ttl == seconds
     assert config.in_units(host.auth_key_ttl) == shown
 
 
 def test_a_cluster_in_a_name_wants_a_name(tmp_path: Path) -> None:
-    """Two keys that must agree are said together."""
+    """A hostnameTemplate with {cluster} requires clusterName, in the file or in the entry."""
     with pytest.raises(
         errors.InvalidConfiguration, match=r"hostnameTemplate: it contains \{cluster\}"
     ) as caught:
@@ -237,7 +237,7 @@ def test_a_cluster_in_a_name_wants_a_name(tmp_path: Path) -> None:
 
 
 def test_an_unquoted_flag_is_the_annotation(tmp_path: Path) -> None:
-    """YAML's true is Kubernetes' "true"."""
+    """An unquoted true in YAML is the annotation "true"."""
     text = "namespaces: {media: {tailscale.com/enabled: true, tailscale.com/hostname: 'no'}}\n"
     assert load(tmp_path, text).namespaces == {
         "media": {"tailscale.com/enabled": "true", "tailscale.com/hostname": "no"}
@@ -258,14 +258,14 @@ def test_an_unquoted_flag_is_the_annotation(tmp_path: Path) -> None:
 def test_the_door_learns_that_a_namespace_enrols(
     tmp_path: Path, enroll: str, word: str | None, view: str
 ) -> None:
-    """``annotated`` is what lets a pod that says nothing pass through: not where its namespace may speak for it."""
+    """The fast path lets pods without annotations pass only if no namespace in the configuration can enrol them."""
     layer = {"tailscale.com/enabled": word} if word else {"tailscale.com/tags": "tag:a"}
     text = yaml.safe_dump({"enroll": enroll, "namespaces": {"quiet": {}, "media": layer}})
     assert config.fastpath_note(load(tmp_path, text))["enroll"] == view
 
 
 def test_a_word_that_is_not_supported_has_its_own_code(tmp_path: Path) -> None:
-    """CNI's code 2 names key and value."""
+    """An unsupported word is CNI error 2, which names key and value."""
     with pytest.raises(errors.UnsupportedField, match="enroll: the value 'some'") as caught:
         load(tmp_path, enroll="some")
     assert caught.value.code == 2
@@ -273,7 +273,7 @@ def test_a_word_that_is_not_supported_has_its_own_code(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
-    """A typing error is mended by reading the message."""
+    """The error for an unknown key suggests the most similar key."""
     with pytest.raises(errors.InvalidConfiguration) as caught:
         load(tmp_path, "controlUrl: https://headscale.example.com\n")
     assert str(tmp_path / "config.yaml") in str(caught.value)
@@ -284,26 +284,26 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
     "text", ["a: [", "- a", "a: &a [*a", "\t", "? [x]\n: y", "!!python/object/apply:os.system [x]"]
 )
 def test_a_file_that_is_no_map_is_an_error_of_ours(tmp_path: Path, text: str) -> None:
-    """Whatever is in the file, nothing but our error comes of it."""
+    """A file that is not a YAML map is InvalidConfiguration, whatever its content."""
     with pytest.raises(errors.InvalidConfiguration):
         load(tmp_path, text)
 
 
 def test_the_roots_are_not_keys_of_the_file(tmp_path: Path) -> None:
-    """The fast path needs them before it can read YAML, so they stand in the entry alone."""
+    """Paths such as stateDir are only in the conflist entry, because the fast path needs them before it can read YAML."""
     with pytest.raises(errors.InvalidConfiguration):
         load(tmp_path, "stateDir: /somewhere\n")
 
 
 def test_cleanup_needs_no_valid_configuration(tmp_path: Path) -> None:
-    """DEL and GC find the state although the configuration is broken by now."""
+    """DEL and GC find the state even if the configuration has become invalid."""
     (tmp_path / "config.yaml").write_text("nonsense: [")
     entry = {"configFile": str(tmp_path / "config.yaml"), "stateDir": "/elsewhere", "tags": 7}
     assert load_for_cleanup(entry).state_dir == "/elsewhere"
 
 
 def test_what_the_door_knows_changes_with_the_file(tmp_path: Path) -> None:
-    """A changed, new or removed file is another view, so that the fast path hands the call on."""
+    """If the file is created, changed or removed, the fast path's record differs, and the fast path does not answer."""
     file = tmp_path / "config.yaml"
     missing = config.fastpath_note(load(tmp_path))["watch"]
     new = config.fastpath_note(load(tmp_path, "tags: [tag:a]\n"))["watch"]
@@ -315,7 +315,7 @@ def test_what_the_door_knows_changes_with_the_file(tmp_path: Path) -> None:
 
 
 def test_what_the_runtime_puts_into_an_entry_is_no_key_of_ours(tmp_path: Path) -> None:
-    """libcni adds its own keys to what a plugin gets."""
+    """Keys that libcni adds to the conflist entry are not read as settings."""
     extra: dict[str, Any] = {
         "cniVersion": "1.1.0",
         "prevResult": {},
@@ -326,7 +326,7 @@ def test_what_the_runtime_puts_into_an_entry_is_no_key_of_ours(tmp_path: Path) -
 
 
 def test_the_door_learns_of_a_change_that_came_after_the_file_was_read(tmp_path: Path) -> None:
-    """What the fast path is told is of the file as it was read: one that was changed during a long ADD is a doubt to it."""
+    """The fast path's record is of the file as it was read. A change during a long ADD is noticed."""
     host = load(tmp_path, "enroll: annotated\n")
     (tmp_path / "config.yaml").write_text("enroll: all\n")
     watch = config.fastpath_note(host)["watch"]
@@ -335,7 +335,7 @@ def test_the_door_learns_of_a_change_that_came_after_the_file_was_read(tmp_path:
 
 @pytest.mark.parametrize("user", ["me", "me:secret", ":secret", ""])
 def test_a_control_planes_url_has_no_user(tmp_path: Path, user: str) -> None:
-    """It would be part of the worker's command line, which everybody can read; the refusal does not show it either."""
+    """A controlURL with a user is rejected, because all users can read a worker's command line. The error shows no password."""
     with pytest.raises(errors.InvalidConfiguration) as refused:
         load(tmp_path, controlURL=f"https://{user}@headscale.example.com")
     assert "secret" not in str(refused.value)
@@ -359,7 +359,7 @@ KEY = st.sampled_from([row.key for row in config.SETTINGS])
 
 
 def refuses_in_our_words(load: Callable[[], Config]) -> None:
-    """It is a configuration that the policy takes, or an error of ours, in words that are fit to print."""
+    """Asserts that the configuration is accepted, or rejected with a printable error of the package."""
     said = ""
     try:
         policy.check(load())
@@ -371,14 +371,14 @@ def refuses_in_our_words(load: Callable[[], Config]) -> None:
 @settings(deadline=None)
 @given(st.dictionaries(KEY, TREE, min_size=1, max_size=3))
 def test_whatever_a_key_is_set_to_is_taken_or_an_error_of_ours(entry: dict[str, Any]) -> None:
-    """In the conflist entry, which is JSON, and so in the file."""
+    """Any value of a key in the conflist entry is accepted or rejected with an error of the package."""
     refuses_in_our_words(lambda: load_config({**entry, "configFile": "/nonexistent"}))
 
 
 @settings(deadline=None)
 @given(TREE | st.dictionaries(KEY, TREE, max_size=3), st.text(max_size=5), st.integers(0, 200))
 def test_whatever_the_file_is_is_taken_or_an_error_of_ours(tree: Any, noise: str, at: int) -> None:
-    """Also a document that is broken somewhere."""
+    """Any config.yaml, broken YAML included, is accepted or rejected with an error of the package."""
     text = yaml.safe_dump(tree)
     with tempfile.TemporaryDirectory() as directory:
         for written in (text, text[:at] + noise + text[at:]):

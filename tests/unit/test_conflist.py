@@ -1,4 +1,4 @@
-"""The runtime's lists: which one is the primary's, and ours derived from it."""
+"""The runtime's network lists: how the primary CNI's list is found, and the list that is derived from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def put(directory: Path, name: str, *types: str, **keys: Any) -> dict[str, Any]:
-    """A list of plugins of these types, in a file."""
+    """Write a network list with plugins of these types. Returns it as a document."""
     plugins = [{"type": kind, "mtu": 1450} for kind in types]
     document = {"cniVersion": "1.0.0", "name": "cbr0", "plugins": plugins, **keys}
     (directory / name).write_text(json.dumps(document))
@@ -24,7 +24,7 @@ def put(directory: Path, name: str, *types: str, **keys: Any) -> dict[str, Any]:
 
 
 def test_our_list_is_the_primarys_and_our_entry(tmp_path: Path) -> None:
-    """Same name, same version, every key and plugin of the primary, and ours at the end."""
+    """The derived list has the name, version, keys and plugins of the primary CNI's list, and our entry at the end."""
     document = put(tmp_path, "10-flannel.conflist", "flannel", "portmap", disableCheck=True)
     primary = conflist.find_primary(str(tmp_path))
     ours = json.loads(conflist.derive(primary, conflist.entry(stateDir="/s")))
@@ -37,7 +37,7 @@ def test_our_list_is_the_primarys_and_our_entry(tmp_path: Path) -> None:
 
 
 def test_the_primarys_file_stays_as_it_is(tmp_path: Path) -> None:
-    """Whoever edits the primary's list is overwritten by it."""
+    """The primary CNI's list is not changed, because the primary would overwrite the change."""
     put(tmp_path, "10-flannel.conflist", "flannel")
     before = (tmp_path / "10-flannel.conflist").read_bytes()
     ours = conflist.derive(conflist.find_primary(str(tmp_path)), conflist.entry())
@@ -49,14 +49,14 @@ def test_the_primarys_file_stays_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("copy", ["multus", "istio-cni", "tailscale-cni"])
 def test_a_copy_of_another_list_is_not_the_primary(tmp_path: Path, copy: str) -> None:
-    """Following a list that follows another would chase its own tail."""
+    """A list that another plugin derived is not the primary CNI's list."""
     put(tmp_path, "01-copy.conflist", "flannel", copy)
     put(tmp_path, "10-flannel.conflist", "flannel")
     assert conflist.find_primary(str(tmp_path)).path.endswith("10-flannel.conflist")
 
 
 def test_a_single_plugins_file_becomes_a_list(tmp_path: Path) -> None:
-    """libcni still reads .conf files of one plugin."""
+    """A .conf file of one plugin becomes a list, because libcni still reads such files."""
     (tmp_path / "10-old.conf").write_text('{"cniVersion": "0.4.0", "name": "old", "type": "bridge"}')
     ours = json.loads(conflist.derive(conflist.find_primary(str(tmp_path)), conflist.entry()))
     assert [plugin["type"] for plugin in ours["plugins"]] == ["bridge", "tailscale-cni"]
@@ -78,7 +78,7 @@ def test_a_single_plugins_file_becomes_a_list(tmp_path: Path) -> None:
     ],
 )
 def test_a_list_that_cannot_be_read_is_not_passed_over(tmp_path: Path, text: str, reason: str) -> None:
-    """What sorts behind it was never the cluster's network, so nothing is followed, and the reason is told."""
+    """If the first list is unreadable, no other is used: later lists were never the cluster's network. The error gives the reason."""
     (tmp_path / "10-broken.conflist").write_text(text)
     put(tmp_path, "87-podman.conflist", "bridge")
     with pytest.raises(errors.NoPrimary, match=r"10-broken\.conflist") as caught:
@@ -87,13 +87,13 @@ def test_a_list_that_cannot_be_read_is_not_passed_over(tmp_path: Path, text: str
 
 
 def test_without_any_list_there_is_no_primary(tmp_path: Path) -> None:
-    """The error names the directory and what to do."""
+    """Without a network list, the error names the directory."""
     with pytest.raises(errors.NoPrimary, match="it has no network list"):
         conflist.find_primary(str(tmp_path / "nowhere"))
 
 
 def test_removing_ours_leaves_the_primarys(tmp_path: Path) -> None:
-    """The runtime falls back to what it had; twice is no error."""
+    """Removing our list leaves the primary CNI's list. Removing it twice is no error."""
     put(tmp_path, "10-flannel.conflist", "flannel")
     (tmp_path / conflist.NAME).write_text("{}")
     assert conflist.remove(str(tmp_path))

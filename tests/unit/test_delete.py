@@ -1,4 +1,4 @@
-"""DEL and an ADD of the same container at once."""
+"""DEL and ADD of the same container at the same time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.kit.wait import wait_until
 def test_a_del_sees_what_an_add_records_while_it_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A DEL that comes before ADD has written anything ends the node all the same."""
+    """A DEL that starts before ADD has written its record still ends the node."""
     ended: list[str] = []
     monkeypatch.setattr(teardown, "end", lambda attachment, *_: ended.append(attachment.container_id))
     files.make_directory(f"{tmp_path}/attachments")
@@ -55,9 +55,9 @@ def test_a_del_sees_what_an_add_records_while_it_waits(
 
 
 def opened(directory: str) -> int:
-    """How many descriptors of this process are of a directory."""
+    """Returns how many descriptors of this process refer to a directory."""
     count = 0
     for link in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # closed by now
+        with contextlib.suppress(OSError):  # the descriptor has been closed
             count += str(link.readlink()) == directory
     return count

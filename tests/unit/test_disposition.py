@@ -1,4 +1,4 @@
-"""What becomes of an identity that a pod gives up: the whole table."""
+"""The disposition of an identity that a pod gives up, for every combination of conditions."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ TABLE = {
 
 
 def test_the_table_is_whole() -> None:
-    """Every combination has a row."""
+    """The table has a row for every combination."""
     assert set(TABLE) == set(itertools.product((False, True), (False, True), Successor))
 
 
 @pytest.mark.parametrize(("given", "what"), TABLE.items())
 def test_disposition(given: tuple[bool, bool, Successor], what: Disposition) -> None:
-    """A lasting heir gets the keys; else the cluster gets back what cannot be deleted; a host deletes its own only without a heir."""
+    """The disposition of an identity is as in the table.
+
+    A lasting successor gets the keys. Without one, an identity in the cluster is deleted if possible, and otherwise released. An identity
+    of the host alone is deleted if possible and if there is no successor. Otherwise the host keeps it.
+    """
     in_cluster, deletable, successor = given
     assert disposition(in_cluster=in_cluster, deletable=deletable, successor=successor) is what

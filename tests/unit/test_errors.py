@@ -1,4 +1,4 @@
-"""Errors are data: their codes are unique, their sentences complete, and foreign values in them harmless."""
+"""Error classes have unique codes and complete messages, and foreign values in messages are harmless."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CLASSES = [
 
 
 def fields(text: str) -> set[str]:
-    """The names in braces."""
+    """Returns the names in braces."""
     return {name for _, name, _, _ in string.Formatter().parse(text) if name}
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda c: c.__name__)
 def test_an_error_says_what_happened_and_what_to_do(error: type[errors.Error]) -> None:
-    """Every class has a sentence and a hint of its own, and both can be filled with what they name."""
+    """Every error class has a message and a hint, and both can be filled in."""
     assert error.__doc__
     assert "hint" in vars(error)
     raised = error(**dict.fromkeys(fields(error.__doc__) | fields(error.hint), 7))
@@ -33,14 +33,14 @@ def test_an_error_says_what_happened_and_what_to_do(error: type[errors.Error]) -
 
 
 def test_our_codes_are_unique() -> None:
-    """From 100 on a code is one error, so that it can be looked up."""
+    """Every code from 100 on belongs to one error class, so that users can look it up."""
     ours = [c.code for c in CLASSES if c.code >= 100]
     assert sorted(ours) == sorted(set(ours))
 
 
 @given(st.text())
 def test_a_foreign_value_cannot_break_a_line(value: str) -> None:
-    """Nothing that was shown has a control character, a bidirectional mark, or more than fits."""
+    """A shown value has no control characters or bidirectional marks and is limited in length."""
     shown = errors.show(value)
     assert shown.rstrip("…").isascii()
     assert shown.isprintable()
@@ -48,6 +48,6 @@ def test_a_foreign_value_cannot_break_a_line(value: str) -> None:
 
 
 def test_a_value_with_braces_is_only_shown() -> None:
-    """A pod author's braces are not a format."""
+    """Braces in a value are shown and not interpreted as a format."""
     error = errors.UnknownContainer(container_id="{container_id.__class__}")
     assert "{container_id.__class__}" in str(error)

@@ -1,4 +1,4 @@
-"""The exit statuses that the Go programs and Python agree on (workers/internal/exits/exits.go)."""
+"""The exit statuses that the Go programs and Python share (workers/internal/exits/exits.go)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ STATUSES = {
 
 
 def test_no_number_has_two_meanings() -> None:
-    """Whoever returns a status, it means the same."""
+    """Every exit status has one meaning."""
     assert len(STATUSES) == 9
     assert len(set(STATUSES.values())) == len(STATUSES)
 
 
 def test_python_and_go_have_the_same_numbers() -> None:
-    """A task's exit status is what the supervisor takes it for, and systemd knows which ones are final."""
+    """The supervisor interprets a task's exit status as Python means it, and systemd knows which statuses are final."""
     ours = {name: value for name, value in vars(exits).items() if name.isupper()}
     names = {
         "Done": "DONE",

@@ -1,4 +1,4 @@
-"""The fast path: what it answers is what the real path answers, and what it does not answer goes there."""
+"""The fast path answers as the real path would, and passes on every call that it does not answer."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class Host:
         }
 
     def configure(self, text: str) -> None:
-        """Write config.yaml, and have a call of the real path note what the fast path must know."""
+        """Write config.yaml, and the record that the real path writes for the fast path."""
         self.config_file.write_text(text, encoding="utf-8")
         self.state_dir.mkdir(0o711, exist_ok=True)
         view = config.fastpath_note(config.load_config(self.entry))
         (self.state_dir / "enroll.json").write_text(json.dumps(view), encoding="utf-8")
 
     def has_asked(self, namespace: str, annotations: Mapping[str, str], *, age: int = 0) -> None:
-        """There is a kubeconfig, and this is what the API has said of a namespace."""
+        """Configure a kubeconfig, and record what the API said of a namespace ``age`` seconds ago."""
         self.configure("kubeconfig: /nonexistent\n")
         Namespaces(str(self.state_dir)).renew(namespace, lambda: annotations, wait=True)
         file = self.state_dir / "namespaces" / f"{namespace}.json"
@@ -82,17 +82,17 @@ class Host:
         file.write_text(json.dumps(document | {"asked": now, "until": now + FRESH}), encoding="utf-8")
 
     def at_the_door(self, environ: Mapping[str, str] = MappingProxyType({}), **keys: Any) -> bytes | None:
-        """What the fast path answers; None if it goes on."""
+        """Returns the answer of the fast path, or None if it passes the call on."""
         environ, entry = {**ENVIRON, **environ}, self.entry | keys
         try:
             parsed = fastpath.parse(json.dumps(entry).encode())
             raw = {os.fsencode(name): os.fsencode(value) for name, value in environ.items()}
             return fastpath.answer(raw, parsed, str(self.state_dir))
-        except Exception:  # noqa: BLE001 - any is a doubt
+        except Exception:  # noqa: BLE001 - on any exception the fast path passes the call on
             return None
 
     def in_the_archive(self, environ: dict[str, str], entry: dict[str, Any]) -> tuple[int, bytes]:
-        """Exit status and answer of the real path."""
+        """Returns exit status and standard output of the real path."""
         out = io.BytesIO()
         stdin = io.BytesIO(json.dumps(entry).encode())
         return dispatch.main(environ, stdin, out, io.StringIO(), verbs.load), out.getvalue()
@@ -100,13 +100,13 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    """A host with no configuration: it enrols pods that ask for it."""
+    """A host without configuration: it enrols annotated pods."""
     return Host(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def artefact() -> Path:
-    """The built artefact."""
+    """The path of the built artefact."""
     return zipapp()
 
 
@@ -114,7 +114,7 @@ def artefact() -> Path:
 def launcher(
     artefact: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Path:
-    """The artefact with its archive cut off: what this answers, it answers without it. As built, and as installed."""
+    """The artefact without its archive, as built and as ``install`` fits it. Only the fast path can answer."""
     python = os.path.realpath(sys.executable) if request.param == "fitted" else None
     data = fit_to_python(artefact, python)
     assert data.startswith(b"#!/bin/sh\n") == (python is None)
@@ -127,7 +127,7 @@ def launcher(
 def call(
     file: Path, environ: dict[str, str], stdin: bytes, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
-    """A runtime's call, with nothing in the environment but what is given."""
+    """Make a runtime's call with this environment and no other variables."""
     return subprocess.run(
         [file], input=stdin, env=environ, capture_output=True, timeout=120, check=False, **options
     )
@@ -151,24 +151,24 @@ JSON = st.recursive(
 def test_reads_what_the_archive_reads(
     *, value: dict[str, Any], indent: int | None, ascii_only: bool, noise: bytes, at: int
 ) -> None:
-    """A document that the fast path reads is one that the real path reads, as the same value."""
+    """A document that the fast path accepts is accepted by the real path, with the same value."""
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode(errors="surrogatepass")
     for data in (text, text[:at] + noise + text[at:], text[:at] + text[at + 1 :]):
         try:
             read = fastpath.parse(data)
-        except Exception:  # noqa: BLE001, S112 - any is a doubt
+        except Exception:  # noqa: BLE001, S112 - on any exception the fast path passes the call on
             continue
         assert read == document.decode(data)
 
 
 PLAIN = st.text(st.characters(exclude_characters="\\", max_codepoint=0xCFFF))
-"""Text without anything that looks like a surrogate when it is escaped."""
+"""Text without surrogates and without escapes that look like them."""
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(PLAIN, st.integers() | PLAIN))
 def test_reads_every_plain_document(value: dict[str, Any]) -> None:
-    """Whole numbers and text are no reason to doubt."""
+    """The fast path reads every document of whole numbers and text."""
     assert fastpath.parse(json.dumps(value).encode()) == value
     assert fastpath.parse(json.dumps(value, ensure_ascii=False, indent=2).encode() + b"\r\n") == value
 
@@ -250,7 +250,7 @@ MUTATED_ENTRY = st.dictionaries(st.sampled_from(KEYS.split()), st.sampled_from(O
 def test_never_answers_otherwise_than_the_archive(
     tmp_path: Path, verb: str, version: str, environ: dict[str, str], keys: dict[str, Any], asked: str
 ) -> None:
-    """Whatever a call looks like: if the fast path answers it, the real path succeeds, and with the same bytes."""
+    """If the fast path answers a call, the real path succeeds with the same answer, byte for byte."""
     host = Host(tmp_path)
     if asked != "nothing":
         host.has_asked("default", {"tailscale.com/enabled": str(asked == "a wish").lower()})
@@ -268,7 +268,7 @@ def test_never_answers_otherwise_than_the_archive(
 def test_answers_for_a_pod_that_does_not_ask(
     host: Host, version: str, annotations: dict[str, str] | None
 ) -> None:
-    """ADD echoes prevResult, DEL and CHECK (from 0.4.0 on) say nothing, in every version and with every runtime's habits."""
+    """Without enrolment, ADD passes prevResult on, and DEL and CHECK (from 0.4.0 on) print nothing, in every version and any runtime."""
     keys: dict[str, Any] = {
         "cniVersion": version,
         "prevResult": PREV_RESULT | {"cniVersion": version},
@@ -292,20 +292,20 @@ def test_answers_for_a_pod_that_does_not_ask(
 @pytest.mark.parametrize("verb", ["ADD", "CHECK"])
 @pytest.mark.parametrize("value", ["true", "True", "", "yes", "1"])
 def test_goes_on_for_a_pod_that_asks(host: Host, verb: str, value: str) -> None:
-    """Whatever is not a plain "false" is for the real path to judge."""
+    """If tailscale.com/enabled has another value than "false", the fast path does not answer."""
     asks = {ANNOTATIONS: {"tailscale.com/enabled": value}}
     assert host.at_the_door({"CNI_COMMAND": verb}, runtimeConfig=asks) is None
 
 
 @pytest.mark.parametrize("verb", ["DEL", "CHECK"])
 def test_goes_on_where_something_was_recorded(host: Host, verb: str) -> None:
-    """A container of which ADD recorded something is the real path's, whatever its annotations say now."""
+    """If ADD has recorded an attachment for a container, the fast path does not answer, whatever its annotations are now."""
     (host.state_dir / "attachments" / CONTAINER).mkdir(parents=True)
     assert host.at_the_door({"CNI_COMMAND": verb}) is None
 
 
 def test_knows_the_host_by_what_was_noted(host: Host) -> None:
-    """The fast path trusts enroll.json as long as every watched file is the one that was read."""
+    """The fast path trusts enroll.json while every watched file is the file that was read."""
     assert host.at_the_door() is not None
     host.config_file.write_text("tags: [tag:a]\n", encoding="utf-8")
     assert host.at_the_door() is None
@@ -328,7 +328,7 @@ def test_knows_the_host_by_what_was_noted(host: Host) -> None:
     + [(f"{{tailscale.com/enabled: {word}}}", False) for word in ("true", "'true'", "'odd'")],
 )
 def test_goes_on_where_a_namespace_may_speak_for_its_pods(host: Host, layer: str, *, passes: bool) -> None:
-    """A pod that says nothing may be a node by its namespace: whose it is, the real path knows. DEL asks the disk alone."""
+    """If a namespace in the configuration can enrol pods, the fast path answers only DEL, which depends only on records."""
     host.configure(f"enroll: annotated\nnamespaces: {{quiet: {{}}, media: {layer}}}\n")
     assert (host.at_the_door() is not None) == passes
     assert (host.at_the_door({"CNI_COMMAND": "CHECK"}) is not None) == passes
@@ -344,7 +344,7 @@ def test_goes_on_where_a_namespace_may_speak_for_its_pods(host: Host, layer: str
 def test_knows_a_namespace_by_what_the_api_said(
     host: Host, verb: str, annotations: dict[str, str], *, passes: bool
 ) -> None:
-    """Where a namespace was asked for just now and wants nothing, its pods pass; DEL asks the disk alone."""
+    """If the API's recent answer for a namespace enrols no pod, the fast path answers. DEL depends only on records."""
     host.has_asked("default", annotations)
     assert (host.at_the_door({"CNI_COMMAND": verb}) is not None) == passes
     assert host.at_the_door({"CNI_COMMAND": "DEL"}) == b""
@@ -352,13 +352,13 @@ def test_knows_a_namespace_by_what_the_api_said(
 
 @pytest.mark.parametrize("age", [-5, FRESH + 1, 10**6])
 def test_goes_on_where_a_namespace_may_have_changed_its_mind(host: Host, age: int) -> None:
-    """What the API said before, or by the clock of another boot, has to be asked for anew."""
+    """The fast path does not use the API's answer if it is old or from before a reboot."""
     host.has_asked("default", {}, age=age)
     assert host.at_the_door() is None
 
 
 def test_goes_on_for_a_namespace_that_nobody_has_seen(host: Host) -> None:
-    """Nor is what was never answered, or cannot be read, an answer."""
+    """The fast path does not answer for a namespace without a readable, successful answer of the API."""
     host.has_asked("other", {})
     assert host.at_the_door() is None
     host.has_asked("default", {})
@@ -375,7 +375,7 @@ def _fail() -> dict[str, str]:
 
 
 def test_excluded_namespaces_need_no_api(host: Host) -> None:
-    """The pods that an API server needs pass with nothing known of their namespace."""
+    """Pods in excluded namespaces pass without an answer of the API, because the API server may need them."""
     host.configure("kubeconfig: /nonexistent\n")
     args = ENVIRON["CNI_ARGS"].replace("=default", "=kube-system")
     assert host.at_the_door({"CNI_ARGS": args}) is not None
@@ -397,7 +397,7 @@ def test_excluded_namespaces_need_no_api(host: Host) -> None:
     ],
 )
 def test_does_not_trust_a_note_that_is_odd(host: Host, text: str) -> None:
-    """An enroll.json that is broken, of another version, or about another configuration file is a doubt."""
+    """If enroll.json is broken, of another version or for another configuration file, the fast path does not answer."""
     host.state_dir.mkdir()
     (host.state_dir / "enroll.json").write_text(text, encoding="utf-8")
     assert host.at_the_door() is None
@@ -406,7 +406,7 @@ def test_does_not_trust_a_note_that_is_odd(host: Host, text: str) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
 def test_does_not_wait_for_a_note_that_is_no_file(host: Host, make: Callable[[Path], None]) -> None:
-    """A FIFO that nobody writes to, a directory: of the host's own notes, and of a namespace's."""
+    """If a record is a FIFO or a directory, the fast path neither waits nor answers."""
     host.has_asked("default", {})
     assert host.at_the_door() is not None
     for note in (host.state_dir / "namespaces" / "default.json", host.state_dir / "enroll.json"):
@@ -417,13 +417,13 @@ def test_does_not_wait_for_a_note_that_is_no_file(host: Host, make: Callable[[Pa
 
 @pytest.mark.parametrize("key", ["enroll", "tags", "controlURL", "unknown"])
 def test_settings_in_the_entry_go_on(host: Host, key: str) -> None:
-    """An entry that configures something has to be checked as a whole."""
+    """If the conflist entry has settings, the fast path does not answer, because they must be validated as a whole."""
     keys: dict[str, Any] = {key: "annotated"}
     assert host.at_the_door(**keys) is None
 
 
 def test_needs_no_archive(host: Host, launcher: Path) -> None:
-    """The artefact answers for pods that are not enrolled without its archive: here it has none."""
+    """The launcher answers for pods that are not enrolled without the archive, and writes no file."""
     entry = json.dumps(host.entry).encode()
     done = call(launcher, ENVIRON, entry)
     assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, PREV_RESULT, b"")
@@ -434,7 +434,7 @@ def test_needs_no_archive(host: Host, launcher: Path) -> None:
 
 
 def test_needs_no_writable_disk(host: Host, launcher: Path) -> None:
-    """A host on which nothing at all can be written still starts its other pods."""
+    """Pods that are not enrolled start even if no file system is writable."""
     readonly = (
         'mount --make-rprivate / && mount -o remount,bind,ro / && ! touch /tmp/x 2>/dev/null && exec "$0"'
     )
@@ -450,7 +450,7 @@ def test_needs_no_writable_disk(host: Host, launcher: Path) -> None:
 
 
 def test_hostile_environment_changes_nothing(host: Host, launcher: Path, tmp_path: Path) -> None:
-    """No variable of the runtime's environment reaches the interpreter, and none is needed."""
+    """No environment variable affects the interpreter, and none is required."""
     for name in ("posix", "sys", "_json", "sitecustomize", "usercustomize"):
         (tmp_path / f"{name}.py").write_text("import os; os._exit(99)\n", encoding="utf-8")
     (tmp_path / "python3").write_text("#!/bin/sh\nexit 98\n", encoding="utf-8")
@@ -473,7 +473,7 @@ def test_hostile_environment_changes_nothing(host: Host, launcher: Path, tmp_pat
 
 
 def valid(host: Host, **keys: Any) -> bytes:
-    """The host's entry, with other keys, as bytes."""
+    """Returns the host's entry with other keys, as bytes."""
     return json.dumps(host.entry | keys).encode()
 
 
@@ -504,7 +504,7 @@ ODD_DOCUMENTS: dict[str, tuple[Callable[[Host], bytes], int]] = {
 
 @pytest.mark.parametrize("name", ODD_DOCUMENTS)
 def test_what_is_odd_gets_a_proper_error(host: Host, artefact: Path, name: str) -> None:
-    """The archive answers what the fast path does not, with what the fast path has read: an error in CNI's words, and no traceback."""
+    """The real path gets the bytes that the fast path has read, and answers an invalid call with a CNI error."""
     document, code = ODD_DOCUMENTS[name]
     done = call(artefact, ENVIRON, document(host))
     assert done.returncode == 1
@@ -513,7 +513,7 @@ def test_what_is_odd_gets_a_proper_error(host: Host, artefact: Path, name: str) 
 
 
 def test_a_big_document_is_no_error(host: Host, artefact: Path) -> None:
-    """What is longer than the fast path reads is read to its end by the real path."""
+    """The real path reads a document to its end if it is longer than the fast path's limit."""
     entry = valid(host, args={"padding": "x" * 3_000_000})
     done = call(artefact, ENVIRON, entry)
     assert (done.returncode, json.loads(done.stdout)) == (0, PREV_RESULT), done.stderr
@@ -521,7 +521,7 @@ def test_a_big_document_is_no_error(host: Host, artefact: Path) -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
 def test_closed_descriptors(host: Host, artefact: Path, closed: str) -> None:
-    """With standard descriptors closed there is an exit status in time and never a traceback."""
+    """With standard descriptors closed, a call exits in time and without a traceback."""
     done = subprocess.run(
         ["/bin/sh", "-c", f'exec "$0" {closed}', artefact],
         input=valid(host, runtimeConfig={ANNOTATIONS: {"tailscale.com/enabled": "maybe"}}),

@@ -1,4 +1,4 @@
-"""Numbers of a name, and the keys that are kept for them: who has which, and who has it next."""
+"""The numbers of a hostname and the keys retained for them: which pod has them, and which pod gets them next."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERIAL = count()
 
 
 class Host:
-    """A host's state, and what ADD and DEL write there of a pod's name and keys."""
+    """A host's state, and what ADD and DEL write there for a pod's hostname and keys."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -30,7 +30,7 @@ class Host:
             files.make_directory(f"{root}/{name}")
 
     def add(self, name: str = "web", *, age: float = 0, **more: Any) -> Attachment:
-        """A pod is added, and its node registers."""
+        """Add a pod that is ``age`` seconds old, and register its node. Returns its attachment."""
         serial = next(SERIAL)
         base = {
             "minter": "headscale",
@@ -61,25 +61,25 @@ class Host:
         return attachment
 
     def register(self, attachment: Attachment) -> None:
-        """The node has keys."""
+        """Create the state file that a registered node has."""
         Path(attachment.identity_dir).mkdir(exist_ok=True)
         Path(attachment.identity_dir, "tailscaled.state").touch()
 
     def delete(self, attachment: Attachment) -> None:
-        """A pod is deleted."""
+        """Delete a pod: hand over its numbers and keys, and remove its record."""
         with self.store.locked(attachment.container_id):
             current = self.now(attachment)
             handover.hand_over(current)
             self.store.forget(current)
 
     def now(self, attachment: Attachment) -> Attachment:
-        """As it is on the disk."""
+        """Returns the attachment as it is on the disk."""
         current = self.store.at(attachment.record)
         assert current
         return current
 
     def settled(self, attachment: Attachment) -> Attachment:
-        """What its supervisor is told."""
+        """Returns the attachment after its supervisor has applied its assignment."""
         current = handover.apply_assignment(attachment)
         assert current
         return current
@@ -87,12 +87,12 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    """A host with no pod."""
+    """A host without pods."""
     return Host(tmp_path)
 
 
 def test_the_pods_of_a_name_have_numbers(host: Host) -> None:
-    """The lowest that is free, each another one; another namespace's or name's are counted apart."""
+    """Each pod of a hostname gets the lowest free number. Other hostnames and namespaces are counted separately."""
     first, second, third = (host.add(age=3600) for _ in range(3))
     assert [a.hostname for a in (first, second, third)] == ["web", "web-1", "web-2"]
     assert host.add("db").hostname == "db"
@@ -101,7 +101,7 @@ def test_the_pods_of_a_name_have_numbers(host: Host) -> None:
 
 
 def test_a_hundred_at_once_have_a_hundred_numbers(host: Host) -> None:
-    """However many ADDs come together."""
+    """A hundred concurrent ADDs get a hundred different numbers."""
     with ThreadPoolExecutor(16) as pool:
         added = list(pool.map(lambda _: host.add(), range(100)))
     assert sorted(a.number for a in added) == list(range(100))
@@ -109,7 +109,7 @@ def test_a_hundred_at_once_have_a_hundred_numbers(host: Host) -> None:
 
 
 def test_a_pod_that_wants_a_number_is_nobody_else_meanwhile(host: Host) -> None:
-    """The keys that are kept for ``db-0``, which is away, are not for a ``db-2`` that finds its own number held."""
+    """A StatefulSet pod whose number is taken does not get keys that are retained for another number."""
     first = host.add("db", ephemeral=False, wanted=0)
     host.delete(first)
     host.add("db", ephemeral=False, wanted=2)
@@ -119,7 +119,7 @@ def test_a_pod_that_wants_a_number_is_nobody_else_meanwhile(host: Host) -> None:
 
 
 def test_a_rollout_ends_with_the_name_and_the_keys_that_it_began_with(host: Host) -> None:
-    """The new pod is added before the old one ends, and is then what that was: ten times over."""
+    """After ten rolling updates, the pod has the hostname, keys, uid and port of the first pod."""
     first = host.add(ephemeral=False)
     now = first
     for _ in range(10):
@@ -137,7 +137,7 @@ def test_a_rollout_ends_with_the_name_and_the_keys_that_it_began_with(host: Host
 
 
 def test_with_a_static_key_nothing_is_left_behind(host: Host) -> None:
-    """Nobody could be told that the second node is no more: the next pod is that one again."""
+    """With a static auth key, no device can be deleted. Each rolling update uses the same temporary identity."""
     now, interim = host.add(ephemeral=False, minter="static"), set()
     for _ in range(3):
         new = host.add(ephemeral=False, minter="static")
@@ -149,7 +149,7 @@ def test_with_a_static_key_nothing_is_left_behind(host: Host) -> None:
 
 
 def test_an_ephemeral_one_takes_over_the_name_alone(host: Host) -> None:
-    """Its keys are its own, and stay."""
+    """An ephemeral node takes over a hostname but keeps its own keys."""
     old, new = host.add(), host.add()
     host.delete(old)
     now = host.settled(new)
@@ -157,7 +157,7 @@ def test_an_ephemeral_one_takes_over_the_name_alone(host: Host) -> None:
 
 
 def test_three_replicas_keep_their_three_names(host: Host) -> None:
-    """A rolling update of three, one after the other, whichever ends first."""
+    """After a rolling update of three replicas, the hostnames and keys are the same, whichever pod ends first."""
     pods = [host.add(ephemeral=False) for _ in range(3)]
     keys = {a.key for a in pods}
     for leaver in (2, 0, 1):
@@ -169,7 +169,7 @@ def test_three_replicas_keep_their_three_names(host: Host) -> None:
 
 
 def test_scaling_down_disturbs_nobody(host: Host) -> None:
-    """Who has been there for longer than the window keeps its name."""
+    """A pod that is older than the handover window keeps its hostname when another pod ends."""
     first, second = host.add(age=3600), host.add(age=3600)
     host.delete(first)
     assert host.settled(second) == second
@@ -177,7 +177,7 @@ def test_scaling_down_disturbs_nobody(host: Host) -> None:
 
 
 def test_the_one_that_is_worst_off_has_it(host: Host) -> None:
-    """Of several that could move, it alone does; and who has been given a better one already is left where it will be."""
+    """A free number goes to the pod with the highest number in the handover window. No other pod moves."""
     old = host.add(age=3600)
     elder, younger = host.add(age=300), host.add(age=5)
     host.delete(old)
@@ -187,7 +187,7 @@ def test_the_one_that_is_worst_off_has_it(host: Host) -> None:
 
 
 def test_what_an_heir_does_not_need_goes_to_who_waits_for_it(host: Host) -> None:
-    """Two end before their one heir has moved, and another pod came meanwhile: both names are kept, with their keys, and nothing else."""
+    """An heir that inherits two numbers gives the second to another young pod. Only the keys retained for the two numbers remain."""
     first, second = (host.add(ephemeral=False, age=3600) for _ in range(2))
     heir = host.add(ephemeral=False)
     host.delete(second)
@@ -207,7 +207,7 @@ def test_what_an_heir_does_not_need_goes_to_who_waits_for_it(host: Host) -> None
 
 
 def test_what_nobody_waits_for_is_left_behind(host: Host) -> None:
-    """Two end before their one heir has moved: what it could have been is forgotten with what it was."""
+    """If no other pod needs the second of an heir's two inherited numbers, its keys are dropped, and so are the heir's first keys."""
     first, second = (host.add(ephemeral=False, age=3600) for _ in range(2))
     heir = host.add(ephemeral=False)
     host.delete(second)
@@ -220,7 +220,7 @@ def test_what_nobody_waits_for_is_left_behind(host: Host) -> None:
 
 
 def test_keys_that_moved_along_are_at_one_number(host: Host) -> None:
-    """The one that ended had never registered: its heir keeps its own keys, and no other pod finds them where they were."""
+    """If the ended node never registered, its heir keeps its own keys. They are then retained only for the heir's new number."""
     old = host.add(ephemeral=False, minter="static")
     new = host.add(ephemeral=False, minter="static")
     Path(old.identity_dir, "tailscaled.state").unlink()
@@ -231,7 +231,7 @@ def test_keys_that_moved_along_are_at_one_number(host: Host) -> None:
 
 
 def test_an_heir_that_ends_before_it_moves_hands_on_all_that_it_has(host: Host) -> None:
-    """What was promised to one is not lost with it."""
+    """If an heir ends before it moves, the next pod inherits the number and keys that were assigned to it."""
     old = host.add(ephemeral=False, age=3600)
     heir = host.add(ephemeral=False)
     host.delete(old)
@@ -244,7 +244,7 @@ def test_an_heir_that_ends_before_it_moves_hands_on_all_that_it_has(host: Host) 
 
 
 def test_a_pod_with_a_number_of_its_own_has_that_one(host: Host) -> None:
-    """Of a StatefulSet: in whatever order they come, and after another one was in its place."""
+    """A StatefulSet pod gets its own number in any order of starts, also after another pod had the number."""
     second, first = host.add(wanted=1), host.add(wanted=0)
     assert (first.hostname, second.hostname) == ("web", "web-1")
     again = host.add(wanted=1)
@@ -256,7 +256,7 @@ def test_a_pod_with_a_number_of_its_own_has_that_one(host: Host) -> None:
 
 
 def test_keys_that_are_for_something_else_go_first(host: Host) -> None:
-    """A tag that was taken away, another control plane: the same name, uid and port, and new keys."""
+    """If the tags or the control plane change, the next pod keeps hostname, uid and port but gets new keys."""
     old = host.add(ephemeral=False, tags=("tag:a", "tag:b"))
     host.delete(old)
     same = host.add(ephemeral=False, tags=("tag:b", "tag:a"))
@@ -272,7 +272,7 @@ def test_keys_that_are_for_something_else_go_first(host: Host) -> None:
 
 
 def test_what_never_registered_is_not_kept(host: Host) -> None:
-    """There is nothing to be again."""
+    """The identity of a node that never registered is not retained."""
     one = host.add(ephemeral=False)
     Path(one.identity_dir, "tailscaled.state").unlink()
     host.delete(one)
@@ -280,7 +280,7 @@ def test_what_never_registered_is_not_kept(host: Host) -> None:
 
 
 def test_a_number_whose_record_is_gone_is_free(host: Host) -> None:
-    """A crash, or a file that somebody removed: nobody has it."""
+    """A number is free if its record is missing, for example after a crash or if a user removed the file."""
     one = host.add()
     host.store.forget(one)
     assert host.add().number == 0
@@ -290,19 +290,19 @@ IN_CLUSTER = {"ephemeral": False, "kubeconfig": "/kubeconfig"}
 
 
 def kept_in_cluster(host: Host, **more: Any) -> Attachment:
-    """A pod whose identity the cluster keeps."""
+    """Add a pod whose identity is retained in the cluster."""
     attachment = host.add(**{**IN_CLUSTER, **more})
     Identity.load(str(host.root), attachment.key)._replace(kubeconfig="/kubeconfig").save(str(host.root))
     return attachment
 
 
 def owed(host: Host) -> dict[str, bool]:
-    """By the key of an identity that is to be given back, whether it is to be nobody's any more."""
+    """Returns the queued releases: by key, whether the identity is to be deleted."""
     return {release.key: release.delete for release in Releases(str(host.root)).all()}
 
 
 def test_who_leaves_gives_back_what_the_cluster_keeps(host: Host) -> None:
-    """It is on the disk before the pod's record is gone; what is the host's alone is not given to anybody."""
+    """A pod's end queues the release of its identity in the cluster, but not of an identity that only the host has."""
     here, there = host.add(ephemeral=False), kept_in_cluster(host)
     host.delete(here)
     assert owed(host) == {}
@@ -311,7 +311,7 @@ def test_who_leaves_gives_back_what_the_cluster_keeps(host: Host) -> None:
 
 
 def test_what_is_another_hosts_by_now_is_not_given_back(host: Host) -> None:
-    """It is not ours to give; nor is its number taken over with it."""
+    """An identity that was lost to another host is not released."""
     lost = kept_in_cluster(host)
     host.store.save(lost._replace(lost=True))
     host.delete(lost)
@@ -319,7 +319,7 @@ def test_what_is_another_hosts_by_now_is_not_given_back(host: Host) -> None:
 
 
 def test_an_heir_has_the_clusters_identity_and_gives_back_its_own(host: Host) -> None:
-    """The one that it had for a while is nobody's any more; with a static key, it is given back for the next update."""
+    """An heir takes over the cluster's identity. Its own is deleted, or released with a static auth key for the next update."""
     for minter, deleted in (("headscale", True), ("static", False)):
         old, new = (kept_in_cluster(host, name=minter, minter=minter) for _ in range(2))
         host.delete(old)
@@ -328,19 +328,19 @@ def test_an_heir_has_the_clusters_identity_and_gives_back_its_own(host: Host) ->
         assert (heir.number, heir.identity, heir.kubeconfig) == (0, old.identity, "/kubeconfig")
         handover.dispose_of_former(host.store, heir)
         assert owed(host) == {new.identity: deleted}
-        assert Path(new.identity_dir).exists() is not deleted  # until the cluster has it
+        assert Path(new.identity_dir).exists() is not deleted  # until it is released
         Releases(str(host.root)).done(new.identity)
 
 
 def test_the_clusters_identity_of_one_number_is_never_anothers(host: Host) -> None:
-    """Where the one that leaves has no keys for its heir, the heir stays what it is: one key in two Secrets could be held twice."""
+    """If the ended pod has no keys for its heir, the heir keeps its number: one key in two Secrets could be leased twice."""
     old, new = host.add(ephemeral=True), kept_in_cluster(host)
     host.delete(old)
     assert (host.settled(new).number, host.settled(new).identity) == (1, new.identity)
 
 
 def test_an_ephemeral_heir_has_the_number_and_not_the_identity(host: Host) -> None:
-    """So that is given back."""
+    """An ephemeral heir takes over only the number, and the identity is released."""
     old, new = kept_in_cluster(host), host.add()
     host.delete(old)
     assert host.settled(new).number == 0
@@ -348,7 +348,7 @@ def test_an_ephemeral_heir_has_the_number_and_not_the_identity(host: Host) -> No
 
 
 def test_a_pod_that_ends_before_it_has_moved_gives_back_both(host: Host) -> None:
-    """The better number was taken for it, and its processes are still what they were."""
+    """If a pod ends before it moves to a better number, both its identities are released."""
     one, name = kept_in_cluster(host, handover_window=0.0), Name(host.store, "default", "web")
     better = Identity("better", 77, 77, kubeconfig="/kubeconfig")
     better.save(str(host.root))
@@ -360,7 +360,7 @@ def test_a_pod_that_ends_before_it_has_moved_gives_back_both(host: Host) -> None
 
 
 def test_where_the_disk_has_to_do_it_has_keys_of_its_own(host: Host) -> None:
-    """What is to be given back to the cluster is not used by a pod that nobody has asked the cluster for."""
+    """A pod without a lease does not use an identity that is queued for release."""
     old = kept_in_cluster(host)
     host.delete(old)
     new = host.add(ephemeral=False)
@@ -369,7 +369,7 @@ def test_where_the_disk_has_to_do_it_has_keys_of_its_own(host: Host) -> None:
 
 
 def test_a_stopgap_ends_with_its_pod(host: Host) -> None:
-    """The number that it wants was held elsewhere: nobody is to be what it was instead; with a static key, nobody could be told."""
+    """If a pod used another number because its own was taken, that identity is deleted with it. With a static auth key it is released."""
     for minter, deleted in (("headscale", True), ("static", False)):
         one = kept_in_cluster(host, name=minter, minter=minter)
         host.store.save(one._replace(wanted=2))

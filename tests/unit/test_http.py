@@ -1,4 +1,4 @@
-"""JSON over HTTP: deadlines, bounds, redirects, proxies and trust, against real servers on loopback."""
+"""JSON over HTTP: deadlines, size limits, redirects, proxies and trust, against real servers on loopback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OK = b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\n{"a": "
 
 
 class Server:
-    """Answers each connection with the same bytes, or as ``serve`` says; ``heard`` has what was asked."""
+    """Answers each connection with the same bytes or with ``serve``. ``heard`` has the head of each request."""
 
     def __init__(
         self,
@@ -79,13 +79,13 @@ class Server:
 
 
 def ask(client: Client, seconds: float = 20, **more: str) -> Answer:
-    """One GET."""
+    """Make one GET request."""
     with contextlib.closing(client):
         return client.ask("GET", "/x", time.monotonic() + seconds, **more)  # type: ignore[arg-type]
 
 
 def test_json_comes_back() -> None:
-    """With the credential in its header, and without one of the environment's."""
+    """The client sends the credential in the Authorization header and parses the JSON of the answer."""
     with Server() as server:
         answer = ask(Client(server.url), token=SECRET)
     assert (answer.status, answer.document) == (200, {"a": "b"})
@@ -94,7 +94,7 @@ def test_json_comes_back() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_carries_no_credential(status: int) -> None:
-    """The other server hears nothing; the redirect is the answer, and its body is bounded, too."""
+    """A redirect is returned as the answer, and its target gets no request. The size of its body is limited."""
     with Server() as other:
         head = f"HTTP/1.1 {status} Moved\r\nLocation: {other.url}/\r\nConnection: close\r\n\r\n".encode()
         with Server(head) as server:
@@ -105,7 +105,7 @@ def test_a_redirect_carries_no_credential(status: int) -> None:
 
 
 def test_a_slow_drip_ends_at_the_deadline() -> None:
-    """Each byte comes in time for a socket's time-out, and the whole never; the request may have been carried out."""
+    """A server that sends a byte at a time cannot exceed the deadline. The request may have been carried out."""
     stop = threading.Event()
 
     def drip(stream: socket.socket) -> None:
@@ -124,7 +124,7 @@ def test_a_slow_drip_ends_at_the_deadline() -> None:
     "head", [b"Content-Length: 1001\r\n", b"", b"Content-Encoding: gzip\r\n"], ids=["length", "end", "gzip"]
 )
 def test_a_body_is_bounded(head: bytes) -> None:
-    """Whether its length is announced or not."""
+    """A body is limited in size, whether its length is announced or not."""
     body = b"HTTP/1.1 200 OK\r\n" + head + b"Connection: close\r\n\r\n" + b"1" * 1001
     with Server(body) as server, pytest.raises(NoAnswer, match="larger than 1000 bytes") as caught:
         ask(Client(server.url, max_answer=1000))
@@ -137,7 +137,7 @@ def test_a_body_is_bounded(head: bytes) -> None:
     ids=["length", "chunked"],
 )
 def test_a_truncated_body_is_no_answer(framing: bytes) -> None:
-    """What arrived is whole JSON, and shorter than announced."""
+    """A body that is shorter than announced is NoAnswer, even if it is complete JSON."""
     with (
         Server(b"HTTP/1.1 200 OK\r\n" + framing) as server,
         pytest.raises(NoAnswer, match="did not come") as e,
@@ -147,7 +147,7 @@ def test_a_truncated_body_is_no_answer(framing: bytes) -> None:
 
 
 def test_errors_show_no_secret() -> None:
-    """A server that says the credential, or another key, back to us: both are left out, by value and by shape."""
+    """If a server's message has the credential or another key, both are removed."""
     body = f'{{"message": "token {SECRET} or opaque-word and hskey-auth-abc-def are bad"}}'.encode()
     head = f"HTTP/1.1 403 No\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
     for token in (SECRET, "opaque-word"):
@@ -160,7 +160,7 @@ def test_errors_show_no_secret() -> None:
 
 
 def test_the_proxy_is_used() -> None:
-    """The explicit one, with its credentials; the proxy looks the server's name up."""
+    """An explicit proxy is used with its credentials, and resolves the server's name."""
     with Server() as proxy:
         client = Client("http://control.invalid", proxy=f"http://user:p%40ss@127.0.0.1:{proxy.port}")
         assert ask(client, token=SECRET).document == {"a": "b"}
@@ -169,7 +169,7 @@ def test_the_proxy_is_used() -> None:
 
 
 def test_a_credential_goes_through_a_tunnel_only() -> None:
-    """With https the proxy hears CONNECT and the server's name; its refusal is an error without its password."""
+    """With https, a proxy sees only CONNECT and the server's name. The error for its refusal does not show its password."""
     with Server(b"HTTP/1.1 407 sesame denied\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as proxy:
         client = Client("https://control.invalid", proxy=f"http://user:sesame@127.0.0.1:{proxy.port}")
         with pytest.raises(NoAnswer, match=r"the proxy fails.*407") as caught:
@@ -181,7 +181,7 @@ def test_a_credential_goes_through_a_tunnel_only() -> None:
 
 
 def test_no_proxy_for_loopback_and_none_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An API of this host is asked directly, as the worker asks it."""
+    """Servers on loopback are asked without a proxy, as the worker does. Proxies in environment variables are not used."""
     with Server() as proxy, Server() as server:
         for name in ("http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
@@ -193,7 +193,7 @@ def test_no_proxy_for_loopback_and_none_of_the_environment(monkeypatch: pytest.M
 
 @pytest.fixture
 def tls(tmp_path: Path) -> Iterator[tuple[Server, Path]]:
-    """A server with TLS, and its certificate, which is an authority."""
+    """A TLS server, and the path of its certificate, which is its own authority."""
     pem, key = certificate(tmp_path, "server")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key)
@@ -204,21 +204,21 @@ def tls(tmp_path: Path) -> Iterator[tuple[Server, Path]]:
 def test_the_hosts_trust_store_decides(
     tls: tuple[Server, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the host trusts is trusted, and nothing that a variable of requests' names."""
+    """The host's trust store is used, and variables for requests and curl are not."""
     server, pem = tls
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pem))
     monkeypatch.setenv("CURL_CA_BUNDLE", str(pem))
     with pytest.raises(Distrusted, match="certificate is not trusted"):
         ask(Client(server.url), token=SECRET)
     assert server.heard == []
-    monkeypatch.setenv("SSL_CERT_FILE", str(pem))  # where OpenSSL looks for the host's store
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))  # the path of OpenSSL's trust store
     assert ask(Client(server.url)).ok
 
 
 def test_certifis_authorities_are_not_trusted(
     tls: tuple[Server, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An authority that only the bundle of certifi has is none."""
+    """An authority that is only in certifi's bundle is not trusted."""
     server, pem = tls
     monkeypatch.setattr("certifi.where", lambda: str(pem))
     monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(pem))
@@ -227,13 +227,13 @@ def test_certifis_authorities_are_not_trusted(
 
 
 def test_an_authority_of_the_callers_is_the_only_one(tls: tuple[Server, Path]) -> None:
-    """As a kubeconfig gives it."""
+    """A client can be given its own authority, as in a kubeconfig."""
     server, pem = tls
     assert ask(Client(server.url, tls=Tls(pem.read_text(encoding="ascii")))).ok
 
 
 def test_an_early_start_is_used_once_and_by_its_server() -> None:
-    """The process that was started early serves the next client of the same server."""
+    """A child that was started early serves one client, the next of its server. Closing a client ends its child."""
     with Server() as server:
         start_early(server.url)
         first, second = Client(server.url), Client(server.url)

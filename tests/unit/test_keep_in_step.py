@@ -1,4 +1,4 @@
-"""Repair that rides on another pod's call: it must not keep that pod waiting."""
+"""Repair of other pods' nodes during a call for one pod. It must not delay that call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tailscale_cni.state.attachments import Attachment, Attachments
 
 
 def _gone(root: Path, container_id: str) -> Attachment:
-    """The record of a pod that a reboot ended."""
+    """Record a pod that a reboot ended. Returns its attachment."""
     attachment = Attachment(
         network="net",
         container_id=container_id,
@@ -36,7 +36,7 @@ def _gone(root: Path, container_id: str) -> Attachment:
 
 
 def test_what_somebody_else_is_at_is_left_to_him(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock of a dead pod's container is held: nobody waits for it, and the other dead pod is cleaned up after."""
+    """Repair skips a container whose lock is held, without waiting, and cleans up the other ended pod."""
 
     def wait(seconds: float) -> None:
         pytest.fail(f"it waits {seconds} s")
@@ -53,7 +53,7 @@ def test_what_somebody_else_is_at_is_left_to_him(tmp_path: Path, monkeypatch: py
 
 
 def test_of_what_runs_no_record_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ADD waits for repair: on a host with hundreds of nodes it must not read all that is known of each of them."""
+    """Repair reads no record of a node whose supervisor runs, so that ADD stays fast on hosts with hundreds of nodes."""
     runs = _gone(tmp_path, "runs")
     (tmp_path / "run").symlink_to(tmp_path / "processes")
     notes = tmp_path / "processes" / runs.id
@@ -63,6 +63,6 @@ def test_of_what_runs_no_record_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("tailscale_cni.state.attachments.files.read_json", read.append)
     repair.others(str(tmp_path))
     assert read == []
-    (notes / "supervisor").write_text(f"{os.getpid()} 0")  # a later process of that number
+    (notes / "supervisor").write_text(f"{os.getpid()} 0")  # a later process with the same number
     repair.others(str(tmp_path))
     assert read == [runs.record]

@@ -1,4 +1,4 @@
-"""The Kubernetes client: what it reads of a kubeconfig, and what it makes of an API's answers."""
+"""The Kubernetes client: how it reads kubeconfigs and the API's answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .kubernetes import TOKEN, ApiServer, certificate, kubeconfig
 
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
-    """An API server, in clear."""
+    """An API server without TLS."""
     server = ApiServer()
     yield server
     server.close()
@@ -30,19 +30,19 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def api(server: ApiServer, tmp_path: Path) -> Api:
-    """A client of it."""
+    """A client of the API server."""
     return Api(load(str(kubeconfig(tmp_path / "kubeconfig", server.url))), 5.0)
 
 
 def data(path: Path) -> str:
-    """As a kubeconfig has it."""
+    """Returns a file's content as base64, as in a kubeconfig."""
     return base64.b64encode(path.read_bytes()).decode()
 
 
 @pytest.mark.parametrize("inline", [True, False], ids=["data", "files"])
 @pytest.mark.parametrize("by", ["token", "tokenFile", "certificate"])
 def test_speaks_tls_with_what_a_kubeconfig_gives(tmp_path: Path, by: str, *, inline: bool) -> None:
-    """A server that its authority vouches for, a user by token or certificate, each in the file or beside it."""
+    """TLS works with an authority, token or client certificate in the kubeconfig or in a file. Other authorities are not trusted."""
     (pem, key), (client, client_key) = certificate(tmp_path, "server"), certificate(tmp_path, "client")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key)
@@ -95,7 +95,7 @@ def test_speaks_tls_with_what_a_kubeconfig_gives(tmp_path: Path, by: str, *, inl
 def test_a_kubeconfig_that_cannot_be_used_says_why(
     tmp_path: Path, user: dict[str, Any], cluster: dict[str, Any], reason: str
 ) -> None:
-    """By name, and with no secret in it."""
+    """The error for an unusable kubeconfig names the file and the reason, and shows no secret."""
     (tmp_path / "wide").write_text("secret-word")
     file = kubeconfig(tmp_path / "kubeconfig", cluster.pop("server", "https://a"), user, **cluster)
     with pytest.raises(errors.BadKubeconfig) as caught:
@@ -121,7 +121,7 @@ def test_a_kubeconfig_that_cannot_be_used_says_why(
     ],
 )
 def test_a_broken_kubeconfig_is_an_error_of_ours(tmp_path: Path, text: str, reason: str) -> None:
-    """Whatever is in the file, and without quoting it."""
+    """Any invalid kubeconfig is BadKubeconfig. The error does not quote the file."""
     file = tmp_path / "kubeconfig"
     file.touch(0o600)
     file.write_text(text)
@@ -131,7 +131,7 @@ def test_a_broken_kubeconfig_is_an_error_of_ours(tmp_path: Path, text: str, reas
 
 
 def test_a_kubeconfig_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    """With the command that mends it."""
+    """A kubeconfig that other users can read is rejected. The error has the command that fixes it."""
     file = kubeconfig(tmp_path / "kubeconfig", "https://a")
     file.chmod(0o644)
     with pytest.raises(errors.BadKubeconfig) as caught:
@@ -140,14 +140,14 @@ def test_a_kubeconfig_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_servers_path_is_in_front(tmp_path: Path, server: ApiServer) -> None:
-    """As Rancher's clusters have it."""
+    """A path in the server's URL is a prefix of all requests, as for clusters of Rancher."""
     server.objects["/k8s/clusters/c-1/api/v1/namespaces/media"] = {"metadata": {"annotations": {"a": "b"}}}
     file = kubeconfig(tmp_path / "kubeconfig", f"{server.url}/k8s/clusters/c-1/")
     assert Api(load(str(file)), 5.0).namespace_annotations("media") == {"a": "b"}
 
 
 def test_what_is_not_there_is_none(api: Api) -> None:
-    """A namespace and a pod that the API does not know."""
+    """The annotations of a missing namespace and the controller of a missing pod are None."""
     assert api.namespace_annotations("gone") is None
     assert api.controller("gone", "pod", None) is None
 
@@ -168,7 +168,7 @@ def test_what_is_not_there_is_none(api: Api) -> None:
 def test_an_answer_that_is_none_is_an_error_of_ours(
     api: Api, server: ApiServer, answer: int | bytes, reason: str
 ) -> None:
-    """Whatever comes; and a redirect is not followed with the token."""
+    """Any invalid answer is KubernetesFailed. A redirect is not followed, so that its target does not get the token."""
     server.objects["/api/v1/namespaces/media"] = answer
     with pytest.raises(errors.KubernetesFailed) as caught:
         api.namespace_annotations("media")
@@ -177,7 +177,7 @@ def test_an_answer_that_is_none_is_an_error_of_ours(
 
 
 def test_only_strings_are_taken(api: Api, server: ApiServer) -> None:
-    """Annotations that are none are left out; no map is none at all."""
+    """Annotations that are not strings are left out. Annotations that are not a map are an empty map."""
     server.objects["/api/v1/namespaces/a"] = {"metadata": {"annotations": {"a": "b", "c": 1, "d": None}}}
     server.objects["/api/v1/namespaces/b"] = {"metadata": []}
     assert api.namespace_annotations("a") == {"a": "b"}
@@ -201,7 +201,7 @@ OWNER = {"kind": "ReplicaSet", "name": "web-7b5d9c6f8", "controller": True}
     ],
 )
 def test_a_pods_controller(api: Api, server: ApiServer, references: Any, found: tuple[str, str]) -> None:
-    """The one that is marked so, if its name is one; the pod itself without; and nobody if it is another pod."""
+    """A pod's controller is the marked owner with a valid name, or else the pod itself. A pod with another UID has none."""
     server.pod("media", "web-x", uid="1", ownerReferences=references)
     assert api.controller("media", "web-x", "1") == found
     assert api.controller("media", "web-x", None) == found
@@ -209,7 +209,7 @@ def test_a_pods_controller(api: Api, server: ApiServer, references: Any, found: 
 
 
 def test_a_server_that_hangs_costs_no_more_than_its_time(server: ApiServer, tmp_path: Path) -> None:
-    """Its connection is taken and never answered."""
+    """A server that accepts the connection and never answers cannot exceed the timeout."""
     server.hang.clear()
     api = Api(load(str(kubeconfig(tmp_path / "kubeconfig", server.url))), 0.05)
     with pytest.raises(errors.KubernetesFailed, match=r"timed out|in time"):
@@ -217,19 +217,19 @@ def test_a_server_that_hangs_costs_no_more_than_its_time(server: ApiServer, tmp_
 
 
 def test_a_server_that_is_down_is_named(server: ApiServer, api: Api) -> None:
-    """With its address."""
+    """The error for an unreachable server has its address."""
     server.close()
     with pytest.raises(errors.KubernetesFailed, match=server.url):
         api.namespace_annotations("media")
 
 
 def test_it_shows_no_secret(tmp_path: Path) -> None:
-    """Neither does its representation."""
+    """The representation of a kubeconfig shows no token."""
     assert TOKEN not in repr(load(str(kubeconfig(tmp_path / "kubeconfig", "https://a"))))
 
 
 def test_the_manifest_allows_what_is_asked_and_no_more() -> None:
-    """For one account: `get` of namespaces, pods and nodes, Secrets of one namespace, and a token of its own that does not expire."""
+    """The manifest grants one account ``get`` on namespaces, pods and nodes, and Secrets in one namespace. Its token does not expire."""
     objects = list(yaml.safe_load_all((ROOT / "manifests" / "rbac.yaml").read_text(encoding="utf-8")))
     found = {item["kind"]: item for item in objects}
     assert sorted(item["kind"] for item in objects) == [
@@ -249,7 +249,7 @@ def test_the_manifest_allows_what_is_asked_and_no_more() -> None:
         *(found[k]["metadata"]["namespace"] for k in ("Role", "RoleBinding")),
     }
     assert ours == {NAMESPACE}
-    assert account["namespace"] != NAMESPACE  # its token is not among what it may read
+    assert account["namespace"] != NAMESPACE  # the account cannot read the Secret of its own token
     assert found["ServiceAccount"]["automountServiceAccountToken"] is False
     assert found["Secret"]["type"] == "kubernetes.io/service-account-token"
     assert found["Secret"]["metadata"]["annotations"] == {
@@ -272,7 +272,7 @@ def test_the_manifest_allows_what_is_asked_and_no_more() -> None:
 def test_a_change_that_is_not_made_says_why(
     server: ApiServer, api: Api, status: int, answer: bytes | None, raised: type[Exception]
 ) -> None:
-    """Another version, no permission, or an API that fails: they are three things to do."""
+    """A conflict, a missing permission and a failing API raise different errors, because they need different actions."""
     server.objects["/api/v1/x"] = answer or status
     with pytest.raises(raised) as caught:
         api.change("PUT", "/api/v1/x", {"a": "b"})
@@ -281,7 +281,7 @@ def test_a_change_that_is_not_made_says_why(
 
 
 def test_a_change_is_what_the_api_makes_of_it(server: ApiServer, api: Api) -> None:
-    """POST, PUT and DELETE carry their body; a POST where there is no namespace is not allowed."""
+    """POST, PUT and DELETE send their body and return the API's object. POST to a missing namespace is KubernetesForbids."""
     server.objects["/api/v1/x"] = {"kind": "Secret", "metadata": {"resourceVersion": "2"}}
     for method in ("POST", "PUT", "DELETE"):
         assert api.change(method, "/api/v1/x", {"a": method})["metadata"] == {"resourceVersion": "2"}
@@ -291,7 +291,7 @@ def test_a_change_is_what_the_api_makes_of_it(server: ApiServer, api: Api) -> No
 
 
 def test_a_node_is_told_by_its_uid(server: ApiServer, api: Api) -> None:
-    """And whether it is Ready, or somebody vouches that it is off; what cannot be a name is none."""
+    """A Node's UID, its readiness and its out-of-service taint are read. No request is made for an invalid name."""
     taints = [{"key": "other"}, {"key": OUT_OF_SERVICE, "effect": "NoExecute"}]
     ready = {"conditions": [{"type": "Ready", "status": "True"}]}
     server.objects["/api/v1/nodes/a"] = {"metadata": {"uid": "u"}, "status": ready}
@@ -309,7 +309,7 @@ def test_a_node_is_told_by_its_uid(server: ApiServer, api: Api) -> None:
 
 
 def test_a_pods_node_is_that_of_this_pod(server: ApiServer, api: Api) -> None:
-    """Another one of the name, or one that is nowhere yet, says nothing."""
+    """A pod's Node is known only if the UID matches and the Node's name is valid."""
     server.objects["/api/v1/namespaces/n/pods/p"] = {"metadata": {"uid": "u"}, "spec": {"nodeName": "a"}}
     server.objects["/api/v1/namespaces/n/pods/q"] = {"metadata": {"uid": "u"}, "spec": {"nodeName": "../a"}}
     assert api.node_of("n", "p", "u") == "a"

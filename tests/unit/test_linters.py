@@ -1,4 +1,4 @@
-"""The linters are tests: what passes here passes everywhere, with the same versions."""
+"""Linters as tests, with the same versions on every machine."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ GO_MODULES = sorted(path.parent for path in ROOT.rglob("go.mod") if "testdata" n
 
 
 def check(command: list[str | Path], cwd: Path = ROOT, env: dict[str, str] | None = None) -> None:
-    """Run a linter; what it says is why the test fails."""
+    """Run a linter. If it fails, its output is the failure of the test."""
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.fail(done.stdout + done.stderr, pytrace=False)
 
 
 def test_ruff() -> None:
-    """Every rule of ruff holds, but for those that pyproject.toml leaves out with a reason."""
+    """All rules of ruff hold, except those that pyproject.toml disables with a reason."""
     check([BIN / "ruff", "check", "--no-cache", "--output-format=concise"])
 
 
 def test_ruff_format() -> None:
-    """The code is formatted as ruff formats it."""
+    """The code is formatted with ruff."""
     check([BIN / "ruff", "format", "--no-cache", "--check"])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("folders", [["tailscale_cni", "packaging"], ["tests"]], ids=" ".join)
 def test_mypy(folders: list[str]) -> None:
-    """Everything is typed, strictly."""
+    """The code passes mypy in strict mode."""
     check([sys.executable, "-m", "mypy", *folders])
 
 
 def test_rooms() -> None:
-    """No part imports what docs/architecture.md keeps from it."""
+    """No part imports what docs/architecture.md forbids."""
     check([BIN / "lint-imports", "--no-cache"])
 
 
 @pytest.mark.parametrize("module", GO_MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_gofmt(module: Path) -> None:
-    """The Go code is formatted as gofmt formats it."""
+    """The Go code is formatted with gofmt."""
     files = [path for path in sources(module, tests=True) if path.suffix == ".go"]
     gofmt = go_toolchain().with_name("gofmt")
     done = subprocess.run([gofmt, "-l", "-d", *files], capture_output=True, text=True, check=True)
@@ -61,7 +61,7 @@ TAGS = (ROOT / "workers" / "tags.txt").read_text(encoding="ascii").strip()
 @pytest.mark.parametrize("tags", ["", TAGS], ids=["plain", "tags"])
 @pytest.mark.parametrize("module", OWN_GO, ids=lambda path: str(path.relative_to(ROOT)))
 def test_go_vet(module: Path, tags: str) -> None:
-    """`go vet` has nothing to say about a Go module, with the flags of either build (so that it finds them built)."""
+    """``go vet`` passes for a Go module. The flags are those of each build, so that the build cache is used."""
     if tags and module.name != "workers":
         pytest.skip("only the worker is built with tags")
     check(
@@ -73,7 +73,7 @@ def test_go_vet(module: Path, tags: str) -> None:
 
 @pytest.mark.parametrize("module", GO_MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_go_modules_are_tidy(module: Path) -> None:
-    """A go.mod names what its module uses, no more and no less."""
+    """A go.mod requires exactly the modules that are used."""
     done = subprocess.run(
         [go_toolchain(), "mod", "tidy", "-e", "-diff"],
         cwd=module,
@@ -87,13 +87,13 @@ def test_go_modules_are_tidy(module: Path) -> None:
 
 
 def test_shellcheck() -> None:
-    """No shell script has a mistake that shellcheck knows; the launcher is read as what it becomes."""
+    """The shell scripts pass shellcheck. The launcher is a template and is tested below."""
     scripts = [ROOT / ".ci" / "run", *(path for path in ROOT.rglob("*.sh") if path.name != "launcher.sh")]
     check(["shellcheck", *scripts])
 
 
 def test_shellcheck_of_the_stub() -> None:
-    """The artefact's first lines are sound sh, for any sh."""
+    """The launcher, with its placeholders filled in, is portable sh."""
     launcher = (ROOT / "packaging" / "front" / "launcher.sh").read_text(encoding="utf-8")
     for name, text in {"PYTHONS": " ".join(PYTHONS), "FASTPATH": "pass", "BOOTSTRAP": "pass"}.items():
         launcher = launcher.replace(f"@{name}@", text)

@@ -1,4 +1,4 @@
-"""The LocalAPI's client, and a worker that means ill: whatever it answers is one error, in time."""
+"""The client of a worker's LocalAPI: any answer of a hostile worker is one error, in time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Serve = Callable[[Answer], localapi.LocalApi]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Makes the client of a node that answers one question with these bytes, a piece at a time."""
+    """Returns a function that starts a node which answers one request with these pieces, and returns its client."""
     with ExitStack() as stack:
 
         def start(answer: Answer) -> localapi.LocalApi:
@@ -85,7 +85,7 @@ HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"
 def test_whatever_a_node_answers_is_one_error_in_time(
     serve: Serve, answer: Answer | Callable[[], Answer], ask: Callable[[localapi.LocalApi], None]
 ) -> None:
-    """No answer, however long or slow or wrong, is another error than LocalApiFailed, or keeps a call for ever."""
+    """Any invalid, slow or endless answer raises LocalApiFailed in time."""
     with pytest.raises(errors.LocalApiFailed):
         ask(serve(answer() if callable(answer) else answer))
 
@@ -101,26 +101,26 @@ def test_whatever_a_node_answers_is_one_error_in_time(
     ],
 )
 def test_a_node_that_does_not_say_that_it_has_an_address_has_none(serve: Serve, words: list[bytes]) -> None:
-    """Whatever it says instead, the end is an error."""
+    """If the notifications end without an address, the call raises LocalApiFailed."""
     with pytest.raises(errors.LocalApiFailed):
         serve([HEAD, b"\n".join(words)]).await_address()
 
 
 @pytest.mark.parametrize("state", [5, 6])
 def test_a_node_says_when_it_has_its_address(serve: Serve, state: int) -> None:
-    """However the words of the bus come in; what comes after is not waited for."""
+    """The call returns at the first state with an address, however the notifications are split into pieces."""
     bus = HEAD + b'{"State":0}\n{"Prefs":{}}\n{"State":%d}\n' % state
     serve(chain((bus[n : n + 1] for n in range(len(bus))), _slowly())).await_address()
 
 
 def test_no_more_is_taken_in_than_an_answer_may_have(serve: Serve) -> None:
-    """An answer has no end but the connection's, so the client says where that is."""
+    """The client limits the size of an answer, because the answer ends only with the connection."""
     with pytest.raises(errors.LocalApiFailed, match=f"larger than {localapi.MAX_ANSWER} bytes"):
         serve(_chunks(-1, 64)).logout()
 
 
 def test_only_what_a_node_can_have_is_an_address_of_it(serve: Serve) -> None:
-    """One IPv4 and one IPv6 address of the tailnet's ranges, whatever else the worker claims."""
+    """A node has at most one IPv4 and one IPv6 address in the tailnet's ranges. Other claimed addresses are ignored."""
     many = [f"100.64.{n >> 8}.{n & 255}" for n in range(1000)]
     claimed = ["10.0.0.1", 7, "no address", *many, "fd7a:115c:a1e0::1", "fd7a:115c:a1e0::2"]
     node = serve(_status(BackendState="Running", TailscaleIPs=claimed)).node()

@@ -1,4 +1,4 @@
-"""`make lock` follows the releases of tailscale."""
+"""``make lock`` follows the releases of tailscale."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from builds.lock import newest_first, require
 
 
 def test_only_stable_releases_are_followed() -> None:
-    """An even minor version is stable; the newest comes first, and none is older than the one in use."""
+    """Only stable versions, which have an even minor number, are followed: newest first, and none older than the one in use."""
     versions = ["v1.102.5", "v1.103.0-pre", "v1.104.0", "v1.104.2", "v1.104.10", "v1.105.3", "v1.104.9-rc1"]
     assert newest_first(versions, "v1.104.0") == ["v1.104.10", "v1.104.2", "v1.104.0"]
 
 
 @pytest.mark.parametrize("module", [WORKERS, DEVCONTROL, TOOLS], ids=lambda path: path.name)
 def test_the_version_in_use_is_one_that_lock_takes(module: Path, tmp_path: Path) -> None:
-    """Requiring it again changes nothing."""
+    """Requiring the version in use changes nothing."""
     copy = tmp_path / module.name
     shutil.copytree(module, copy)
     line = next(line for line in (module / "go.mod").read_text().splitlines() if "\ttailscale.com v" in line)
@@ -27,7 +27,7 @@ def test_the_version_in_use_is_one_that_lock_takes(module: Path, tmp_path: Path)
 
 
 def test_a_version_that_cannot_be_had_changes_nothing(tmp_path: Path) -> None:
-    """go.mod and go.sum stay as they were, and the reason is what go says."""
+    """If a version does not exist, go.mod and go.sum do not change, and the error is go's."""
     copy = tmp_path / "workers"
     shutil.copytree(WORKERS, copy)
     assert "v1.104.999" in (require(copy, "v1.104.999") or "")

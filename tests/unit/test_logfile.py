@@ -1,4 +1,4 @@
-"""The host's log file: one line per call, for people who cannot see the runtime's standard error."""
+"""The host's log file: one line per call, for users who cannot see the runtime's standard error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def test_a_call_leaves_its_line_in_the_log_file(tmp_path: Path) -> None:
-    """The line on standard error is appended to ``logFile``, with the time, readable by root alone."""
+    """The line on standard error is appended to ``logFile`` with the time. Only root can read the file."""
     log = tmp_path / "log"
     entry = {
         "cniVersion": "1.1.0",

@@ -1,4 +1,4 @@
-"""Annotations of namespaces, and owners of pods: from the API, through the files that a host keeps, to what a pod should be."""
+"""Annotations of namespaces and owners of pods: from the API, through the host's records, to a pod's intent."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .kubernetes import ApiServer, kubeconfig
 
 ENABLED = "tailscale.com/enabled"
 SETTLED = {"tailscale.com/hostname": "tv", "tailscale.com/ephemeral": "true"}
-"""With these, nobody need know a pod's owner."""
+"""With these annotations, a pod's owner need not be known."""
 UID = "0a4ce9e4-6a0a-4a5c-9d21-9a5f7a0c8b11"
 
 
 class Cluster:
-    """A host of a cluster: calls for its pods, with an API server that it may ask."""
+    """A host of a cluster with an API server, and calls for its pods."""
 
     def __init__(self, root: Path) -> None:
         self.api = ApiServer()
@@ -46,7 +46,7 @@ class Cluster:
     def wish(
         self, annotations: Mapping[str, str] = {}, namespace: str = "media", pod: str = "plex-0"
     ) -> Resolution:
-        """What an ADD finds out; what it warns of is in ``warnings``."""
+        """Returns what an ADD resolves for a pod with these annotations. The warnings of the call are in ``warnings``."""
         file = self.root / "config.yaml"
         file.write_text(yaml.safe_dump(self.settings), encoding="utf-8")
         entry = config(
@@ -60,28 +60,28 @@ class Cluster:
         return resolve(asked._replace(warn=self.warnings.append))
 
     def enrolls(self, annotations: Mapping[str, str] = {}, **pod: str) -> bool:
-        """Whether such a pod becomes a node."""
+        """Returns whether the pod becomes a node."""
         return self.wish(annotations, **pod).intent is not None
 
     @property
     def known(self) -> Namespaces:
-        """What it keeps."""
+        """The host's records of namespaces."""
         return Namespaces(str(self.state_dir))
 
     def grow_old(self, name: str = "media") -> None:
-        """What it knows of a namespace is not fresh any more."""
+        """Make the record of a namespace stale."""
         file = self.state_dir / "namespaces" / f"{name}.json"
         document = json.loads(file.read_text(encoding="utf-8"))
         file.write_text(json.dumps(document | {"asked": 0, "until": 0}), encoding="utf-8")
 
     def renewed(self, name: str = "media") -> None:
-        """Returns when it is fresh again."""
+        """Wait until the record of a namespace is fresh."""
         wait_until(lambda: self.known.get(name).is_fresh, what=f"news of {name}")
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """One with nothing in it but the namespace media."""
+    """A cluster with the namespace media and nothing else."""
     cluster = Cluster(tmp_path)
     cluster.api.namespace("media", {})
     yield cluster
@@ -89,7 +89,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_a_namespace_enrols_its_pods(cluster: Cluster) -> None:
-    """The first pod of a namespace waits for what the API says of it, and is a node by it."""
+    """The first pod of a namespace waits for the API's answer, and is enrolled by the namespace's annotations."""
     cluster.api.namespace("media", {ENABLED: "true", **SETTLED, "other": "x"})
     intent = cluster.wish().intent
     assert intent
@@ -100,7 +100,7 @@ def test_a_namespace_enrols_its_pods(cluster: Cluster) -> None:
 
 
 def test_a_pod_has_the_last_word(cluster: Cluster) -> None:
-    """One annotation at a time."""
+    """A pod's annotations override those of its namespace one by one."""
     cluster.api.namespace("media", {ENABLED: "true", "tailscale.com/hostname": "tv"})
     assert not cluster.enrolls({ENABLED: "false"})
     intent = cluster.wish({"tailscale.com/hostname": "radio"}).intent
@@ -109,7 +109,7 @@ def test_a_pod_has_the_last_word(cluster: Cluster) -> None:
 
 
 def test_a_namespaces_wish_needs_permission(cluster: Cluster) -> None:
-    """Who may write a pod can often write its namespace."""
+    """A namespace's annotations need permission, because users who can write pods can often write their namespace."""
     del cluster.settings["permissions"]
     cluster.api.namespace("media", {ENABLED: "true", "tailscale.com/tags": "tag:prod"})
     with pytest.raises(errors.NotPermitted, match=r"^namespace media: annotation tailscale.com/tags"):
@@ -117,7 +117,7 @@ def test_a_namespaces_wish_needs_permission(cluster: Cluster) -> None:
 
 
 def test_only_the_first_pod_waits(cluster: Cluster) -> None:
-    """The next ones have what is known, and nobody asks again so soon."""
+    """Later pods of a namespace use the record, and the API is not asked again so soon."""
     assert not cluster.enrolls()
     cluster.api.namespace("media", {ENABLED: "true"})
     assert not cluster.enrolls()
@@ -125,7 +125,7 @@ def test_only_the_first_pod_waits(cluster: Cluster) -> None:
 
 
 def test_what_is_old_is_used_and_renewed_meanwhile(cluster: Cluster) -> None:
-    """A pod is what was known when it started; the next one is what the API has said since."""
+    """A stale record is used and renewed in the background. The next pod uses the new record."""
     assert not cluster.enrolls()
     cluster.api.namespace("media", {ENABLED: "true"})
     cluster.grow_old()
@@ -136,7 +136,7 @@ def test_what_is_old_is_used_and_renewed_meanwhile(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("down", ["refused", "forbidden", "gone"])
 def test_an_api_that_is_down_changes_nothing(cluster: Cluster, down: str) -> None:
-    """What was known holds, for every pod, and the log line says that it is old, and why."""
+    """If the API fails, the last record stays in force. The log line says that it is stale, and why."""
     cluster.api.namespace("media", {ENABLED: "true"})
     assert cluster.enrolls(SETTLED)
     if down == "refused":
@@ -156,7 +156,7 @@ def test_an_api_that_is_down_changes_nothing(cluster: Cluster, down: str) -> Non
 
 @pytest.mark.parametrize("down", ["refused", "hanging", "no kubeconfig", "no disk"])
 def test_without_an_answer_a_pod_is_what_else_says(cluster: Cluster, down: str) -> None:
-    """A namespace that was never seen, and an API that does not answer: the pod starts, as its own annotations have it."""
+    """Without an answer for a new namespace, a pod starts with its own annotations only."""
     if down == "refused":
         cluster.api.close()
     elif down == "hanging":
@@ -172,7 +172,7 @@ def test_without_an_answer_a_pod_is_what_else_says(cluster: Cluster, down: str) 
 
 
 def test_a_failure_is_waited_for_once(cluster: Cluster) -> None:
-    """While an API that is down has just been asked, the next pods do not wait for it."""
+    """After a failed request, the next pods do not wait for the API again."""
     cluster.api.objects["/api/v1/namespaces/media"] = 500
     assert not cluster.enrolls()
     cluster.api.hang.clear()
@@ -183,7 +183,7 @@ def test_a_failure_is_waited_for_once(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("namespace", ["kube-system", "infra"])
 def test_nobody_asks_about_an_excluded_namespace(cluster: Cluster, namespace: str) -> None:
-    """The pods that an API needs do not wait for it, nor is anything kept of them."""
+    """The API is not asked about excluded namespaces, because it may need their pods. Nothing is recorded."""
     cluster.settings["excludeNamespaces"] = ["kube-system", "infra"]
     cluster.api.namespace(namespace, {ENABLED: "true"})
     assert not cluster.enrolls(namespace=namespace)
@@ -194,7 +194,7 @@ def test_nobody_asks_about_an_excluded_namespace(cluster: Cluster, namespace: st
 
 
 def test_nobody_asks_without_a_kubeconfig(cluster: Cluster) -> None:
-    """It is off by default."""
+    """Without a kubeconfig, which is the default, the API is not asked."""
     del cluster.settings["kubeconfig"]
     cluster.api.namespace("media", {ENABLED: "true"})
     assert not cluster.enrolls()
@@ -215,7 +215,7 @@ def test_nobody_asks_without_a_kubeconfig(cluster: Cluster) -> None:
 def test_a_node_is_named_after_the_pods_owner(
     cluster: Cluster, pod: str, references: list[tuple[str, str]], name: str
 ) -> None:
-    """The API knows what the shape of a name can only suggest."""
+    """A node is named after its pod's owner in the API, because the pod's name alone can only suggest the owner."""
     owners = [{"kind": kind, "name": owner, "controller": True} for kind, owner in references]
     cluster.api.pod("media", pod, uid=UID, ownerReferences=owners)
     intent = cluster.wish({ENABLED: "true"}, pod=pod).intent
@@ -226,7 +226,7 @@ def test_a_node_is_named_after_the_pods_owner(
 
 @pytest.mark.parametrize("down", ["refused", "missing", "another", "hanging"])
 def test_a_nodes_name_does_not_need_the_api(cluster: Cluster, down: str) -> None:
-    """Without an answer the shape of the pod's name has to do, and the log line says so."""
+    """Without an answer, the hostname is derived from the pod's name, and the log line says so."""
     cluster.enrolls()
     if down == "refused":
         cluster.api.close()
@@ -242,14 +242,14 @@ def test_a_nodes_name_does_not_need_the_api(cluster: Cluster, down: str) -> None
 
 
 def test_a_name_that_was_given_is_asked_of_nobody(cluster: Cluster) -> None:
-    """Nor is the API asked for the owner of a pod that is no node."""
+    """The API is not asked for a pod's owner if the hostname is annotated or if the pod is not enrolled."""
     cluster.enrolls()
     cluster.wish({ENABLED: "true", **SETTLED})
     assert cluster.api.asked == ["/api/v1/namespaces/media"]
 
 
 def test_files_are_roots_alone(cluster: Cluster) -> None:
-    """Which namespaces there are, and what they are annotated with, is nobody else's business."""
+    """Only root can read the records of namespaces, because annotations can be confidential."""
     cluster.enrolls()
     directory = cluster.state_dir / "namespaces"
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -259,7 +259,7 @@ def test_files_are_roots_alone(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("name", ["..", "a/b", "A", "", "a.b", "-a"])
 def test_a_name_that_is_none_is_no_path(tmp_path: Path, name: str) -> None:
-    """Whoever asks with it."""
+    """An invalid name of a namespace is rejected, because it becomes part of a path."""
     with pytest.raises(ValueError, match=f"^{re.escape(name)}$"):
         Namespaces(str(tmp_path)).get(name)
 
@@ -278,7 +278,7 @@ def test_a_name_that_is_none_is_no_path(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path, change: Any) -> None:
-    """It is written anew."""
+    """An unreadable record counts as missing and is written again."""
     store = Namespaces(str(tmp_path / "state"))
     store.renew("media", lambda: {"a": "b"}, wait=True)
     file = tmp_path / "state" / "namespaces" / "media.json"
@@ -290,14 +290,14 @@ def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path, change: Any) ->
 
 
 def test_what_was_known_before_a_reboot_is_not_fresh(tmp_path: Path) -> None:
-    """The clock that it is counted by begins anew."""
+    """A record from before a reboot is stale, because the clock restarts."""
     for asked in (10**9, 0):
         assert not Known({}, asked, asked + namespaces.FRESH).is_fresh
     assert Known({}, int(time.monotonic()), int(time.monotonic()) + namespaces.FRESH).is_fresh
 
 
 def test_one_asks_at_a_time(tmp_path: Path) -> None:
-    """Who may wait has the other's answer, and who may not goes away; nobody asks twice."""
+    """Only one process asks about a namespace. A caller that may wait uses that answer, and a caller that may not wait returns at once."""
     store, asked = Namespaces(str(tmp_path)), []
     begun, may_end = threading.Event(), threading.Event()
 
@@ -325,13 +325,13 @@ def test_one_asks_at_a_time(tmp_path: Path) -> None:
 
 
 def _waits_for_a_lock() -> bool:
-    """Whether a thread of this process is in the line for a file's lock: ``->`` in /proc/locks."""
+    """Whether a thread of this process waits for a file lock: ``->`` in /proc/locks."""
     lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     return any("->" in line and f" {os.getpid()} " in line for line in lines)
 
 
 def test_namespaces_that_came_and_went_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest ones, when there are too many."""
+    """If there are too many records of namespaces, the oldest are removed."""
     monkeypatch.setattr(namespaces, "MOST", 4)
     store = Namespaces(str(tmp_path))
     for number in range(6):
@@ -342,7 +342,7 @@ def test_namespaces_that_came_and_went_are_forgotten(tmp_path: Path, monkeypatch
 
 
 def test_a_child_holds_nothing_of_ours(tmp_path: Path) -> None:
-    """Who waits for the end of a call's output does not wait for a child of it that is still asking."""
+    """A detached child does not keep the call's output open."""
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
     release = tmp_path / "release"
@@ -362,7 +362,7 @@ def test_a_child_holds_nothing_of_ours(tmp_path: Path) -> None:
 
 
 def test_a_child_that_fails_is_no_answer() -> None:
-    """Nor is what it would have said."""
+    """A child that fails gives no answer. Empty and large answers are complete."""
 
     def fail() -> bytes:
         raise OSError
@@ -373,7 +373,7 @@ def test_a_child_that_fails_is_no_answer() -> None:
 
 
 def test_an_add_does_not_import_it() -> None:
-    """What it needs of the standard library is what an ADD must not wait for."""
+    """An ADD does not import the Kubernetes client, because the modules that it needs are slow to import."""
     script = "import sys, tailscale_cni.verbs.add; print(*sys.modules)"
     modules = run([sys.executable, "-c", script], b"", {"PYTHONPATH": str(ROOT)}).stdout.decode().split()
     assert "tailscale_cni.node.cluster" in modules

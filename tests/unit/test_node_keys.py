@@ -1,4 +1,4 @@
-"""The node key of a node's state: what a worker cannot say of another one's."""
+"""The node key in a node's state. A worker cannot claim another node's key."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .test_hostnames import Host
 
 PRIVATE = "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"
 PUBLIC = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
-"""Bob's, of RFC 7748, section 6.1."""
+"""Bob's keys in RFC 7748, section 6.1."""
 
 
 def state(secret: str) -> bytes:
-    """A state file, as tsnet writes it."""
+    """Returns a state file as tsnet writes it."""
     prefs = base64.b64encode(json.dumps({"Config": {"PrivateNodeKey": secret}}).encode()).decode()
     profile = base64.b64encode(b"profile-1a2b").decode()
     return json.dumps({"_current-profile": profile, "profile-1a2b": prefs}).encode()
 
 
 def test_a_node_key_is_that_of_the_nodes_own_state(tmp_path: Path) -> None:
-    """By the specification's own example."""
+    """The node key is derived from the private key in the state. The keys are the example of RFC 7748."""
     assert node_keys.of(str(tmp_path)) == ""
     (tmp_path / vault_files.STATE).write_bytes(state(f"privkey:{PRIVATE}"))
     assert node_keys.of(str(tmp_path)) == f"nodekey:{PUBLIC}"
@@ -39,7 +39,7 @@ def test_a_node_key_is_that_of_the_nodes_own_state(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("secret", ["", "privkey:", "privkey:00", f"privkey:{PRIVATE}00", "nodekey:zz"])
 def test_what_is_no_key_is_none(secret: str) -> None:
-    """A worker writes what it likes."""
+    """An invalid private key gives no node key, because a worker can write any state."""
     assert node_keys.in_state(state(secret)) == ""
 
 
@@ -52,13 +52,13 @@ JSON = st.recursive(
 
 @given(JSON | st.binary())
 def test_whatever_a_state_is_reading_it_raises_nothing(document: Any) -> None:
-    """Of any JSON, and of any bytes."""
+    """Reading a state of any JSON or any bytes raises no exception."""
     content = document if isinstance(document, bytes) else json.dumps(document).encode()
     assert node_keys.in_state(content) == ""
 
 
 def test_a_worker_has_nobody_elses_device_deleted(tmp_path: Path) -> None:
-    """Every peer knows the others' IDs and node keys: one that says that it is somebody else is not noted as that, and its own end is."""
+    """A worker that claims another device's ID and node key, which every peer knows, cannot have that device deleted."""
     host = Host(tmp_path)
     one = host.add()
     Path(one.worker_dir).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The modules that the programs of a pod are built of are patched as it was judged, or not at all."""
+"""The Go modules are patched exactly as the patches were judged."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ REQUIRED = {
 
 
 def sources(*patches: Path) -> Path:
-    """The workers' module with those patches."""
+    """Returns the workers' module with these patches applied."""
     return patched_sources(WORKERS, patches, go_toolchain(), go_environ())
 
 
 @pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
 def test_a_patch_was_judged_against_the_required_version(path: Path) -> None:
-    """go.mod requires the version that the patch's head names; after an upgrade somebody has to judge the patch again."""
+    """A patch names the version that go.mod requires. After an upgrade, the patch must be judged again."""
     patch = read(path)
     assert patch.version == REQUIRED[patch.module]
 
 
 @pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
 def test_a_patch_gives_its_reason(path: Path) -> None:
-    """The head of a patch has a subject, and at least a sentence below it."""
+    """The head of a patch has a subject and an explanation of more than 100 characters."""
     subject, empty, *body = path.read_text(encoding="utf-8").partition("\nModule: ")[0].splitlines()
     assert subject
     assert not empty
@@ -40,12 +40,12 @@ def test_a_patch_gives_its_reason(path: Path) -> None:
 
 
 def test_the_patches_are_numbered() -> None:
-    """0001, 0002, … in the order in which they are applied."""
+    """Patches are numbered 0001, 0002, … in the order in which they are applied."""
     assert [path.name[:5] for path in PATCHES] == [f"{n:04}-" for n in range(1, len(PATCHES) + 1)]
 
 
 def test_the_copy_requires_the_patched_modules() -> None:
-    """The module cache and our go.mod stay as they are; the copy's go.mod has a relative path for each patched module."""
+    """A copy's go.mod replaces each patched module with a relative path. The module cache and our go.mod do not change."""
     copy = sources(*PATCHES)
     requirements = (copy / "go.mod").read_text(encoding="utf-8")
     for module in {read(path).module for path in PATCHES}:
@@ -55,7 +55,7 @@ def test_the_copy_requires_the_patched_modules() -> None:
 
 
 def test_nothing_else_is_replaced() -> None:
-    """The worker is built of published modules but for those that are patched, and gvisor, whose version go.mod replaces."""
+    """The worker is built from published modules, except the patched ones and gvisor, whose version go.mod replaces."""
     command = [str(go_toolchain()), "version", "-m", str(workers() / "worker")]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     modules = [line.split()[:2] for line in lines if line.startswith(("\tdep\t", "\t=>\t"))]
@@ -64,14 +64,14 @@ def test_nothing_else_is_replaced() -> None:
 
 
 def test_a_patch_for_another_version_is_refused(tmp_path: Path) -> None:
-    """The build says which patch has to be judged again, and where that is explained."""
+    """The build rejects a patch for another version, names it and says where judging is explained."""
     patch = changed(PATCHES[0], tmp_path, f"Version: {read(PATCHES[0]).version}", "Version: v0.0.1")
     with pytest.raises(ValueError, match=r"judged against .* v0\.0\.1, .* judge it again \(CONTRIBUTING"):
         sources(patch)
 
 
 def test_a_patch_whose_context_differs_is_refused(tmp_path: Path) -> None:
-    """A line of context that is not as it was judged stops the build; there is no fuzz."""
+    """The build rejects a patch if a line of its context differs. There is no fuzz."""
     text = PATCHES[0].read_text(encoding="utf-8")
     context = next(
         line for line in text.partition("\n@@ ")[2].splitlines()[1:] if line.startswith(" ") and line.strip()
@@ -83,13 +83,13 @@ def test_a_patch_whose_context_differs_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left_out", ["Module: ", "Version: ", "\n--- a/"])
 def test_a_patch_without_a_head_or_a_diff_is_refused(left_out: str, tmp_path: Path) -> None:
-    """What a patch was judged against is part of it."""
+    """The build rejects a patch without a module, a version or a diff."""
     with pytest.raises(ValueError, match="is expected"):
         sources(changed(PATCHES[0], tmp_path, left_out, "\n"))
 
 
 def changed(original: Path, folder: Path, text: str, other: str) -> Path:
-    """A copy of a patch with one text replaced, once."""
+    """Returns a copy of a patch with one text replaced once."""
     content = original.read_text(encoding="utf-8")
     assert text in content
     copy = folder / original.name

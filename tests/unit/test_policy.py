@@ -1,4 +1,4 @@
-"""What a pod should be, from what the host and the pod say."""
+"""Policy: how the configuration of the host and the annotations of a pod and its namespace give a pod's intent."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tailscale_cni.policy import Owner, hostname, numbered, permissions
 from tailscale_cni.policy import annotations as table
 from tailscale_cni.tailnet import is_label
 
-PROPERTY = rules(deadline=None)  # the machine may have other things to do
+PROPERTY = rules(deadline=None)  # the machine may be busy
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def host(**settings: Any) -> config.Config:
-    """A host that is configured so."""
+    """Returns a valid configuration with these settings."""
     checked = config.load_config({"configFile": "/nonexistent", **settings})
     policy.check(checked)
     return checked
 
 
 def ours(wishes: Mapping[str, str]) -> dict[str, str]:
-    """Annotations of ours; ``_`` stands for ``-``."""
+    """Returns annotations of these names. ``_`` stands for ``-``."""
     return {f"tailscale.com/{key.replace('_', '-')}": value for key, value in wishes.items()}
 
 
@@ -41,7 +41,7 @@ def decide(
     settings: Mapping[str, Any] = MappingProxyType({}),
     **wishes: str,
 ) -> policy.PodIntent | None:
-    """The intent for a pod that wishes this, in a namespace that the API says that of, on such a host."""
+    """Returns the intent for a pod with these annotations. ``by_api`` has its namespace's, and ``settings`` the host's configuration."""
     return policy.decide(
         host(**settings),
         namespace=namespace,
@@ -52,7 +52,7 @@ def decide(
 
 
 def enrolled(pod: str = "web", **more: Any) -> policy.PodIntent:
-    """The same, for a pod that is enabled."""
+    """Returns the intent for an enabled pod."""
     intent = decide(pod, **{"enabled": "true", **more})
     assert intent
     return intent
@@ -73,7 +73,7 @@ def enrolled(pod: str = "web", **more: Any) -> policy.PodIntent:
     ],
 )
 def test_who_is_enrolled(enroll: str, namespace: str, wishes: dict[str, Any], *, enrolled: bool) -> None:
-    """The pod's own word first, then the host's default."""
+    """A pod's own annotation decides whether it is enrolled, and then the host's ``enroll``."""
     intent = decide(namespace=namespace, settings={"enroll": enroll}, **wishes)
     assert (intent is not None) == enrolled
 
@@ -94,7 +94,7 @@ def test_who_is_enrolled(enroll: str, namespace: str, wishes: dict[str, Any], *,
 def test_a_namespace_is_enrolled(
     *, enroll: str, by_host: str | None, by_api: str | None, by_pod: str | None, is_node: bool
 ) -> None:
-    """Host, namespace, pod: the later word wins, in or out."""
+    """Host, namespace and pod can each enable or disable a pod. The pod overrides the namespace, and the namespace the host."""
     layers = ({"enabled": word} if word else {} for word in (by_host, by_api, by_pod))
     in_configuration, in_api, in_pod = layers
     settings = {"enroll": enroll, "namespaces": {"default": ours(in_configuration)}}
@@ -104,13 +104,13 @@ def test_a_namespace_is_enrolled(
 
 
 def test_a_pod_that_is_left_alone_may_say_what_it_likes() -> None:
-    """What is not enrolled cannot fail for its other annotations."""
+    """A pod that is not enrolled cannot fail because of its other annotations."""
     assert decide(enabled="false", hostname="not a label", tags="tag:x") is None
 
 
 @pytest.mark.parametrize("value", ["True", "yes", "1", "", " true", "true\n", "\u202etrue", "x" * 262144])
 def test_a_flag_is_true_or_false(value: str) -> None:
-    """Anything else is an error that names pod, annotation and value, and is short."""
+    """A flag that is not "true" or "false" is an error. It names pod, annotation and value, and is short."""
     with pytest.raises(errors.InvalidAnnotation) as caught:
         decide(enabled=value)
     message = str(caught.value)
@@ -124,13 +124,13 @@ def test_a_flag_is_true_or_false(value: str) -> None:
     "value", ["", "-a", "a-", "A", "a.b", "a_b", "a b", "ä", "a" * 64, "a\0", "../a", "²"]
 )
 def test_a_hostname_is_a_dns_label(value: str) -> None:
-    """What is none is refused, not bent into one."""
+    """A hostname that is not a DNS label is rejected and not changed into one."""
     with pytest.raises(errors.InvalidAnnotation):
         decide(enabled="true", hostname=value)
 
 
 def test_the_pods_hostname_wins() -> None:
-    """A pod is called what it asks to be called."""
+    """A pod's annotated hostname is used."""
     assert enrolled(hostname="plex").name == "plex"
 
 
@@ -147,7 +147,7 @@ TRUSTED: dict[str, Any] = {"permissions": {"*": "all"}}
     ],
 )
 def test_tags_are_a_list(value: str, tags: tuple[str, ...]) -> None:
-    """Each once, in the order of the first; they are instead of the host's."""
+    """A pod's tags replace the host's, without duplicates and in their order."""
     assert enrolled(settings=TRUSTED, tags=value).tags == tags
 
 
@@ -172,7 +172,7 @@ def test_tags_are_a_list(value: str, tags: tuple[str, ...]) -> None:
     ],
 )
 def test_what_is_no_list_of_tags_is_refused(value: str) -> None:
-    """An error says what was expected, and shows no more of the value than a person reads."""
+    """The error for an invalid list of tags says what is expected, and shows the value cut."""
     with pytest.raises(errors.InvalidAnnotation, match="as in tag:web,tag:public") as caught:
         decide(enabled="true", settings=TRUSTED, tags=value)
     assert str(caught.value).isprintable()
@@ -181,24 +181,24 @@ def test_what_is_no_list_of_tags_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("row", [row for row in table.TABLE if row.parse is None], ids=lambda row: row.name)
 def test_a_feature_that_is_not_there_is_refused(row: table.Annotation) -> None:
-    """An annotation of a later version is never ignored, and no permission makes it work."""
+    """The annotation of a feature that is not supported is always an error, whatever the permissions."""
     with pytest.raises(errors.UnsupportedAnnotation) as caught:
         decide(enabled="true", settings=TRUSTED, **dict[str, Any]([(row.name, "x")]))
     assert "not supported by this version" in str(caught.value)
 
 
 def test_nodes_are_ephemeral_unless_their_pods_come_back() -> None:
-    """A StatefulSet's pod is the same one when it comes back; any pod may say otherwise, and so may the host."""
+    """A StatefulSet pod's node is non-ephemeral, and other nodes are ephemeral. Pod and host can override this."""
     assert enrolled("plex-7b5d9c6f8-x2c4z").ephemeral
     assert not enrolled("postgres-0").ephemeral
-    assert enrolled("index-3-x2c4z").ephemeral  # an indexed Job's, with a random end
+    assert enrolled("index-3-x2c4z").ephemeral  # a pod of an indexed Job: its name has a random suffix
     assert enrolled("postgres-0", ephemeral="true").ephemeral
     assert not enrolled("plex-7b5d9c6f8-x2c4z", ephemeral="false").ephemeral
     assert not enrolled("plex-7b5d9c6f8-x2c4z", settings={"ephemeral": False}).ephemeral
 
 
 def test_a_pod_wants_the_number_that_its_name_has() -> None:
-    """Where its node's name has none: one that is in the name already is not counted again."""
+    """A pod wants the number in its name, unless its hostname already has that number."""
     assert (enrolled("postgres-2").name, enrolled("postgres-2").number) == ("postgres-2", None)
     named = enrolled("postgres-2", hostname="db")
     assert (named.name, named.number) == ("db", 2)
@@ -207,19 +207,19 @@ def test_a_pod_wants_the_number_that_its_name_has() -> None:
 
 @given(name=st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True), number=st.integers(0, 9999))
 def test_numbered_names_are_labels(name: str, number: int) -> None:
-    """However long the name is; and two numbers never make one name."""
+    """A hostname with a number is a DNS label however long the name is, and two numbers give two hostnames."""
     assert is_label(numbered(name, number))
     assert numbered(name, number) != numbered(name, number + 1)
 
 
 def test_annotations_of_others_are_no_business_of_ours() -> None:
-    """A key that only looks like ours is left alone."""
+    """Annotations that are not in the table are ignored, even with our prefix."""
     others = {"tailscale.com/unheard-of": "x", "example.com/enabled": "maybe", "tailscale.com/": "x"}
     assert table.parse("pod a/b", others) == {}
 
 
 def test_every_row_names_settings_and_permissions_that_exist() -> None:
-    """The table's words are those of the configuration."""
+    """The table refers only to settings and permissions that exist."""
     keys = {row.key for row in config.SETTINGS}
     for row in table.TABLE:
         assert row.default in keys | {""}
@@ -235,7 +235,7 @@ NAMESPACES: dict[str, Any] = {
 
 
 def test_a_namespace_has_defaults() -> None:
-    """What the host's configuration says of a namespace holds for its pods, and for no others."""
+    """A namespace's annotations in the host's configuration apply to its pods only."""
     intent = decide(namespace="media", settings=NAMESPACES)
     assert intent
     assert intent.tags == ("tag:media",)
@@ -245,7 +245,7 @@ def test_a_namespace_has_defaults() -> None:
 
 
 def test_a_pod_overrides_its_namespace() -> None:
-    """The later layer wins, one annotation at a time."""
+    """A pod's annotations override its namespace's in the API, and those the host's configuration, one by one."""
     settings = NAMESPACES | {"permissions": {"media": {"tags": ["tag:own", "tag:api"]}}}
     intent = enrolled(namespace="media", settings=settings, tags="tag:own", by_api={"tags": "tag:api"})
     assert intent.tags == ("tag:own",)
@@ -254,7 +254,7 @@ def test_a_pod_overrides_its_namespace() -> None:
 
 
 def test_an_error_names_the_layer() -> None:
-    """A namespace's mistake is not the pod's."""
+    """The error for a namespace's annotation names the namespace and not the pod."""
     with pytest.raises(
         errors.InvalidAnnotation, match=r"^namespace default: annotation tailscale.com/hostname"
     ):
@@ -273,7 +273,7 @@ def test_an_error_names_the_layer() -> None:
     ],
 )
 def test_what_needs_no_permission(wishes: dict[str, Any]) -> None:
-    """The tags that a pod would have anyway, its namespace's own, a name, and how it starts and ends."""
+    """A pod needs no permission for the tags that it would have anyway, its namespace's tag, its hostname, ephemeral and required."""
     assert enrolled(namespace="media", **wishes)
 
 
@@ -287,7 +287,7 @@ def test_what_needs_no_permission(wishes: dict[str, Any]) -> None:
     ],
 )
 def test_other_tags_need_one(value: str, refused: str) -> None:
-    """The error names pod, annotation, value, what of it is refused, and the line that allows it, and that line does."""
+    """A pod needs permission for other tags. The error names them and has the line that permits them."""
     with pytest.raises(errors.NotPermitted) as caught:
         decide(enabled="true", namespace="media", tags=value)
     said = str(caught.value)
@@ -303,7 +303,7 @@ def test_other_tags_need_one(value: str, refused: str) -> None:
 
 
 def test_the_line_to_paste_keeps_what_is_there() -> None:
-    """Where a namespace has a row already, the line is the whole row, with what was missing."""
+    """If a namespace already has permissions, the line to paste has all of them and the missing one."""
     rows = {"media": {"tags": ["tag:a"], "features": ["hostname"]}, "*": "none"}
     with pytest.raises(errors.NotPermitted) as caught:
         decide(enabled="true", namespace="media", settings={"permissions": rows}, tags="tag:b")
@@ -317,13 +317,13 @@ def test_the_line_to_paste_keeps_what_is_there() -> None:
 
 
 def test_all_trusted_is_one_line() -> None:
-    """A homelab's owner allows everything at once."""
+    """One line of configuration permits everything."""
     settings = yaml.safe_load('permissions: {"*": all}')
     assert enrolled(settings=settings, tags="tag:x", hostname="y", ephemeral="true", required="true")
 
 
 def test_none_is_none() -> None:
-    """A namespace may be kept off the tailnet; its pods start if they do not ask, or say no."""
+    """In a namespace with the permission "none", no pod can enrol itself. Pods that do not ask for it start."""
     settings = {"permissions": {"guests": "none"}}
     with pytest.raises(errors.NotPermitted, match="namespace guests may not ask for enabled"):
         decide(enabled="true", namespace="guests", settings=settings)
@@ -334,7 +334,7 @@ def test_none_is_none() -> None:
 
 
 def test_a_list_of_features_is_the_whole_list() -> None:
-    """What it leaves out is not permitted, but for whether a pod is a node, and whether it must be."""
+    """A list of features permits only those, and always enabled and required."""
     settings: dict[str, Any] = {"permissions": {"*": {"features": []}}}
     assert enrolled(settings=settings, required="true")
     with pytest.raises(errors.NotPermitted, match="may not ask for hostname"):
@@ -352,7 +352,7 @@ def test_a_list_of_features_is_the_whole_list() -> None:
     ],
 )
 def test_the_most_specific_row_decides(namespace: str, tags: tuple[str, ...]) -> None:
-    """A name before patterns, a longer pattern before a shorter, whatever their order; a row that is silent leaves it to the next."""
+    """A name precedes patterns, and a longer pattern a shorter one, in any order. A row without a key leaves it to the next row."""
     rows = {
         "*": {"tags": ["tag:any"]},
         "m*": {"tags": ["tag:short"], "features": ["hostname"]},
@@ -366,7 +366,7 @@ def test_the_most_specific_row_decides(namespace: str, tags: tuple[str, ...]) ->
 
 
 def test_what_the_api_says_of_a_namespace_needs_permission() -> None:
-    """Whoever may annotate a namespace is not the host's admin, who is."""
+    """A namespace's annotations in the API need permission. Those in the host's configuration do not."""
     with pytest.raises(
         errors.NotPermitted, match=r"^namespace media: annotation tailscale.com/tags='tag:db'"
     ):
@@ -405,7 +405,7 @@ WISHES = st.fixed_dictionaries(
 def test_layers_never_widen_permissions(
     rows: dict[str, Any], namespace: str, by_api: dict[str, str], by_pod: dict[str, str]
 ) -> None:
-    """What is granted to wishes of a namespace and a pod together is granted to each alone, or is the pod's own."""
+    """Annotations of a namespace and a pod are permitted together exactly if each layer's effective ones are permitted alone."""
     settings = {"permissions": rows}
 
     def is_granted(**wishes: Any) -> bool:
@@ -421,7 +421,7 @@ def test_layers_never_widen_permissions(
 @PROPERTY
 @given(st.dictionaries(st.sampled_from(sorted(table.ROWS)), st.text()))
 def test_parsing_raises_nothing_but_our_errors(annotations: dict[str, str]) -> None:
-    """Whatever an author writes, it is a node, no node, or an error that names the pod."""
+    """Any annotations give an intent, no intent, or an error that names the pod."""
     said = ""
     try:
         policy.decide(host(), namespace="a", pod="b", annotations=annotations)
@@ -440,7 +440,7 @@ def test_parsing_raises_nothing_but_our_errors(annotations: dict[str, str]) -> N
     ],
 )
 def test_a_namespace_has_a_tag_of_its_own(wishes: dict[str, Any], tags: tuple[str, ...]) -> None:
-    """With autoNamespaceTag every node has it, once, whatever other tags it has."""
+    """With autoNamespaceTag, every node has its namespace's tag once, with its other tags."""
     settings = TRUSTED | {"autoNamespaceTag": True}
     assert enrolled(namespace="media", settings=settings, **wishes).tags == tags
 
@@ -477,13 +477,13 @@ def test_a_namespace_has_a_tag_of_its_own(wishes: dict[str, Any], tags: tuple[st
     ],
 )
 def test_a_node_is_called_like_its_workload(pod: str, name: str) -> None:
-    """Without what Kubernetes appended to it, but for the number of a pod that has one."""
+    """A node has the name of its workload, without Kubernetes' suffixes except for an ordinal."""
     assert enrolled(pod).name == name
 
 
 @pytest.mark.parametrize("length", range(30, 70))
 def test_a_long_deployments_name_is_cut_as_kubernetes_cuts(length: int) -> None:
-    """A generated name is cut to 58 characters before the random part, in the middle of the hash or before it."""
+    """Kubernetes cuts a generated name to 58 characters before the random part. The workload is found even if the hash is cut."""
     name = "n" * length
     pod = f"{name}-7b5d9c6f8-"[:58] + "x2c4z"
     assert enrolled(pod).name == name[:58]
@@ -514,7 +514,7 @@ def test_a_long_deployments_name_is_cut_as_kubernetes_cuts(length: int) -> None:
     ],
 )
 def test_an_owner_knows_better(pod: str, kind: str, owner: str, name: str) -> None:
-    """Where owner references are at hand, the workload's name is the owner's, and not guessed."""
+    """If a pod's owner is known, the workload's name is the owner's."""
     settings = host(enroll="all")
     intent = policy.decide(settings, namespace="a", pod=pod, annotations={}, owner=lambda: Owner(kind, owner))
     assert intent
@@ -533,7 +533,7 @@ def test_an_owner_knows_better(pod: str, kind: str, owner: str, name: str) -> No
     ],
 )
 def test_a_template_names_nodes(template: str, pod: str, name: str) -> None:
-    """Namespace, cluster and the pod's whole name are there for those who want them."""
+    """A hostnameTemplate can contain the namespace, the cluster and the pod's full name."""
     settings = {"hostnameTemplate": template, "clusterName": "home"}
     assert enrolled(pod, namespace="media", settings=settings).name == name
 
@@ -556,7 +556,7 @@ NAME = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?", fullmatch=True)
 def test_whatever_names_there_are_a_hostname_is_a_label(
     template: str, pod: str, namespace: str, cluster: str
 ) -> None:
-    """Also for names that nothing in Kubernetes can have."""
+    """The hostname is a DNS label for any names, even for names that Kubernetes does not allow."""
     workload = hostname.workload(pod)
     assert is_label(hostname.render(template, workload, namespace=namespace, pod=pod, cluster=cluster))
 
@@ -564,7 +564,7 @@ def test_whatever_names_there_are_a_hostname_is_a_label(
 @PROPERTY
 @given(NAME, st.sampled_from(["ReplicaSet", "Job", "Node", "StatefulSet", "Other"]), NAME)
 def test_whatever_owner_there_is_a_hostname_is_a_label(pod: str, kind: str, owner: str) -> None:
-    """Whether the owner's name is a part of the pod's or not."""
+    """The hostname is a DNS label for any owner, even if the owner's name is not part of the pod's."""
     workload = hostname.workload(pod, Owner(kind, owner))
     assert is_label(hostname.render("{workload}", workload, namespace="a", pod=pod, cluster=""))
 
@@ -572,7 +572,7 @@ def test_whatever_owner_there_is_a_hostname_is_a_label(pod: str, kind: str, owne
 @PROPERTY
 @given(TEMPLATES, NAME, st.lists(st.integers(0, 9999), min_size=2, max_size=2, unique=True))
 def test_two_ordinals_are_two_names(template: str, name: str, ordinals: list[int]) -> None:
-    """However long a stateful set's name is, and whatever stands around it."""
+    """Two ordinals of a StatefulSet have two hostnames, however long its name and the template are."""
     pods = [f"{name}-{ordinal}" for ordinal in ordinals]
     names = {
         hostname.render(template, hostname.workload(pod), namespace="n" * 63, pod=pod, cluster="c" * 63)
@@ -599,7 +599,7 @@ def test_two_ordinals_are_two_names(template: str, name: str, ordinals: list[int
 def test_what_no_pod_could_have_is_no_configuration(
     settings: dict[str, Any], key: str, expected: str
 ) -> None:
-    """Annotations and features in a host's configuration are those of the table; the error names the nearest."""
+    """An unknown annotation or feature in the host's configuration is an error, which suggests the most similar one."""
     with pytest.raises(errors.InvalidConfiguration) as caught:
         host(**settings)
     assert key in str(caught.value)
@@ -607,7 +607,7 @@ def test_what_no_pod_could_have_is_no_configuration(
 
 
 def test_the_line_to_paste_is_one_line_of_yaml() -> None:
-    """Whatever a namespace is called: YAML takes some names for other things."""
+    """The line to paste is valid YAML even for namespaces whose names YAML reads as other types."""
     for namespace in ("null", "on", "123", "1e3", "a"):
         with pytest.raises(errors.NotPermitted) as caught:
             decide(enabled="true", namespace=namespace, tags="tag:x")

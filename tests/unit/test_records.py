@@ -1,4 +1,4 @@
-"""Records on the disk, whatever has become of them: what is odd is said, loses nothing that is queued, and fails no other pod's call."""
+"""Records on the disk with any content: an unreadable record is reported, stays if it is queued, and fails no other pod's call."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ODD: tuple[Any, ...] = (
     {},
     {"a": 1},
 )
-"""What may be where a field should be."""
+"""Invalid values of fields."""
 
 CONTENTS = (
     b"",
@@ -67,16 +67,16 @@ CONTENTS = (
     b"{}" + b" " * files.LARGEST,
     b'{"version":2,"of":"a later one"}',
 )
-"""What may be where a record should be."""
+"""Invalid contents of records."""
 
 UNKNOWN = {"later": [{"a": None}], "unknown": "1", "x": 2**70}
-"""Fields of a later version."""
+"""Fields of a newer version."""
 
 DELETION = Deletion("n1", "nodekey:1", "headscale", "/key", "https://c", "me", 60, "pod default/web")
 
 
 class Host:
-    """A host with two records of each kind: a victim's, and a neighbour's."""
+    """A host with two pods, the victim and the neighbour, and a record of each kind for both."""
 
     def __init__(self, root: Path) -> None:
         self.state_dir, self.run_dir = root / "state", root / "run"
@@ -95,12 +95,12 @@ class Host:
             self.write(who)
 
     def install(self) -> None:
-        """What ``install`` writes."""
+        """Write the record that ``install`` writes."""
         Installation(str(self.lists), "/opt/cni/bin", entry(**self.entry)).save(str(self.state_dir))
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The keys of our entry."""
+        """The settings of our conflist entry."""
         return {
             "stateDir": str(self.state_dir),
             "runDir": str(self.run_dir),
@@ -108,7 +108,7 @@ class Host:
         }
 
     def attachment(self, who: str) -> Attachment:
-        """A pod's."""
+        """Returns the attachment of a pod."""
         return Attachment(
             network="net",
             container_id=who,
@@ -128,21 +128,21 @@ class Host:
         )
 
     def identity(self, who: str) -> Identity:
-        """A pod's."""
+        """Returns the identity of a pod."""
         return Identity(
             who, 7, 41641, "https://c", ("tag:a",), "n1", "nodekey:1", "/kubeconfig", "a.b", ("100.64.0.1",)
         )
 
     def deletion(self, who: str) -> Deletion:
-        """Of a node of a pod's."""
+        """Returns the deletion of a pod's node."""
         return DELETION._replace(node_id=who)
 
     def release(self, who: str) -> Release:
-        """Of a pod's identity."""
+        """Returns the release of a pod's identity."""
         return Release(who, "/kubeconfig", "default", who, delete=True, deletion=self.deletion(who))
 
     def write(self, who: str) -> None:
-        """All records of a pod, as the calls for it write them."""
+        """Write all records of a pod with the functions that its calls use."""
         store = Attachments(str(self.state_dir))
         with store.locked(who, create=True):
             store.save(self.attachment(who))
@@ -151,11 +151,11 @@ class Host:
         Releases(str(self.state_dir)).post(self.release(who))
         Namespaces(str(self.state_dir)).renew(who, lambda: {"tailscale.com/enabled": "true"}, wait=True)
         Backoff(str(self.run_dir)).connected(who)
-        with contextlib.suppress(TooSoon):  # the host's own
+        with contextlib.suppress(TooSoon):  # from the record of the whole host
             Backoff(str(self.run_dir)).begin(who)
 
     def check_the_neighbour(self) -> None:
-        """All that the neighbour has is as it was, and so are the calls for it; whoever else is new can begin."""
+        """Asserts that the neighbour's records and calls are unaffected, and that a new pod can begin."""
         state_dir, who = str(self.state_dir), self.neighbour
         store = Attachments(state_dir)
         assert self.attachment(who) in list(store.all())
@@ -170,7 +170,7 @@ class Host:
         try:
             requests.begin("new")
             requests.connected("new")
-        except TooSoon as e:  # the host's own
+        except TooSoon as e:  # from the record of the whole host
             wait = e.seconds
         assert wait <= backoff.UNREACHED.longest
         keep_in_step(config.load_config(self.entry))
@@ -178,7 +178,7 @@ class Host:
 
 def _attachment(host: Host) -> Path:
     store = Attachments(str(host.state_dir))
-    with store.locked(host.victim, create=True):  # the last call has ended it
+    with store.locked(host.victim, create=True):  # the last call has removed it
         store.save(host.attachment(host.victim))
     return Path(host.attachment(host.victim).record)
 
@@ -218,14 +218,14 @@ def _fast_path(host: Host) -> Path:
 
 
 class Use(NamedTuple):
-    """A kind of record: where a host has one, and what the calls of its own pod do with it."""
+    """A kind of record: a function that returns the path of the victim's, and one that makes the calls of its pod."""
 
     find: Callable[[Host], Path]
     use: Callable[[Host], Any]
 
 
 def _use_attachment(host: Host) -> None:
-    """DEL finds it, whatever it says, and removes it."""
+    """DEL finds the attachment, whatever its record contains, and removes it."""
     store = Attachments(str(host.state_dir))
     (found,) = store.of_container(host.victim, "eth0")
     expected = host.attachment(host.victim)
@@ -235,7 +235,7 @@ def _use_attachment(host: Host) -> None:
 
 
 def _use_namespace(host: Host) -> Known:
-    """It is written anew when it is asked for."""
+    """The record is written again when it is needed."""
     store = Namespaces(str(host.state_dir))
     found = store.get(host.victim)
     store.renew(host.victim, lambda: {"tailscale.com/enabled": "false"}, wait=True)
@@ -244,7 +244,7 @@ def _use_namespace(host: Host) -> Known:
 
 
 def _use_backoff(host: Host) -> None:
-    """A pod may be asked for, now or soon."""
+    """An auth key for the pod can be requested now or soon."""
     now = Backoff(str(host.run_dir))
     wait = 0.0
     try:
@@ -258,7 +258,7 @@ def _use_backoff(host: Host) -> None:
 
 
 def _use_identity(host: Host) -> Identity:
-    """Its pod can always begin, if only as a new node."""
+    """The pod can always begin, if only as a new node."""
     found = Identity.load(str(host.state_dir), host.victim)
     assert found.key == host.victim
     found._replace(uid=8).save(str(host.state_dir))
@@ -268,7 +268,7 @@ def _use_identity(host: Host) -> Identity:
 
 
 def _use_installation(host: Host) -> Installation | None:
-    """Who needs it is told what is wrong; ``install`` writes it anew."""
+    """Callers get UnreadableState, and ``install`` writes the record again."""
     try:
         found = Installation.load(str(host.state_dir))
     except errors.UnreadableState:
@@ -290,7 +290,7 @@ USES = {
     "fast path": Use(_fast_path, _fast_path),
 }
 STAYS = ("deletion", "release")
-"""Kinds of which no call may lose one that it cannot read."""
+"""Kinds of records that no call may remove if they are unreadable."""
 
 
 def _of(node_id: str, deletions: Iterator[Deletion]) -> Iterator[Deletion]:
@@ -299,13 +299,13 @@ def _of(node_id: str, deletions: Iterator[Deletion]) -> Iterator[Deletion]:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """A host with two pods, whose power is never cut: thousands of files are written here."""
+    """A host with two pods. fsync is disabled, because the tests write thousands of files."""
     monkeypatch.setattr("tailscale_cni.state.files.os.fsync", lambda _: None)
     return Host(tmp_path)
 
 
 def _try(host: Host, kind: str, path: Path, content: bytes) -> Any:
-    """A record's file has another content: what comes of the calls that use it, and of the others."""
+    """Replace the content of a record, and make the calls that use it and those of the neighbour. Returns what was read."""
     path.write_bytes(content)
     host.check_the_neighbour()
     if kind in STAYS:
@@ -318,7 +318,7 @@ def _try(host: Host, kind: str, path: Path, content: bytes) -> Any:
 
 @pytest.mark.parametrize("kind", USES)
 def test_a_field_of_another_type(host: Host, kind: str) -> None:
-    """Each field, with each odd value."""
+    """An invalid value in any field of any record affects only its own pod."""
     path = USES[kind].find(host)
     document = json.loads(path.read_bytes())
     assert document
@@ -330,7 +330,7 @@ def test_a_field_of_another_type(host: Host, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", USES)
 def test_a_field_that_is_missing(host: Host, kind: str) -> None:
-    """Each of them."""
+    """A missing field in any record affects only its own pod."""
     path = USES[kind].find(host)
     document = json.loads(path.read_bytes())
     for field in document:
@@ -340,18 +340,18 @@ def test_a_field_that_is_missing(host: Host, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", USES)
 def test_a_file_that_ends_early(host: Host, kind: str) -> None:
-    """After each of its bytes; and what is no record at all."""
+    """A truncated record, at any length, or invalid content affects only its own pod."""
     path = USES[kind].find(host)
     content = path.read_bytes()
     for end in range(len(content)):
         USES[kind].find(host)
-        if kind == "attachment" and end % 16:  # to end each of them takes long
+        if kind == "attachment" and end % 16:  # a full check of every length takes long
             path.write_bytes(content[:end])
             assert host.attachment(host.neighbour) in list(Attachments(str(host.state_dir)).all())
             continue
         found = _try(host, kind, path, content[:end])
         if kind in STAYS:
-            assert (found is None) == (end < len(content) - 1)  # the last byte ends the line
+            assert (found is None) == (end < len(content) - 1)  # the last byte is the newline
     for odd in CONTENTS:
         USES[kind].find(host)
         _try(host, kind, path, odd)
@@ -359,7 +359,7 @@ def test_a_file_that_ends_early(host: Host, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", USES)
 def test_something_else_in_its_place(host: Host, kind: str, tmp_path: Path) -> None:
-    """A directory with something in it, a FIFO that nobody writes to, a socket, a device, a link: nothing is followed or waited for."""
+    """A directory, FIFO, socket, device or link in place of a record is neither followed nor waited for."""
     secret = tmp_path / "secret"
     secret.write_text("{}")
     for put in (_directory, os.mkfifo, _socket, _device, _loop, lambda path: path.symlink_to(secret)):
@@ -389,7 +389,7 @@ def _directory(path: Path) -> None:
 def _socket(path: Path) -> None:
     place = os.open(path.parent, os.O_RDONLY)
     try:
-        with socket.socket(socket.AF_UNIX) as listener:  # a path of any length
+        with socket.socket(socket.AF_UNIX) as listener:  # works for a path of any length
             listener.bind(f"/proc/self/fd/{place}/{path.name}")
     finally:
         os.close(place)
@@ -408,7 +408,7 @@ def _loop(path: Path) -> None:
 )
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_later_versions_fields_are_kept(host: Host, kind: str, version: int) -> None:
-    """What this version knows of them is used; the rest is written again with the next change."""
+    """Unknown fields of a newer version are kept when the record is changed."""
     path = USES[kind].find(host)
     document = json.loads(path.read_bytes()) | UNKNOWN
     if version > 1:
@@ -418,14 +418,14 @@ def test_a_later_versions_fields_are_kept(host: Host, kind: str, version: int) -
     changed = _change(host, kind)
     now = json.loads(path.read_bytes())
     if (kind, version) == ("namespace", 2):
-        return  # the API is asked again: test_namespaces
+        return  # such a record is written again: test_namespaces
     assert {key: now.get(key) for key in UNKNOWN} == UNKNOWN
     assert now.get("version", 1) == version
     assert {key: value for key, value in now.items() if document[key] != value} == changed
 
 
-def _change(host: Host, kind: str) -> dict[str, Any]:  # noqa: PLR0911 - a kind each
-    """Change a field of the victim's record as a call does; the fields that differ then."""
+def _change(host: Host, kind: str) -> dict[str, Any]:  # noqa: PLR0911 - one return per kind
+    """Change a field of the victim's record as a call does. Returns the fields that must differ."""
     state_dir, who = str(host.state_dir), host.victim
     if kind == "attachment":
         store = Attachments(state_dir)
@@ -469,7 +469,7 @@ def _change(host: Host, kind: str) -> dict[str, Any]:  # noqa: PLR0911 - a kind 
 def test_of_a_later_version_that_cannot_be_used_it_is_said(
     host: Host, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The line names the file, what is missing in it, and that a newer version wrote it."""
+    """The message about an unusable record of a newer version names the file, the missing field and the version."""
     path = USES["deletion"].find(host)
     path.write_text('{"version": 3, "node": "n1"}')
     assert list(_of(host.victim, Outbox(str(host.state_dir)).all())) == []
@@ -482,7 +482,7 @@ def test_of_a_later_version_that_cannot_be_used_it_is_said(
 
 
 def test_what_the_last_version_can_read(host: Host) -> None:
-    """Version 0.1.0 skips a queued deletion in which it finds a field that it does not know: those fields are all that is written."""
+    """Version 0.1.0 skips a queued deletion with a field that it does not know. Therefore only its fields are written."""
     known = {
         "node_id",
         "node_key",
@@ -501,7 +501,7 @@ def test_what_the_last_version_can_read(host: Host) -> None:
 
 
 def test_an_identity_that_cannot_be_read_is_set_aside(host: Host, capfd: pytest.CaptureFixture[str]) -> None:
-    """The line names it, and where it is then; its pod registers as a new node, and only listing it moves nothing."""
+    """An unreadable identity is moved aside when its pod starts, but not when it is listed. The message names both paths."""
     path = USES["identity"].find(host)
     path.write_text("{")
     with pytest.raises(errors.UnreadableState):
@@ -517,7 +517,7 @@ def test_an_identity_that_cannot_be_read_is_set_aside(host: Host, capfd: pytest.
 
 @pytest.mark.parametrize("content", [b"", b"x\n", b"\xff" * 32, b"0" * 2**21])
 def test_a_hosts_id_is_one(tmp_path: Path, content: bytes) -> None:
-    """An empty one would look like nobody to the cluster."""
+    """An invalid host ID is replaced. An empty one would look like no host to the cluster."""
     files.make_directory(str(tmp_path / "state"))
     (tmp_path / "state" / "host").write_bytes(content)
     made = host_id(str(tmp_path / "state"))
@@ -567,7 +567,7 @@ def _records(draw: st.DrawFn) -> Any:
 
 @given(_records(), st.dictionaries(TEXT, JSON, max_size=4))
 def test_what_is_written_is_read(record: Any, more: dict[str, Any]) -> None:
-    """Every field has its value and its type again, and what is not known is written again as it was."""
+    """A record that is written and read again has the same values and types. Unknown fields are kept."""
     cls = type(record)
     assert records.decode(cls, json.loads(records.encode(record)), parsers=PARSERS) == record
     later = {key: value for key, value in more.items() if key not in cls._fields or key == "unknown"}
@@ -579,7 +579,7 @@ def test_what_is_written_is_read(record: Any, more: dict[str, Any]) -> None:
 
 @given(_records(), st.data())
 def test_any_document_is_a_record_or_a_reason(record: Any, data: st.DataObject) -> None:
-    """Nothing but ValueError comes of it; a record that is read leniently has the types of its fields, and loses no value."""
+    """Decoding any document gives a record or raises ValueError. A lenient record has valid types and loses no value."""
     cls = type(record)
     document = json.loads(records.encode(record))
     document |= data.draw(st.dictionaries(st.sampled_from(sorted(document)) | TEXT, JSON, max_size=4))
@@ -601,7 +601,7 @@ def test_any_document_is_a_record_or_a_reason(record: Any, data: st.DataObject) 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JSON)
 def test_no_document_is_told_to_a_control_plane_by_guess(document: Any) -> None:
-    """A deletion names a node, its key and an API, or is none."""
+    """A deletion without a node ID, a node key or an API is rejected."""
     for odd in (
         document,
         {**DELETION.document(), "minter": document},

@@ -1,4 +1,4 @@
-"""What a host owes the cluster is told it, whatever comes between: no crash and no lost answer lets two have one identity, or loses one."""
+"""Releases reach the cluster despite crashes and lost answers: no identity is leased twice, and none is lost."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ ELSEWHERE = Holder("node2", "uid2", "host2", "boot2", "key2")
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    """A host with no pod."""
+    """A host without pods."""
     return Host(tmp_path)
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """A cluster that the host may ask; what is asked in a child changes nothing in it."""
+    """A cluster that the host can ask. Changes that a child process makes have no effect."""
     cluster = Cluster()
     monkeypatch.setattr(release, "cluster_api", lambda _: cluster)
     return cluster
 
 
 def vault_of(cluster: Cluster) -> Vault:
-    """The identities of ``web``."""
+    """Returns the identities of the hostname ``web`` in the cluster."""
     return Vault(cluster, "default", "web")
 
 
 def registered(host: Host, cluster: Cluster, boot: str = "", **more: Any) -> Attachment:
-    """A pod whose node is known to the cluster, with its keys; held in this boot, if no other one is said."""
+    """Add a pod whose node and keys are in the cluster. The lease is from the boot ``boot``, by default the current one."""
     one = kept_in_cluster(host, **more)
     Path(one.identity_dir, vault_files.STATE).write_bytes(STATE)
     holder = Holder("node1", "uid1", host_id(str(host.root)), boot or one.boot_id, one.identity)
@@ -70,7 +70,7 @@ def registered(host: Host, cluster: Cluster, boot: str = "", **more: Any) -> Att
 
 
 def reservation(host: Host, cluster: Cluster, node: str = "node1") -> Reservation | None:
-    """What the next pod of the name finds at hand, on a host of that Node."""
+    """Returns the reservation of an unreleased identity for the hostname's next pod on the host of this Node, or None."""
     cluster.pods["web-x"] = node
     settings = {"stateDir": str(host.root), "configFile": os.devnull, "kubeconfig": "/kubeconfig"}
     name = Name(host.store, "default", "web")
@@ -81,7 +81,7 @@ def reservation(host: Host, cluster: Cluster, node: str = "node1") -> Reservatio
 
 
 def only(releases: Releases) -> Release:
-    """The one that there is."""
+    """Returns the only release."""
     (one,) = releases.all()
     return one
 
@@ -89,7 +89,7 @@ def only(releases: Releases) -> Release:
 def test_a_lost_answer_gives_an_identity_away(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The API has done it, and its answer did not come: from then on another host may have it, and no pod here has it unasked."""
+    """If the answer to a release is lost, another host may hold the identity. No pod here uses it without a new lease."""
     one = registered(host, cluster)
     host.delete(one)
     assert reservation(host, cluster)
@@ -113,7 +113,7 @@ def _away(_: str) -> dict[str, Any]:
 def test_an_api_that_was_not_reached_leaves_it_at_hand(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing can have come of it: the next pod is the same node, and asks nobody."""
+    """If a release did not reach the API, the next pod here is the same node, without asking the API."""
     one = registered(host, cluster)
     host.delete(one)
     monkeypatch.setattr(cluster, "get", _away)
@@ -124,7 +124,7 @@ def test_an_api_that_was_not_reached_leaves_it_at_hand(
 
 
 def test_what_another_host_has_by_now_is_not_at_hand(host: Host, cluster: Cluster) -> None:
-    """The Node was deleted while the host was off: its disk has keys that another host runs."""
+    """Keys on the disk are not used if another host leased the identity while this host was off."""
     one = registered(host, cluster)
     host.delete(one)
     cluster.nodes["node1"] = "uid of a later one"
@@ -133,7 +133,7 @@ def test_what_another_host_has_by_now_is_not_at_hand(host: Host, cluster: Cluste
 
 
 def with_a_node(host: Host, cluster: Cluster) -> Attachment:
-    """A pod that has another identity by now: of the one that it had, the cluster knows the node."""
+    """Add a pod that has moved to another identity. The cluster knows the node of its former identity."""
     one = registered(host, cluster)
     known = Identity.load(str(host.root), one.identity)._replace(node_id="n7", node_key=NODE_KEY)
     known.save(str(host.root))
@@ -147,12 +147,12 @@ def with_a_node(host: Host, cluster: Cluster) -> Attachment:
 
 
 def said(host: Host) -> list[str]:
-    """The nodes that the control plane is to forget."""
+    """Returns the IDs of the nodes whose deletion is queued."""
     return [deletion.node_id for deletion in Outbox(str(host.root)).all()]
 
 
 def test_a_node_that_is_left_behind_ends_with_its_secret(host: Host, cluster: Cluster) -> None:
-    """In that order: as long as the cluster has not heard of it, nobody's device is deleted."""
+    """The deletion of a former identity's device is queued only after its Secret is deleted."""
     one = with_a_node(host, cluster)
     handover.dispose_of_former(host.store, one)
     assert said(host) == []
@@ -162,7 +162,7 @@ def test_a_node_that_is_left_behind_ends_with_its_secret(host: Host, cluster: Cl
 
 
 def test_a_node_that_another_host_runs_by_now_is_not_deleted(host: Host, cluster: Cluster) -> None:
-    """The Node was deleted, and the identity taken, before this host heard of it."""
+    """If another host has leased the former identity, neither its Secret nor its device is deleted."""
     one = with_a_node(host, cluster)
     cluster.nodes["node1"] = "uid of a later one"
     assert vault_of(cluster).take(ELSEWHERE, 0, ())
@@ -175,7 +175,7 @@ def test_a_node_that_another_host_runs_by_now_is_not_deleted(host: Host, cluster
 def test_an_answer_that_is_lost_keeps_no_node(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Secret is gone by then, and the node is nobody's."""
+    """If the Secret is already gone because an answer was lost, the device is still deleted."""
     handover.dispose_of_former(host.store, with_a_node(host, cluster))
     cluster.secrets.clear()
     assert release.deliver(str(host.root), 0) == 0
@@ -183,7 +183,7 @@ def test_an_answer_that_is_lost_keeps_no_node(
 
 
 def test_forgetting_leaves_alone_what_another_host_runs(host: Host, cluster: Cluster) -> None:
-    """What is kept here is a copy of before."""
+    """Forgetting a stale copy of an identity that another host runs removes only the copy."""
     one = with_a_node(host, cluster)
     cluster.nodes["node1"] = "uid of a later one"
     assert vault_of(cluster).take(ELSEWHERE, 0, ())
@@ -205,7 +205,7 @@ def test_forgetting_leaves_alone_what_another_host_runs(host: Host, cluster: Clu
 
 
 def test_what_is_lost_is_gone_with_its_pod(host: Host, cluster: Cluster) -> None:
-    """Whether the supervisor came so far or not: the next pod of the number finds no keys, and buries no node of another host."""
+    """A lost identity is removed with its pod's record, so that the next pod does not use its keys or delete its device."""
     one = registered(host, cluster)._replace(lost=True)
     host.store.save(one)
     with host.store.locked(one.container_id):
@@ -216,7 +216,7 @@ def test_what_is_lost_is_gone_with_its_pod(host: Host, cluster: Cluster) -> None
 
 
 def test_a_host_knows_what_its_pods_have(host: Host, cluster: Cluster) -> None:
-    """And what one is about to have, and what is to be given back; of nothing else."""
+    """A host knows the identities that its pods have or are about to have, and those that are queued for release."""
     one = registered(host, cluster)
     name = Name.of(one)
     assert release.is_known(name, one.identity)
@@ -233,7 +233,7 @@ def test_a_host_knows_what_its_pods_have(host: Host, cluster: Cluster) -> None:
 def test_keys_that_become_the_clusters_survive_a_crash(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever was done by then, they are at the number still, or in the vault."""
+    """If ADD is killed while it moves keys to the cluster, they are still retained for their number or in the Secret."""
     for step in ("rename", "keep"):
         one = host.add(ephemeral=False)
         Path(one.identity_dir, vault_files.STATE).write_bytes(STATE)
@@ -248,7 +248,7 @@ def test_keys_that_become_the_clusters_survive_a_crash(
 
 
 def _adopted_to(host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """An ADD takes what the host alone had, and is killed at a step."""
+    """An ADD moves the host's own identity to the cluster, and is killed at a step."""
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -267,7 +267,7 @@ def _adopted_to(host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, s
 def test_a_secret_is_not_made_again_for_what_a_pod_was(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has moved to a better number meanwhile, and the other one was deleted for that: nobody would ever give that back."""
+    """The deleted Secret of a former identity is not created again, because it would never be released."""
     one = registered(host, cluster, number=0)
     cluster.secrets.clear()
     holder = Holder("node1", "uid1", host_id(str(host.root)), one.boot_id, one.identity)
@@ -280,7 +280,7 @@ def test_a_secret_is_not_made_again_for_what_a_pod_was(
 def test_a_copy_of_a_disk_gives_nothing_away(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A host that was cloned has another Node: what it finds on its disk is another host's, which runs it."""
+    """A cloned host has another Node. It neither uses nor releases the identities on its disk, which the original runs."""
     monkeypatch.setattr(release, "STALE_STATUS", 0.0)
     one = registered(host, cluster, boot="of-the-original")
     cluster.boots["node1"] = "of-the-original"
@@ -296,7 +296,7 @@ def test_a_copy_of_a_disk_gives_nothing_away(
 def test_after_a_reboot_what_was_had_before_is_given_back(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the Node's boot it is the same host; as long as that may not be known yet, it waits."""
+    """After a reboot, releases wait until the Node's boot ID shows that this is the same host."""
     monkeypatch.setattr(release, "STALE_STATUS", float("inf"))
     one = registered(host, cluster, boot="of-before")
     cluster.boots["node1"] = "of-before"
@@ -314,7 +314,7 @@ def test_after_a_reboot_what_was_had_before_is_given_back(
 def test_an_add_whose_time_is_over_waits_no_longer_for_the_api(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several that have to be asked share its time, and each has a moment to answer at all."""
+    """Requests to the API share the time of the ADD, but each gets at least MIN_API_TIMEOUT seconds."""
     waits: list[float] = []
 
     def run_bounded(_: object, wait: float, *__: object, **___: object) -> bytes:
@@ -336,7 +336,7 @@ def test_an_add_whose_time_is_over_waits_no_longer_for_the_api(
 
 
 def test_what_a_later_version_writes_down_is_read(host: Host) -> None:
-    """It knows more of a release than this one. What this one knows is done, and the rest is kept."""
+    """A release with unknown fields of a newer version is made, and the fields are kept."""
     releases, one = Releases(str(host.root)), Release("k", "/kubeconfig", "default", "web")
     releases.post(one)
     path = host.root / "releases" / "k.json"
@@ -348,7 +348,7 @@ def test_what_a_later_version_writes_down_is_read(host: Host) -> None:
 
 
 def test_what_is_to_end_is_not_given_back_by_who_has_read_of_it_before(host: Host, cluster: Cluster) -> None:
-    """Somebody forgets an identity while another call is about to give it back."""
+    """If an identity is forgotten while another call is about to release it, it is deleted."""
     one = registered(host, cluster)
     host.delete(one)
     before = only(Releases(str(host.root)))

@@ -1,4 +1,4 @@
-"""Where configuration meets policy: what a call wishes."""
+"""The intent of a call: how configuration and policy combine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .cni_call import config, environ
 
 
 def wish(tmp_path: Path, settings: object, pod: str = "plex-0", **annotations: str) -> Resolution:
-    """Of an ADD of pod media/plex-0 on a host with this file."""
+    """Returns what an ADD of pod media/POD resolves on a host with this configuration file. ``_`` in an annotation stands for ``/``."""
     file = tmp_path / "config.yaml"
     file.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings), encoding="utf-8")
     given = {request.ANNOTATIONS: {key.replace("_", "/"): value for key, value in annotations.items()}}
@@ -41,14 +41,14 @@ ENABLED: dict[str, Any] = {"tailscale.com_enabled": "true"}
     ],
 )
 def test_a_static_key_has_its_tags(tmp_path: Path, settings: dict[str, Any], tags: str) -> None:
-    """Who asks for others is told, whoever asks: neither more nor fewer are what the key gives."""
+    """With a static auth key, a node has exactly the key's tags. Asking for others is an error."""
     asked = {"tailscale.com_tags": tags} if tags else {}
     with pytest.raises(errors.KeyHasItsTags, match=r"^pod media/plex-0: the node cannot have the tags tag:"):
         wish(tmp_path, settings, **ENABLED, **asked)
 
 
 def test_a_static_keys_tags_may_be_asked_for(tmp_path: Path) -> None:
-    """In any order."""
+    """With a static auth key, a pod may ask for the key's tags in any order."""
     found = wish(tmp_path, {"tags": ["tag:a", "tag:b"]}, **ENABLED, **{"tailscale.com_tags": "tag:b,tag:a"})
     assert found.intent
     assert found.intent.tags == ("tag:b", "tag:a")
@@ -56,7 +56,7 @@ def test_a_static_keys_tags_may_be_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["oauthClientSecretFile", "headscaleAPIKeyFile"])
 def test_a_key_per_pod_has_the_pods_tags(tmp_path: Path, key: str) -> None:
-    """Where a control plane makes the keys, what is permitted can be given."""
+    """If the control plane creates an auth key per pod, the pod gets its permitted tags."""
     found = wish(tmp_path, {key: "/secret"}, **ENABLED, **{"tailscale.com_tags": "tag:ns-media"})
     assert found.intent
     assert found.intent.tags == ("tag:ns-media",)
@@ -64,7 +64,7 @@ def test_a_key_per_pod_has_the_pods_tags(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("source", ["file", "http"])
 def test_a_static_pods_name_has_its_hosts_cut_off(tmp_path: Path, source: str) -> None:
-    """Kubelet says where it has a pod from, and appends the Node's name to one that is not from the API."""
+    """The Node's name is removed from the hostname of a static pod, to whose name kubelet appends it."""
     host = os.uname().nodename.lower()
     annotations = ENABLED | {"kubernetes.io_config.source": source}
     found = wish(tmp_path, {}, f"etcd-{host}", **annotations)
@@ -86,7 +86,7 @@ def test_a_static_pods_name_has_its_hosts_cut_off(tmp_path: Path, source: str) -
     ],
 )
 def test_a_broken_file_stops_only_pods_that_ask(tmp_path: Path, settings: str) -> None:
-    """A typing error anywhere in it is told to who annotates a pod, and must not keep a cluster's DNS from starting."""
+    """An invalid configuration fails only pods that ask to be enrolled, so that a cluster's DNS still starts."""
     assert wish(tmp_path, settings).intent is None
     with pytest.raises((errors.InvalidConfiguration, errors.UnsupportedField)):
         wish(tmp_path, settings, **ENABLED)

@@ -1,4 +1,4 @@
-"""Identities that the cluster keeps: who may take which, what a Secret may have in it, and what is owed to the cluster."""
+"""Identities in the cluster: which host can lease which, what a Secret can contain, and what is queued for release."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TWO = Holder("node2", "uid2", "host2", "boot2", "key2")
 
 
 class Cluster(client.Api):
-    """Secrets and Nodes in memory, with Kubernetes' rule for changes: the version that was read must be that of now."""
+    """Secrets, Nodes and pods in memory. As in Kubernetes, a change must name the current resourceVersion."""
 
     def __init__(self) -> None:
         self.secrets: dict[str, dict[str, Any]] = {}
@@ -46,7 +46,7 @@ class Cluster(client.Api):
         self.versions = 0
 
     def get(self, path: str) -> dict[str, Any] | None:
-        """A Node, the Secrets, or one of them."""
+        """Returns a Node, a pod, all Secrets, or one of them."""
         if "/nodes/" in path:
             name = path.rpartition("/")[2]
             taints = [{"key": client.OUT_OF_SERVICE}] if name in self.tainted else []
@@ -64,7 +64,7 @@ class Cluster(client.Api):
         return copy.deepcopy(self.secrets.get(path.rpartition("/")[2]))
 
     def change(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Of a Secret."""
+        """Create, change or delete a Secret."""
         name = body["metadata"]["name"] if method == "POST" else path.rpartition("/")[2]
         there = self.secrets.get(name)
         if (there is None) != (method == "POST"):
@@ -83,31 +83,31 @@ class Cluster(client.Api):
 
 @pytest.fixture
 def cluster() -> Cluster:
-    """A cluster of two Nodes, and no identity."""
+    """A cluster with two Nodes and no identity."""
     return Cluster()
 
 
 @pytest.fixture
 def vault(cluster: Cluster) -> Vault:
-    """The identities of ``web``."""
+    """The identities of the hostname ``web``."""
     return Vault(cluster, "default", "web")
 
 
 def take(vault: Vault, holder: Holder, **more: Any) -> int | None:
-    """The number that one gets."""
+    """Lease an identity. Returns its number, or None."""
     taken = vault.take(holder, more.pop("number", None), more.pop("taken", ()), **more)
     return taken.entry.number if taken else None
 
 
 def release(vault: Vault, holder: Holder) -> None:
-    """Give it back."""
+    """Release the identity of a holder."""
     entry = held_as(vault.entries(), holder)
     assert entry
     vault.save(entry._replace(holder=None, released_by=holder, files={vault_files.STATE: STATE}))
 
 
 def test_everybody_gets_the_lowest_number_that_nobody_has(vault: Vault) -> None:
-    """Whoever it is of; one that is given back is the next one's, with all that it has."""
+    """A lease is for the lowest free number. A released identity is leased with its keys."""
     assert take(vault, ONE) == 0
     assert take(vault, TWO) == 1
     assert take(vault, TWO._replace(key="more"), taken=(2,)) == 3
@@ -120,7 +120,7 @@ def test_everybody_gets_the_lowest_number_that_nobody_has(vault: Vault) -> None:
 def test_an_identity_is_taken_from_a_host_that_is_gone_and_from_no_other(
     cluster: Cluster, vault: Vault
 ) -> None:
-    """Its Node's name is not enough: a Node that came later is another one; the taint out-of-service is."""
+    """Another host can lease an identity if the holder's Node is gone, has another UID or is tainted out-of-service."""
     assert take(vault, ONE) == 0
     assert take(vault, TWO, number=0) == 1
     cluster.nodes["node1"] = "uid of a later one"
@@ -132,7 +132,7 @@ def test_an_identity_is_taken_from_a_host_that_is_gone_and_from_no_other(
 
 
 def test_a_host_takes_back_what_it_knows_nothing_of(vault: Vault) -> None:
-    """A call that was given up had it held all the same, later; not where the disk is a copy, and the host another Node."""
+    """A host can lease again what an aborted call of its own holds. If its disk is a copy from another Node, it cannot."""
     assert take(vault, ONE) == 0
     assert take(vault, ONE._replace(key="twin"), has=lambda key: key == "key1") == 1
     copy = ONE._replace(node="node2", node_uid="uid2", boot="later", key="copy")
@@ -142,7 +142,7 @@ def test_a_host_takes_back_what_it_knows_nothing_of(vault: Vault) -> None:
 
 
 def test_a_host_that_has_lost_its_disk_takes_back_what_it_had(vault: Vault) -> None:
-    """It is the same Node, and nothing outlives a boot; without one, something of it may still run, and a person is told."""
+    """A host that lost its disk can lease its identities again after a reboot. Before that, a node may still run, and a message says so."""
     assert take(vault, ONE) == 0
     anew = ONE._replace(host="another", key="anew")
     taken = vault.take(anew, None, ())
@@ -155,7 +155,7 @@ def test_a_host_that_has_lost_its_disk_takes_back_what_it_had(vault: Vault) -> N
 
 @pytest.mark.parametrize("node", ["..", "a/b", "node1/../node9"])
 def test_whoever_cannot_be_asked_about_is_not_nobody(cluster: Cluster, vault: Vault, node: str) -> None:
-    """A holder whose Node no cluster can have: its Secret has an invalid format."""
+    """A Secret whose holder has an impossible Node name is invalid and cannot be leased."""
     assert take(vault, ONE._replace(node=node)) == 0
     assert take(vault, TWO) == 1
     del cluster.secrets["default.web.1"]
@@ -163,7 +163,7 @@ def test_whoever_cannot_be_asked_about_is_not_nobody(cluster: Cluster, vault: Va
 
 
 def test_a_secret_has_one_name(cluster: Cluster, vault: Vault) -> None:
-    """One that is called 00 is not number 0."""
+    """The Secret of a number has exactly one name: 00 is not number 0."""
     assert take(vault, ONE) == 0
     odd = copy.deepcopy(cluster.secrets["default.web.0"])
     odd["metadata"]["name"] = "default.web.00"
@@ -175,7 +175,7 @@ def test_a_secret_has_one_name(cluster: Cluster, vault: Vault) -> None:
 def test_of_two_that_want_one_the_quicker_has_it(
     cluster: Cluster, vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both have seen that it is free; the other one gets the next."""
+    """If two hosts want the same free identity, the first change wins and the other host gets the next number."""
     assert take(vault, ONE) == 0
     release(vault, ONE)
     seen = vault.entries()
@@ -185,7 +185,7 @@ def test_of_two_that_want_one_the_quicker_has_it(
 
 
 def test_a_better_number_is_one_that_is_there(vault: Vault) -> None:
-    """Who looks for one makes none, and takes none that is worse."""
+    """A search for a better number creates no identity and takes no worse number."""
     assert take(vault, ONE) == 0
     assert take(vault, TWO) == 1
     assert take(vault, TWO._replace(key="b"), below=1) is None
@@ -195,7 +195,7 @@ def test_a_better_number_is_one_that_is_there(vault: Vault) -> None:
 
 
 def test_the_worst_off_has_the_better_number(cluster: Cluster, vault: Vault) -> None:
-    """A young one of the middle stays: the replacement of the one that ended is worse off, and moves. Unless its host is unwell."""
+    """A better number goes to the pod with the highest number. If that pod's host is not Ready, another pod can take it."""
     for n in range(2):
         assert take(vault, ONE._replace(key=str(n))) == n
     assert take(vault, TWO) == 2
@@ -209,7 +209,7 @@ def test_the_worst_off_has_the_better_number(cluster: Cluster, vault: Vault) -> 
 
 
 def test_a_pod_with_a_number_of_its_own_is_nobody_else_meanwhile(vault: Vault) -> None:
-    """db-2, whose number is held, is not db because db-0 is between two hosts just then: it has a number that nobody had."""
+    """A StatefulSet pod whose number is held gets a new number, not the identity of another pod that moves between hosts."""
     assert [take(vault, ONE._replace(key=str(n)), number=n) for n in range(3)] == [0, 1, 2]
     release(vault, ONE._replace(key="0"))
     assert take(vault, TWO, number=2) == 3
@@ -217,7 +217,7 @@ def test_a_pod_with_a_number_of_its_own_is_nobody_else_meanwhile(vault: Vault) -
 
 
 def test_what_is_not_ours_in_a_secret_stays(cluster: Cluster, vault: Vault) -> None:
-    """A person's label, for one; files that have no place with us do not."""
+    """Labels of users in a Secret are kept. Unknown files are removed."""
     take(vault, ONE)
     secret = cluster.secrets["default.web.0"]
     secret["metadata"]["labels"]["mine"] = "yes"
@@ -228,7 +228,7 @@ def test_what_is_not_ours_in_a_secret_stays(cluster: Cluster, vault: Vault) -> N
 
 
 def test_what_a_newer_version_has_in_a_record_stays(cluster: Cluster, vault: Vault) -> None:
-    """Hosts are upgraded one after the other: the older one gives back, and takes, what the newer one has written."""
+    """Unknown fields of a newer version in a Secret are kept, because hosts are upgraded one after the other."""
     assert take(vault, ONE) == 0
     data = cluster.secrets["default.web.0"]["data"]
     record = json.loads(base64.b64decode(data["record.json"]))
@@ -261,7 +261,7 @@ def test_what_a_newer_version_has_in_a_record_stays(cluster: Cluster, vault: Vau
 def test_a_secret_that_is_not_as_we_write_it_is_nobodys(
     cluster: Cluster, vault: Vault, data: dict[str, Any]
 ) -> None:
-    """It is not taken, not read from, not changed; the pod has the next number, and a person is told."""
+    """An invalid Secret is not leased, read or changed. The pod gets the next number, and a message names the Secret."""
     record = {"version": 1, **Record()._asdict(), "holder": None, "releasedBy": None}
     content = {
         name: base64.b64encode(json.dumps({**record, **value}).encode()).decode()
@@ -293,7 +293,7 @@ JSON = st.recursive(
 
 @given(JSON, JSON)
 def test_whatever_a_secret_is_reading_it_raises_nothing(record: Any, secret: Any) -> None:
-    """Of any JSON, inside and out."""
+    """Reading a Secret with any JSON, inside or outside its record, raises no exception."""
     cluster = Cluster()
     packed = base64.b64encode(json.dumps(record).encode()).decode()
     cluster.secrets = {
@@ -306,14 +306,14 @@ def test_whatever_a_secret_is_reading_it_raises_nothing(record: Any, secret: Any
 
 
 def test_an_identity_does_not_show_its_keys(vault: Vault) -> None:
-    """Not in a traceback, not in a log."""
+    """The representation of an identity shows no keys, for example in a traceback or log."""
     assert take(vault, ONE) == 0
     release(vault, ONE)
     assert "cHJpdmtleQ" not in repr(vault.entries()) + repr(vault.take(ONE, None, ()))
 
 
 def test_files_are_read_without_following_anybody(tmp_path: Path) -> None:
-    """The directory is the worker's: a link, a pipe, or something large in it is no file of a node."""
+    """The worker owns its directory, so a link, a pipe or a large file in it is not read as a file of the node."""
     secret, place = tmp_path / "secret", tmp_path / "node"
     secret.write_bytes(STATE)
     place.mkdir()
@@ -333,7 +333,7 @@ def test_files_are_read_without_following_anybody(tmp_path: Path) -> None:
 
 
 def test_files_are_written_where_nothing_was(tmp_path: Path) -> None:
-    """In a directory of root's alone, under the names that we know; what somebody left there is gone."""
+    """The files of a node are written into a new directory that only root can access, under known names only."""
     place = tmp_path / "node"
     place.mkdir()
     (place / vault_files.STATE).symlink_to(tmp_path / "target")
@@ -345,7 +345,7 @@ def test_files_are_written_where_nothing_was(tmp_path: Path) -> None:
 
 
 def test_a_host_has_one_id(tmp_path: Path) -> None:
-    """Made once, for root's eyes."""
+    """A host's ID is created once, and only root can read it."""
     known = host_id(str(tmp_path))
     assert len(known) == 32
     assert host_id(str(tmp_path)) == known
@@ -354,7 +354,7 @@ def test_a_host_has_one_id(tmp_path: Path) -> None:
 
 
 def test_what_is_owed_is_one_callers_at_a_time(tmp_path: Path) -> None:
-    """Who holds a release keeps others away until it closes it; what is done is nobody's to hold."""
+    """Only one process can hold a release. A release that is done cannot be held. Invalid ones are ignored."""
     releases, one = Releases(str(tmp_path)), Release("k", "/kubeconfig", "default", "web")
     releases.post(one)
     (tmp_path / "releases" / "broken.json").write_text("{")
@@ -374,7 +374,7 @@ def test_what_is_owed_is_one_callers_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_release_that_was_tried_waits(tmp_path: Path) -> None:
-    """Those who come by often leave it alone for a while."""
+    """A release that was just tried is not tried again for a while."""
     releases = Releases(str(tmp_path))
     assert not releases.waiting(60)
     releases.post(Release("k", "/kubeconfig", "default", "web"))
@@ -386,7 +386,7 @@ def test_a_release_that_was_tried_waits(tmp_path: Path) -> None:
 
 
 def test_a_kubeconfig_that_cannot_be_used_leaves_the_disk(tmp_path: Path) -> None:
-    """The pod lasts on its host, the log says why, and nothing is owed."""
+    """With an unusable kubeconfig, the identity is stored on the host, the log line says why, and no release is queued."""
     files.make_directory(str(tmp_path / "names"))
     host = load_config(
         {"stateDir": str(tmp_path), "configFile": os.devnull, "kubeconfig": str(tmp_path / "none")}

@@ -17,33 +17,33 @@ from tailscale_cni.state.claims import Claims
 
 
 def attachment(root: Path, container_id: str = "c1", **keys: Any) -> Attachment:
-    """One of a pod."""
+    """Returns the attachment of a pod."""
     base = {"network": "net", "ifname": "eth0", "netns": "/n", "run_dir": "/run/x", "nonce": "n"}
     return Attachment(container_id=container_id, state_dir=str(root), **{**base, **keys})
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Attachments:
-    """A host with no attachment."""
+    """The attachments of a host that has none."""
     files.make_directory(str(tmp_path / "attachments"))
     return Attachments(str(tmp_path))
 
 
 def save(store: Attachments, one: Attachment) -> None:
-    """Write it down, as ADD does."""
+    """Write an attachment as ADD does."""
     with store.locked(one.container_id, create=True):
         store.save(one)
 
 
 def test_what_was_written_is_what_is_read(store: Attachments, tmp_path: Path) -> None:
-    """Every field comes back with its type."""
+    """An attachment is read with the values and types that were written."""
     one = attachment(tmp_path, tags=("tag:a",), pod_addresses=("10.0.0.1",), uid=7, netns_cookie=2**63)
     save(store, one)
     assert store.get("net", "c1", "eth0") == one
 
 
 def test_an_attachment_is_found_by_whatever_names_it(store: Attachments, tmp_path: Path) -> None:
-    """By container and interface although its network has another name by now; by the id that its unit carries."""
+    """An attachment is found by container and interface, whatever its network, and by the ID in its unit's name."""
     one = attachment(tmp_path, ifname="net@1")
     save(store, one)
     assert store.of_container("c1", "net@1") == [one]
@@ -53,7 +53,7 @@ def test_an_attachment_is_found_by_whatever_names_it(store: Attachments, tmp_pat
 
 
 def test_a_later_versions_record_can_be_read(store: Attachments, tmp_path: Path) -> None:
-    """Unknown keys are kept, missing ones have defaults."""
+    """Unknown keys of a record are kept. Missing keys have defaults."""
     one = attachment(tmp_path)
     save(store, one)
     path = tmp_path / "attachments/c1/net@eth0.json"
@@ -73,7 +73,7 @@ def test_a_later_versions_record_can_be_read(store: Attachments, tmp_path: Path)
 def test_a_record_that_cannot_be_read_can_still_be_unmade(
     store: Attachments, tmp_path: Path, text: str
 ) -> None:
-    """What its place says is enough to find its processes and files; a copy is kept, and the others are as before."""
+    """The path of an unreadable record identifies its processes and files, so that they can be removed. A copy of the record is kept."""
     (tmp_path / "run").symlink_to("/run/x")
     first, second = attachment(tmp_path, "c1", uid=7), attachment(tmp_path, "c2")
     save(store, first)
@@ -89,7 +89,7 @@ def test_a_record_that_cannot_be_read_can_still_be_unmade(
 
 
 def test_a_container_leaves_no_directory(store: Attachments, tmp_path: Path) -> None:
-    """The directory is the lock, and goes with the last attachment in it."""
+    """A container's directory is its lock, and is removed with its last attachment."""
     one = attachment(tmp_path)
     save(store, one)
     with store.locked("c1") as there:
@@ -101,7 +101,7 @@ def test_a_container_leaves_no_directory(store: Attachments, tmp_path: Path) -> 
 
 
 def test_one_call_at_a_time_for_a_container(tmp_path: Path) -> None:
-    """Another one waits, and says Busy when it has waited long enough."""
+    """A second call for a container waits for the first, and raises Busy after its timeout."""
     path = str(tmp_path / "c1")
     with (
         files.locked(path, 1, "container c1", create=True),
@@ -112,7 +112,7 @@ def test_one_call_at_a_time_for_a_container(tmp_path: Path) -> None:
 
 
 def test_who_waited_for_a_removed_container_begins_again(tmp_path: Path) -> None:
-    """A lock on a directory that is gone is no lock."""
+    """A call that waited for a lock on a removed directory creates it again and locks that."""
     path = tmp_path / "c1"
     got: list[bool] = []
 
@@ -129,7 +129,7 @@ def test_who_waited_for_a_removed_container_begins_again(tmp_path: Path) -> None
 
 
 def test_a_claim_is_one_holders(tmp_path: Path) -> None:
-    """The lowest free number that can be used; given back, it is free again."""
+    """A claim is for the lowest free usable number. A released number is free again."""
     claims = Claims(str(tmp_path), "port")
     assert claims.take("a", (10, 12), "ports", lambda _: True) == 10
     assert claims.take("b", (10, 12), "ports", lambda number: number != 11) == 12
@@ -141,7 +141,7 @@ def test_a_claim_is_one_holders(tmp_path: Path) -> None:
 
 
 def test_a_claim_that_was_not_recorded_is_found_by_its_holder(tmp_path: Path) -> None:
-    """A crash between the claim and the record loses no number."""
+    """If a crash lost the number of a claim, the claim is released by its holder."""
     claims = Claims(str(tmp_path), "uid")
     claims.take("a", (10, 12), "uidBase", lambda _: True)
     claims.release("a", 0)
@@ -149,7 +149,7 @@ def test_a_claim_that_was_not_recorded_is_found_by_its_holder(tmp_path: Path) ->
 
 
 def test_many_claims_at_once_are_different(tmp_path: Path) -> None:
-    """There is no lock, and no number twice."""
+    """Concurrent claims get different numbers without a lock."""
     claims, got = Claims(str(tmp_path), "uid"), []
 
     def take(holder: int) -> None:
@@ -164,7 +164,7 @@ def test_many_claims_at_once_are_different(tmp_path: Path) -> None:
 
 
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    """A symlink, a foreign owner, a mode that lets others write: each is named with what mends it."""
+    """A directory that is a link, a file or writable by others is rejected with the reason."""
     (tmp_path / "link").symlink_to(tmp_path)
     (tmp_path / "wide").mkdir(mode=0o700)
     (tmp_path / "wide").chmod(0o770)
@@ -176,7 +176,7 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a directory away needs root")
 def test_a_directory_of_another_owner_is_refused(tmp_path: Path) -> None:
-    """Whoever owns a directory decides what is in it."""
+    """A directory of another owner is rejected, because the owner controls its content."""
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", 1234, 1234)
     with pytest.raises(errors.UnsafeDirectory, match="uid 1234"):
@@ -184,7 +184,7 @@ def test_a_directory_of_another_owner_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """No temporary file is left, the mode is what was asked for, and a link is not followed."""
+    """Writing a file leaves no temporary file, sets the mode and replaces a link without following it."""
     files.write(str(tmp_path / "a"), b"one")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     files.write(str(tmp_path / "b"), b"two", 0o644)
@@ -195,7 +195,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_goes_with_the_file(tmp_path: Path) -> None:
-    """A write that was killed leaves a temporary file, whose name nobody uses again."""
+    """Removing a file also removes temporary files that killed writers left."""
     files.write(str(tmp_path / "note"), b"one")
     for name in (".note.4711~", ".notes.4711~", "other"):
         (tmp_path / name).touch()
@@ -205,7 +205,7 @@ def test_what_a_killed_writer_left_goes_with_the_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_so_already_is_not_touched(tmp_path: Path) -> None:
-    """A runtime would load a list again that was only written again; other content, and another mode, are a change."""
+    """A file with the same content and mode is not written again, because a runtime would reload its lists."""
     path = str(tmp_path / "new" / "list")
     assert files.put(path, b"one", 0o644)
     before = Path(path).stat()
@@ -216,7 +216,7 @@ def test_a_file_that_is_so_already_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_removing_a_tree_follows_no_link(tmp_path: Path) -> None:
-    """A worker may have put a link anywhere into its directory."""
+    """Removing a tree follows no link, because a worker can create links in its directory."""
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/file").write_text("")
     (tmp_path / "workers").mkdir()
@@ -227,7 +227,7 @@ def test_removing_a_tree_follows_no_link(tmp_path: Path) -> None:
 
 
 def test_a_tree_of_any_shape_is_removed(tmp_path: Path) -> None:
-    """What a worker nests deeper than a process has stack or descriptors for is removed, and no link of it is followed."""
+    """A tree that is deeper than the stack or the limit of descriptors is removed, and no link is followed."""
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").touch()
@@ -248,7 +248,7 @@ def test_a_tree_of_any_shape_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_directory_lets_through_whom_it_must(tmp_path: Path) -> None:
-    """A stateDir that was made by hand with 0700 would keep every worker from its program; nobody gets less than before."""
+    """A stateDir with mode 0700 gets 0711, so that workers can reach their program. A directory never gets a stricter mode."""
     state = tmp_path / "state"
     state.mkdir(0o700)
     files.make_directory(str(state), 0o711)

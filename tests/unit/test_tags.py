@@ -1,4 +1,4 @@
-"""Each feature of the tailscale version in use is left out (workers/tags.txt) or kept with a reason (workers/features.txt)."""
+"""Every feature of the tailscale version in use is omitted (workers/tags.txt) or kept with a reason (workers/features.txt)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT = [
 
 
 def features() -> list[str]:
-    """What tailscale.com of workers/go.mod can leave out (its feature/buildfeatures)."""
+    """Returns the features that tailscale.com of workers/go.mod can omit (its feature/buildfeatures)."""
     command = [str(go_toolchain()), "mod", "download", "-json", "tailscale.com"]
     done = subprocess.run(command, cwd=WORKERS, env=go_environ(), check=True, capture_output=True, text=True)
     folder = Path(json.loads(done.stdout)["Dir"], "feature", "buildfeatures")
@@ -29,11 +29,11 @@ def features() -> list[str]:
 
 
 def test_each_feature_is_left_out_or_kept() -> None:
-    """After an upgrade, a new feature is decided on, and a tag that tailscale no longer has is dropped."""
+    """Every feature is either omitted or kept. After an upgrade, decide on new features and drop removed ones."""
     decided = [tag.removeprefix("ts_omit_") for tag in OMITTED] + [words[0] for words in KEPT]
     assert sorted(decided) == features()
 
 
 def test_each_kept_feature_has_a_reason() -> None:
-    """One line a feature: its name, and what of ours needs it."""
+    """Each line in features.txt has a feature and its reason."""
     assert all(len(words) == 2 for words in KEPT)

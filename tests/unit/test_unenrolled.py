@@ -1,4 +1,4 @@
-"""Pods that were added before our list was there, by what libcni has noted of them."""
+"""Pods that were added before the installation, found in libcni's cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENABLED = {"tailscale.com/enabled": "true"}
 
 
 def note(root: Path, pod: str, annotations: Any, *, namespace: str = "default", **changes: Any) -> None:
-    """As libcni writes one (cachedInfo)."""
+    """Write a cache entry as libcni does (cachedInfo)."""
     directory = root / unenrolled.CACHE_DIR.lstrip("/")
     directory.mkdir(parents=True, exist_ok=True)
     (root / "run/netns").mkdir(parents=True, exist_ok=True)
@@ -31,12 +31,12 @@ def note(root: Path, pod: str, annotations: Any, *, namespace: str = "default", 
 
 
 def waiting(root: Path, **config: Any) -> list[str]:
-    """Of a host below that directory."""
+    """Returns the pods that must be restarted to become nodes, on a host with this root directory and configuration."""
     return unenrolled.waiting(load_config({"configFile": "/dev/null", **config}), str(root))
 
 
 def test_those_that_ask_and_run_are_waiting(tmp_path: Path) -> None:
-    """By annotation or by the host's configuration; not one that says no, that is a node, or that a reboot ended."""
+    """Running pods that should be nodes are listed. Pods that refuse, are nodes, or ended with a reboot are not."""
     note(tmp_path, "asks", ENABLED)
     note(tmp_path, "silent", None, namespace="media")
     note(tmp_path, "refuses", {"tailscale.com/enabled": "false"}, namespace="media")
@@ -66,7 +66,7 @@ def test_those_that_ask_and_run_are_waiting(tmp_path: Path) -> None:
     ],
 )
 def test_a_note_that_is_none_is_passed_over(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """Whatever is in the files, the others are read."""
+    """Invalid cache entries are skipped, and the others are read."""
     note(tmp_path, "odd", ENABLED, **changes)
     note(tmp_path, "asks", ENABLED)
     (tmp_path / unenrolled.CACHE_DIR.lstrip("/") / "broken").write_text("{")
@@ -75,5 +75,5 @@ def test_a_note_that_is_none_is_passed_over(tmp_path: Path, changes: dict[str, A
 
 
 def test_a_host_without_notes_has_none(tmp_path: Path) -> None:
-    """Its runtime keeps them elsewhere, or has added nothing yet."""
+    """A host without libcni's cache has no such pods."""
     assert waiting(tmp_path) == []
