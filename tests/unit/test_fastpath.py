@@ -81,7 +81,7 @@ class Host:
         now = int(time.monotonic()) - age
         file.write_text(json.dumps(document | {"asked": now, "until": now + FRESH}), encoding="utf-8")
 
-    def at_the_door(self, environ: Mapping[str, str] = MappingProxyType({}), **keys: Any) -> bytes | None:
+    def fast_path(self, environ: Mapping[str, str] = MappingProxyType({}), **keys: Any) -> bytes | None:
         """Returns the answer of the fast path, or None if it passes the call on."""
         environ, entry = {**ENVIRON, **environ}, self.entry | keys
         try:
@@ -256,7 +256,7 @@ def test_never_answers_otherwise_than_the_archive(
         host.has_asked("default", {"tailscale.com/enabled": str(asked == "a wish").lower()})
     keys = {"cniVersion": version, "prevResult": PREV_RESULT | {"cniVersion": version}} | keys
     environ = {"CNI_COMMAND": verb} | environ
-    answer = host.at_the_door(environ, **keys)
+    answer = host.fast_path(environ, **keys)
     if answer is not None:
         assert host.in_the_archive(ENVIRON | environ, host.entry | keys) == (0, answer)
 
@@ -274,19 +274,19 @@ def test_answers_for_a_pod_that_does_not_ask(
         "prevResult": PREV_RESULT | {"cniVersion": version},
         "runtimeConfig": {ANNOTATIONS: annotations},
     }
-    answer = host.at_the_door(**keys)
+    answer = host.fast_path(**keys)
     assert answer is not None
     assert json.loads(answer) == keys["prevResult"]
     assert list(json.loads(answer)) == list(PREV_RESULT)
-    assert host.at_the_door({"CNI_COMMAND": "DEL"}, **keys) == b""
+    assert host.fast_path({"CNI_COMMAND": "DEL"}, **keys) == b""
     assert (
-        host.at_the_door(
+        host.fast_path(
             {"CNI_COMMAND": "DEL", "CNI_NETNS": "", "CNI_ARGS": "", "CNI_PATH": ""},
             **keys | {"prevResult": None},
         )
         == b""
     )
-    assert host.at_the_door({"CNI_COMMAND": "CHECK"}, **keys) == (None if version < "0.4.0" else b"")
+    assert host.fast_path({"CNI_COMMAND": "CHECK"}, **keys) == (None if version < "0.4.0" else b"")
 
 
 @pytest.mark.parametrize("verb", ["ADD", "CHECK"])
@@ -294,32 +294,32 @@ def test_answers_for_a_pod_that_does_not_ask(
 def test_goes_on_for_a_pod_that_asks(host: Host, verb: str, value: str) -> None:
     """If tailscale.com/enabled has another value than "false", the fast path does not answer."""
     asks = {ANNOTATIONS: {"tailscale.com/enabled": value}}
-    assert host.at_the_door({"CNI_COMMAND": verb}, runtimeConfig=asks) is None
+    assert host.fast_path({"CNI_COMMAND": verb}, runtimeConfig=asks) is None
 
 
 @pytest.mark.parametrize("verb", ["DEL", "CHECK"])
 def test_goes_on_where_something_was_recorded(host: Host, verb: str) -> None:
     """If ADD has recorded an attachment for a container, the fast path does not answer, whatever its annotations are now."""
     (host.state_dir / "attachments" / CONTAINER).mkdir(parents=True)
-    assert host.at_the_door({"CNI_COMMAND": verb}) is None
+    assert host.fast_path({"CNI_COMMAND": verb}) is None
 
 
 def test_knows_the_host_by_what_was_noted(host: Host) -> None:
     """The fast path trusts enroll.json while every watched file is the file that was read."""
-    assert host.at_the_door() is not None
+    assert host.fast_path() is not None
     host.config_file.write_text("tags: [tag:a]\n", encoding="utf-8")
-    assert host.at_the_door() is None
-    assert host.at_the_door({"CNI_COMMAND": "DEL"}) is None
+    assert host.fast_path() is None
+    assert host.fast_path({"CNI_COMMAND": "DEL"}) is None
     host.configure("tags: [tag:a]\n")
-    assert host.at_the_door() is not None
+    assert host.fast_path() is not None
     host.config_file.write_text("tags: [tag:bc]\n", encoding="utf-8")
-    assert host.at_the_door() is None
+    assert host.fast_path() is None
     host.configure("enroll: all\n")
-    assert host.at_the_door() is None
-    assert host.at_the_door({"CNI_COMMAND": "CHECK"}) is None
-    assert host.at_the_door({"CNI_COMMAND": "DEL"}) == b""
+    assert host.fast_path() is None
+    assert host.fast_path({"CNI_COMMAND": "CHECK"}) is None
+    assert host.fast_path({"CNI_COMMAND": "DEL"}) == b""
     host.config_file.unlink()
-    assert host.at_the_door() is None
+    assert host.fast_path() is None
 
 
 @pytest.mark.parametrize(
@@ -330,9 +330,9 @@ def test_knows_the_host_by_what_was_noted(host: Host) -> None:
 def test_goes_on_where_a_namespace_may_speak_for_its_pods(host: Host, layer: str, *, passes: bool) -> None:
     """If a namespace in the configuration can enrol pods, the fast path answers only DEL, which depends only on records."""
     host.configure(f"enroll: annotated\nnamespaces: {{quiet: {{}}, media: {layer}}}\n")
-    assert (host.at_the_door() is not None) == passes
-    assert (host.at_the_door({"CNI_COMMAND": "CHECK"}) is not None) == passes
-    assert host.at_the_door({"CNI_COMMAND": "DEL"}) == b""
+    assert (host.fast_path() is not None) == passes
+    assert (host.fast_path({"CNI_COMMAND": "CHECK"}) is not None) == passes
+    assert host.fast_path({"CNI_COMMAND": "DEL"}) == b""
 
 
 @pytest.mark.parametrize("verb", ["ADD", "CHECK"])
@@ -346,28 +346,28 @@ def test_knows_a_namespace_by_what_the_api_said(
 ) -> None:
     """If the API's recent answer for a namespace enrols no pod, the fast path answers. DEL depends only on records."""
     host.has_asked("default", annotations)
-    assert (host.at_the_door({"CNI_COMMAND": verb}) is not None) == passes
-    assert host.at_the_door({"CNI_COMMAND": "DEL"}) == b""
+    assert (host.fast_path({"CNI_COMMAND": verb}) is not None) == passes
+    assert host.fast_path({"CNI_COMMAND": "DEL"}) == b""
 
 
 @pytest.mark.parametrize("age", [-5, FRESH + 1, 10**6])
 def test_goes_on_where_a_namespace_may_have_changed_its_mind(host: Host, age: int) -> None:
     """The fast path does not use the API's answer if it is old or from before a reboot."""
     host.has_asked("default", {}, age=age)
-    assert host.at_the_door() is None
+    assert host.fast_path() is None
 
 
 def test_goes_on_for_a_namespace_that_nobody_has_seen(host: Host) -> None:
     """The fast path does not answer for a namespace without a readable, successful answer of the API."""
     host.has_asked("other", {})
-    assert host.at_the_door() is None
+    assert host.fast_path() is None
     host.has_asked("default", {})
-    assert host.at_the_door() is not None
+    assert host.fast_path() is not None
     for text in ("", "{", "{}", "[]"):
         (host.state_dir / "namespaces" / "default.json").write_text(text, encoding="utf-8")
-        assert host.at_the_door() is None
+        assert host.fast_path() is None
     Namespaces(str(host.state_dir)).renew("default", _fail, wait=True)
-    assert host.at_the_door() is None
+    assert host.fast_path() is None
 
 
 def _fail() -> dict[str, str]:
@@ -378,11 +378,11 @@ def test_excluded_namespaces_need_no_api(host: Host) -> None:
     """Pods in excluded namespaces pass without an answer of the API, because the API server may need them."""
     host.configure("kubeconfig: /nonexistent\n")
     args = ENVIRON["CNI_ARGS"].replace("=default", "=kube-system")
-    assert host.at_the_door({"CNI_ARGS": args}) is not None
-    assert host.at_the_door() is None
+    assert host.fast_path({"CNI_ARGS": args}) is not None
+    assert host.fast_path() is None
     host.configure("kubeconfig: /nonexistent\nexcludeNamespaces: [default]\n")
-    assert host.at_the_door({"CNI_ARGS": args}) is None
-    assert host.at_the_door() is not None
+    assert host.fast_path({"CNI_ARGS": args}) is None
+    assert host.fast_path() is not None
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_does_not_trust_a_note_that_is_odd(host: Host, text: str) -> None:
     """If enroll.json is broken, of another version or for another configuration file, the fast path does not answer."""
     host.state_dir.mkdir()
     (host.state_dir / "enroll.json").write_text(text, encoding="utf-8")
-    assert host.at_the_door() is None
+    assert host.fast_path() is None
 
 
 @pytest.mark.timeout(60)
@@ -408,18 +408,18 @@ def test_does_not_trust_a_note_that_is_odd(host: Host, text: str) -> None:
 def test_does_not_wait_for_a_note_that_is_no_file(host: Host, make: Callable[[Path], None]) -> None:
     """If a record is a FIFO or a directory, the fast path neither waits nor answers."""
     host.has_asked("default", {})
-    assert host.at_the_door() is not None
+    assert host.fast_path() is not None
     for note in (host.state_dir / "namespaces" / "default.json", host.state_dir / "enroll.json"):
         note.unlink()
         make(note)
-        assert host.at_the_door() is None
+        assert host.fast_path() is None
 
 
 @pytest.mark.parametrize("key", ["enroll", "tags", "controlURL", "unknown"])
 def test_settings_in_the_entry_go_on(host: Host, key: str) -> None:
     """If the conflist entry has settings, the fast path does not answer, because they must be validated as a whole."""
     keys: dict[str, Any] = {key: "annotated"}
-    assert host.at_the_door(**keys) is None
+    assert host.fast_path(**keys) is None
 
 
 def test_needs_no_archive(host: Host, launcher: Path) -> None:
