@@ -31,7 +31,7 @@ def test_a_node_is_a_session_of_its_own(plain: PodHost) -> None:
 
 @pytest.mark.parametrize("kind", [PlainHost, UnifiedPlainHost])
 def test_a_node_has_a_control_group_of_its_own(podhost: PodHost) -> None:
-    """Supervisor and worker have their own control group, outside the runtime's, with a limit on processes."""
+    """Supervisor and worker have their own control group with limits. They neither count to nor end with the runtime's group."""
     web = podhost.start(Pod.enrolled("web"))
     group = f"/tailscale-cni/{podhost.id(web)}"
     for process in (podhost.supervisor(web), podhost.worker(web)):

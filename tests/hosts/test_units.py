@@ -122,7 +122,7 @@ def test_a_dead_supervisor_is_replaced_by_systemd(systemd: PodHost) -> None:
 
 
 def test_a_unit_without_an_attachment_ends_for_good(systemd: PodHost) -> None:
-    """If the attachment's record is gone, the unit starts once more and ends for good, without a failure."""
+    """If the attachment's record is gone, the unit starts once more and ends for good: not failed, and no longer loaded."""
     web = systemd.start(Pod.enrolled("web"))
     systemd.running(web)
     unit = systemd.unit(web)
@@ -136,7 +136,7 @@ def test_a_unit_without_an_attachment_ends_for_good(systemd: PodHost) -> None:
 
 
 def test_a_node_that_was_deleted_is_a_unit_that_ends_for_good(systemd: PodHost) -> None:
-    """With ``onDeleted: stop``, a deleted node's unit ends without a failure or a restart. DEL removes the rest."""
+    """With ``onDeleted: stop``, a deleted node's unit ends: not restarted, not failed, no longer loaded. DEL removes the rest."""
     settings = systemd.host.file(f"{CONFIG}/config.yaml").content_string
     systemd.host.write(f"{CONFIG}/config.yaml", f"{settings}onDeleted: stop\n")
     web = systemd.start(Pod.enrolled("web"))

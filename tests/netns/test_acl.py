@@ -174,7 +174,7 @@ def test_game_server(tailnet: Tailnet) -> None:
 
 
 def test_a_friend_sees_what_is_shared(tailnet: Tailnet) -> None:
-    """A friend sees the shared node by its full name, as its owner's and without tags, and reaches only the shared ports.
+    """A friend sees the shared node by its full name, as a device of its owner, without tags, and reaches only the shared ports.
 
     The shared node cannot connect to the friend. The share belongs to the node: a pod that replaces an ephemeral one is
     another node and is not shared.

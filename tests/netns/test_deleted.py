@@ -34,7 +34,7 @@ def _delete(host: Host, control: ControlPlane, sandbox: Sandbox) -> str:
 
 @KINDS
 def test_a_node_that_was_deleted_stays_so(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """No other call starts a deleted node again. ``status``, CHECK and ADD say why. After DEL the next pod is a new node."""
+    """A deleted node ends and no call starts it. ``status``, CHECK and ADD say why. DEL leaves nothing; the next pod is a new node."""
     host = kind(new_host, control, onDeleted="stop")
     web = host.start(Pod.enrolled("unwanted"))
     old = _delete(host, control, web)

@@ -24,7 +24,7 @@ def _names(control: ControlPlane, prefix: str) -> list[str]:
 
 @KINDS
 def test_a_rollout_leaves_no_second_node(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """After a rollout the new pod has the old pod's node. The node that it had at first is deleted, and nothing of it is left."""
+    """After a rollout the new pod has the old pod's node. The new pod's first node is deleted, and nothing of it is left."""
     host = kind(new_host, control)
     now = host.start(_lasting("x2c4b", "roll"))
     first = host.addresses(now)

@@ -34,7 +34,7 @@ DIRECTIONS = pytest.mark.parametrize("back", [False, True], ids=["upgrade", "dow
 
 @pytest.fixture
 def turns(versions: tuple[bytes, bytes], back: bool) -> tuple[bytes, bytes]:  # noqa: FBT001 - a parameter of the test
-    """The artefact that starts, and the artefact that continues."""
+    """The artefacts in the order of the test: the version that starts, then the version that continues."""
     old, new = versions
     return (new, old) if back else (old, new)
 

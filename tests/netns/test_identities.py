@@ -83,7 +83,7 @@ def test_an_ephemeral_rollout_ends_with_the_name(host: Host, control: ControlPla
 
 
 def test_a_handover_survives_whoever_dies_in_it(host: Host, control: ControlPlane) -> None:
-    """If the successor's supervisor is dead at the handover, its next start completes the handover."""
+    """If the new pod's supervisor is dead when the old pod ends, its next start still takes over the old pod's node."""
     old, new = host.start(_replica("dies")), host.start(_replica("dies"))
     first = host.addresses(old)
     host.addresses(new)

@@ -95,7 +95,7 @@ def test_what_is_forgotten_is_gone(new_host: NewHost, control: ControlPlane, kin
 def test_what_is_forgotten_in_an_outage_is_gone_later(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """During an outage ``forget`` says that the node will be deleted, and does not wait. The identity's key works as its name."""
+    """During an outage ``forget`` says that the node will be deleted, and does not wait. It accepts the identity's key, too."""
     host = kind(new_host, control)
     db = host.start(Pod.enrolled("later-0"))
     Installation("/nowhere", "/nowhere", host.config).save(str(host.state_dir))

@@ -119,7 +119,7 @@ def test_pyroute2_is_imported_by_those_who_use_it(module: str) -> None:
 
 
 def test_a_control_plane_cannot_make_routes_without_end() -> None:
-    """Only a limited number of peers get a route: the same peers, in whatever order the control plane lists them."""
+    """At most ``MAX_PEERS`` peers, more than real tailnets have, get a route: the same peers, whatever their order."""
     many = tuple(NODE[0] + n for n in range(1, model.MAX_PEERS + 1000))
     pod = model.PodNetwork(POD, cluster_cidrs=(ip_network("100.96.0.0/11"),))
     found = model.routes(pod, model.Tailnet(NODE[:1], many), BOTH)

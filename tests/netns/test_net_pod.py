@@ -1010,9 +1010,9 @@ def refuse_netfilter_sockets() -> None:
     program = [
         (load, 0, 0, 0),  # the call's number
         (if_equal, 0, 5, socket_call),
-        (load, 0, 0, 16),  # its first argument
+        (load, 0, 0, 16),  # the call's first argument
         (if_equal, 0, 3, socket.AF_NETLINK),
-        (load, 0, 0, 32),  # its third
+        (load, 0, 0, 32),  # the call's third argument
         (if_equal, 0, 1, NETLINK_NETFILTER),
         (answer, 0, 0, 0x00050000 | errno.EPROTONOSUPPORT),  # SECCOMP_RET_ERRNO
         (answer, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
