@@ -1,1 +1,1 @@
-"""The product on whole hosts: one that a real systemd booted, and one without systemd."""
+"""Tests of the product on whole hosts: one booted by a real systemd, and one without systemd."""

@@ -31,7 +31,7 @@ def _machine() -> None:
 
 @pytest.fixture(scope="session")
 def wire() -> Iterator[Wire]:
-    """The network of hosts, control plane and peer."""
+    """The network that connects hosts, control plane and peer."""
     with Wire() as wire:
         yield wire
 
@@ -54,7 +54,7 @@ def peer(wire: Wire, control: ControlPlane, scratch: Path) -> Iterator[Peer]:
 
 @pytest.fixture(params=sorted(KINDS))
 def kind(request: pytest.FixtureRequest) -> type[BootedHost]:
-    """A host with systemd, and one without."""
+    """The class of the host. A test runs once with systemd and once without."""
     return KINDS[request.param]
 
 
@@ -62,7 +62,7 @@ def kind(request: pytest.FixtureRequest) -> type[BootedHost]:
 def boot(
     wire: Wire, control: ControlPlane, tmp_path: Path
 ) -> Iterator[Callable[[type[BootedHost]], PodHost]]:
-    """A function that boots a host of a kind, with a runtime and a primary network, for the length of a test."""
+    """A function that boots a host of a class, with a runtime and a primary network. The host ends with the test."""
     with ExitStack() as hosts:
 
         def boot(kind: type[BootedHost]) -> PodHost:
@@ -75,13 +75,13 @@ def boot(
 
 @pytest.fixture
 def bare(boot: Callable[[type[BootedHost]], PodHost], kind: type[BootedHost]) -> PodHost:
-    """A host of either kind, before ``install``."""
+    """A host before ``install``, with or without systemd."""
     return boot(kind)
 
 
 @pytest.fixture
 def podhost(bare: PodHost) -> PodHost:
-    """A host of either kind, after ``install``."""
+    """A host after ``install``, with or without systemd."""
     bare.install()
     return bare
 

@@ -1,10 +1,10 @@
-"""Hosts: a disk, processes and a network of their own, in a container, with systemd as PID 1 or without.
+"""Hosts as containers with their own disk, processes and network, with systemd as PID 1 or without.
 
-The *holder* is a process with a mount and a PID namespace of its own. The disk (an overlay of a Debian, in
-memory) is mounted there and nowhere else, and whatever the host starts descends from it: when the holder ends,
-the kernel ends all of it. A boot is one run of systemd-nspawn, the Debian's own, started by the Debian's own
-loader, so that nothing has to be installed on the machine. Between two boots the disk stays; /run, the processes,
-the network and the boot ID are new, as after a reboot.
+The *machine* runs the tests. The *holder* is a process with its own mount and PID namespaces. The disk, an overlay
+of a Debian root file system in memory, is mounted only there. Every process of the host descends from the holder:
+when the holder ends, the kernel ends them all. A boot is one run of systemd-nspawn. Program and loader come from
+the Debian root file system, so nothing has to be installed on the machine. Between two boots the disk stays. /run,
+the processes, the network and the boot ID are new, as after a reboot.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .rootfs import debian
 
 CGROUPS = Path("/sys/fs/cgroup")
 V1_CONTROLLERS = ("systemd", "unified", "memory", "pids", "cpu")
-"""Where there is no one tree: the hierarchies in which a host gets a cgroup of its own."""
+"""Cgroup hierarchies in which a host gets its own cgroup. Used if the machine has no unified tree."""
 
 HOLD = """
 set -e
@@ -44,14 +44,14 @@ echo holding
 exec cat
 """
 LEAVE_ROOT = 'mkdir "$1/init" && for pid in 0 $(cat "$1/cgroup.procs"); do echo "$pid" > "$1/init/cgroup.procs"; done; true'
-"""A container's root can hand controllers down only when no process is in it: k3s does the same."""
+"""A container's root cgroup can delegate controllers only while no process is in it. k3s moves processes away too."""
 UNIFIED = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
 NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
 JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs"; shift; done; shift; exec "$@"'
 
 
 class HostNetns(Netns):
-    """The network namespace of a host that is up, with a name, so that it can be plugged into a wire."""
+    """The network namespace of a running host. It has a name so that it can be plugged into a wire."""
 
     def __init__(self, pid: int) -> None:
         self.name = f"tscni-{secrets.token_hex(4)}-host"
@@ -59,7 +59,7 @@ class HostNetns(Netns):
 
 
 class InsideBackend(LocalBackend):  # type: ignore[misc]  # testinfra has no types
-    """testinfra's local backend, inside a host."""
+    """testinfra's local backend, which runs its commands inside a host."""
 
     NAME = "inside"
 
@@ -68,20 +68,20 @@ class InsideBackend(LocalBackend):  # type: ignore[misc]  # testinfra has no typ
         self.host = host
 
     def run(self, command: str, *args: str, **_: Any) -> CommandResult:
-        """One shell command, inside."""
+        """Run one shell command inside the host."""
         return self.run_local(shlex.join(self.host.within("sh", "-c", self.get_command(command, *args))))
 
 
 class BootedHost(Actor):
-    """A host, up when it has been made; nothing is left of it on the machine once it is closed."""
+    """A host that runs once it is constructed. After ``close`` nothing of the host is left on the machine."""
 
     BOOT: ClassVar[tuple[str, ...]]
-    """What systemd-nspawn is asked to start."""
+    """The arguments that tell systemd-nspawn what to start."""
     FIRST: ClassVar[tuple[str, int]]
-    """Name and, inside, ID of the process whose existence says that the container has been set up."""
+    """Name, and process ID inside the host, of the first process. Once that process exists, the container is set up."""
 
     ENVIRON: ClassVar[dict[str, str]] = {}
-    """What systemd-nspawn finds in its environment."""
+    """Extra environment variables of systemd-nspawn."""
 
     def __init__(self, folder: Path) -> None:
         self.name = f"tscni-{secrets.token_hex(4)}"
@@ -101,10 +101,10 @@ class BootedHost(Actor):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
-    # The machine's life
+    # The host's life cycle
 
     def boot(self) -> None:
-        """Switch it on; returns when it is up. It has no network until it is plugged into a wire."""
+        """Boot the host and return when it is up. The host has no network until it is plugged into a wire."""
         for cgroup in self._cgroups:
             cgroup.mkdir()
         nspawn = [
@@ -136,7 +136,7 @@ class BootedHost(Actor):
         self._settle()
 
     def cut_power(self) -> None:
-        """Switch it off, hard. What was only in memory is lost: processes, network namespaces, /run."""
+        """Cut the host's power. Everything in memory is lost: processes, network namespaces, /run."""
         if self._netns:
             self._netns.close()
             self._netns = None
@@ -150,12 +150,12 @@ class BootedHost(Actor):
         )
 
     def reboot(self) -> None:
-        """Off and on again: the disk stays, everything else is new."""
+        """Cut the power and boot again. The disk stays, everything else is new."""
         self.cut_power()
         self.boot()
 
     def close(self) -> None:
-        """The end of it: processes, network, cgroups, disk."""
+        """Remove the host: its processes, network, cgroups and disk."""
         self.cut_power()
         if self._holder:
             container = self._container_parent
@@ -174,12 +174,12 @@ class BootedHost(Actor):
         self._holder.first_line()
 
     def _settle(self) -> None:
-        """Wait until the host is up, once its first process is there."""
+        """Wait until the host is up. ``boot`` calls this once the first process exists."""
 
     def _find_first(self) -> Process | None:
         assert self._nspawn
         if not Process.of(self._nspawn.pid):
-            self._nspawn.first_line()  # says what it died of
+            self._nspawn.first_line()  # raises Failed with the console's output
         name, pid = self.FIRST
         for process in self.processes():
             status = process.status
@@ -189,7 +189,7 @@ class BootedHost(Actor):
 
     @property
     def _container_parent(self) -> Process:
-        """The process in the holder's namespaces."""
+        """The holder's child process, which is in the holder's namespaces."""
         assert self._holder
         return Process(self._holder.pid, "").children[0]
 
@@ -207,7 +207,7 @@ class BootedHost(Actor):
         return [tree / self.name for tree in trees if tree.is_dir()]
 
     def _from_debian(self, argv: list[str]) -> list[str]:
-        """The command line that runs a program of the Debian on the machine, with its own libraries."""
+        """The command line that runs a Debian program on the machine, with Debian's own libraries."""
         libraries = next((self._root / "usr/lib").glob("*-linux-gnu"))
         loader = next(libraries.glob("ld-linux-*.so.*"))
         program, *arguments = argv
@@ -223,78 +223,78 @@ class BootedHost(Actor):
     def _joined(cgroups: list[Path]) -> list[str]:
         return ["sh", "-c", JOIN, "sh", *map(str, cgroups), "--"]
 
-    # What is inside
+    # The inside of the host
 
     @property
     def netns(self) -> Netns:
-        """The host's network namespace, of this boot."""
+        """The host's network namespace since the last boot."""
         assert self._netns
         return self._netns
 
     @property
     def pid(self) -> int:
-        """The machine's ID of the host's first process."""
+        """The process ID, on the machine, of the host's first process."""
         assert self._first
         return self._first.pid
 
     def within(self, *argv: str | Path, group: Path | None = None) -> list[str]:
-        """That command line, run inside the host from the machine: in a runtime's cgroup, or in ``group``."""
+        """A command line for the machine that runs ``argv`` inside the host, in a runtime's cgroup or in ``group``."""
         groups = [*self._runtime_cgroups(), *([group] if group else [])]
         return [*self._joined(groups), "nsenter", f"--target={self.pid}", *NAMESPACES, "--", *map(str, argv)]
 
     def run(
         self, *argv: str | Path, stdin: str = "", timeout: float = 60.0, group: Path | None = None
     ) -> str:
-        """What a program prints inside. Raises Failed."""
+        """Run a program inside the host and return what it prints. Raises Failed."""
         return run(self.within(*argv, group=group), stdin=stdin, timeout=timeout)
 
     def attempt(
         self, *argv: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None, timeout: float = 60.0
     ) -> subprocess.CompletedProcess[bytes]:
-        """A program that may fail, inside."""
+        """Run a program that may fail inside the host."""
         return attempt(self.within(*argv), stdin=stdin, env=CLEAN | (env or {}), timeout=timeout)
 
     @cached_property
     def infra(self) -> Infra:
-        """What testinfra sees inside: services, files, interfaces."""
+        """testinfra's view of the host: services, files, interfaces."""
         return Infra(InsideBackend(self))
 
     def file(self, path: str | Path) -> Any:
-        """The file, by testinfra, of that path."""
+        """testinfra's object for the file at ``path`` inside the host."""
         return self.infra.file(str(path))
 
     def service(self, name: str) -> Any:
-        """The service, by testinfra, of that name."""
+        """testinfra's object for a service of the host."""
         return self.infra.service(name)
 
     def put(self, source: Path, path: str, mode: str = "755") -> None:
-        """Copy a file of the machine's into the host."""
+        """Copy a file from the machine into the host."""
         self.write(path, source.read_bytes(), mode)
 
     def write(self, path: str, content: bytes | str, mode: str = "644") -> None:
-        """Make a file inside, and the directories above it."""
+        """Write a file inside the host. Missing parent directories are created."""
         data = content.encode() if isinstance(content, str) else content
         done = self.attempt("install", "-D", f"--mode={mode}", "/dev/stdin", path, stdin=data)
         if done.returncode != 0:
             raise Failed(done.stderr.decode())
 
     def tree(self, *tops: str) -> set[str]:
-        """Every file and directory below those inside; none where there is no such directory."""
+        """The paths of all files and directories at and below ``tops`` inside the host. Missing ones are skipped."""
         return set(
             self.run("sh", "-c", 'for top; do [ ! -e "$top" ] || find "$top"; done', "sh", *tops).splitlines()
         )
 
     def processes(self) -> list[Process]:
-        """All processes of the host, systemd-nspawn's own included."""
+        """All processes of the host, including systemd-nspawn."""
         pids = {pid for cgroup in self._cgroups for pid in _pids(cgroup)}
         return [process for pid in pids if (process := Process.of(pid))]
 
     def cgroups(self) -> list[Path]:
-        """The host's cgroups, of every hierarchy."""
+        """The host's cgroups in all hierarchies."""
         return [Path(folder) for cgroup in self._cgroups for folder, _, _ in os.walk(cgroup)]
 
     def called(self, program: str) -> list[Process]:
-        """The processes inside whose executable has that name."""
+        """The processes inside the host whose executable has the name ``program``."""
         return [
             process
             for process in self.processes()
@@ -302,7 +302,7 @@ class BootedHost(Actor):
         ]
 
     def _runtime_cgroups(self) -> list[Path]:
-        """The cgroups that a program of the host's starts in."""
+        """The cgroups of the host's first process, in which programs of the host start."""
         paths = dict(
             line.split(":", 2)[1:] for line in Path(f"/proc/{self.pid}/cgroup").read_text().splitlines()
         )
@@ -321,10 +321,10 @@ class SystemdHost(BootedHost):
     BOOT = ("--boot",)
     FIRST = ("systemd", 1)
     ENVIRON: ClassVar[dict[str, str]] = UNIFIED
-    """One cgroup tree, as on a host of today; where the machine has several, the controllers stay there."""
+    """One cgroup tree, as on a current host. If the machine has several trees, the controllers stay on the machine."""
 
     def _settle(self) -> None:
-        """Wait for the end of the start-up; nothing may have failed."""
+        """Wait until the boot has ended. Raises Failed if a unit failed."""
         state = wait_until(self._end_of_boot, what=f"{self.name} to be up")
         if state != "running":
             raise Failed(f"{self.name} is {state}: {self.run('systemctl', '--failed', '--no-pager')}")
@@ -334,12 +334,12 @@ class SystemdHost(BootedHost):
         return state if state in ("running", "degraded", "maintenance") else None
 
     def show(self, unit: str) -> dict[str, str]:
-        """``systemctl show``: all properties of a unit."""
+        """All properties of a unit, from ``systemctl show``."""
         lines = self.run("systemctl", "show", "--all", unit).splitlines()
         return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
     def units(self, pattern: str) -> list[str]:
-        """The names of the units that systemd has loaded, failed ones included."""
+        """The names of the loaded units that match ``pattern``, including failed ones."""
         return [
             line.split()[0]
             for line in self.run(
@@ -348,18 +348,18 @@ class SystemdHost(BootedHost):
         ]
 
     def journal(self, unit: str) -> str:
-        """What the journal has of a unit, messages only."""
+        """A unit's messages in the journal."""
         return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
 
 
 class PlainHost(BootedHost):
-    """A host whose PID 1 is not systemd, and only reaps: as in Alpine, or in k3s' own image."""
+    """A host whose PID 1 is not systemd and only reaps, as in Alpine or in the k3s image."""
 
     BOOT = ("--as-pid2", "sleep", "infinity")
     FIRST = ("sleep", 2)
 
     def _settle(self) -> None:
-        """Give root the cgroups, as on a host: of several trees, systemd-nspawn keeps the controllers'."""
+        """Let root write to the cgroups, as on a real host. If there are several trees, systemd-nspawn withholds the controllers'."""
         for line in Path(f"/proc/{self.pid}/mounts").read_text().splitlines():
             _, path, kind, *_ = line.split()
             if kind == "cgroup2":
@@ -369,7 +369,7 @@ class PlainHost(BootedHost):
 
 
 class UnifiedPlainHost(PlainHost):
-    """The same, with one cgroup tree."""
+    """A host without systemd, with one cgroup tree."""
 
     ENVIRON: ClassVar[dict[str, str]] = UNIFIED
 
@@ -383,7 +383,7 @@ def _pids(cgroup: Path) -> Iterator[int]:
 
 
 def _remove_cgroup(cgroup: Path) -> bool:
-    """Remove a cgroup and those below it; False while there are still processes."""
+    """Remove a cgroup and those below it. Returns False while they still contain processes."""
     for folder, _, _ in os.walk(cgroup, topdown=False):
         try:
             Path(folder).rmdir()

@@ -1,7 +1,7 @@
-"""A host that runs pods: a runtime (libcni), a primary network (bridge, host-local, portmap) and our plugin.
+"""A host that runs pods, with a runtime (libcni), a primary network (bridge, host-local, portmap) and our plugin.
 
-Our plugin installs itself, and everything is where it is on a person's host: ``/opt/cni/bin``, ``/etc/cni/net.d``,
-``/etc/tailscale-cni``, ``/var/lib/tailscale-cni``, ``/run/tailscale-cni``. They are the container's own.
+The plugin installs itself with the paths of a real host: ``/opt/cni/bin``, ``/etc/cni/net.d``,
+``/etc/tailscale-cni``, ``/var/lib/tailscale-cni``, ``/run/tailscale-cni``. These directories belong to the container.
 """
 
 from __future__ import annotations
@@ -79,22 +79,22 @@ class PodNetns(Netns):
 
     @property
     def inside(self) -> str:
-        """What CNI_NETNS says."""
+        """The namespace's path inside the host, as in CNI_NETNS."""
         return f"/run/netns/{self.name}"
 
     @property
     def path(self) -> Path:
-        """The way to it from the machine; as good as none once the host is off."""
+        """The namespace's path on the machine. It does not exist while the host is off."""
         return Path(f"/proc/{self._host.pid}/root{self.inside}")
 
     def close(self) -> None:
-        """Take the name away, as a runtime does."""
+        """Delete the namespace's name, as a runtime does."""
         if self.path.exists():
             self._host.run("ip", "netns", "delete", self.name)
 
 
 class PodHost(Actor):
-    """A host with a primary network and, after ``install``, with our plugin."""
+    """A host with a primary network and, after ``install``, our plugin."""
 
     def __init__(self, host: BootedHost, wire: Wire, control: ControlPlane) -> None:
         self.host, self.wire, self.control = host, wire, control
@@ -109,41 +109,41 @@ class PodHost(Actor):
         self._pristine = set(host.netns.rules())
 
     def close(self) -> None:
-        """The host and all that is on it."""
+        """Remove the host and everything on it."""
         self.host.close()
 
     def install(self, *options: str) -> None:
-        """What the quick start says. Raises Failed."""
+        """Run ``install`` with a static auth key, as in the quick start. Raises Failed."""
         self.host.run(
             ARTEFACT, "install", "--control-url", self.control.url, "--auth-key-file", KEY, *options
         )
 
     def install_client(self, secret: str) -> None:
-        """The same with an OAuth client, whose secret is never on this disk but where it belongs. Raises Failed."""
+        """Run ``install`` with an OAuth client. The secret comes from standard input, so it is in no other file. Raises Failed."""
         urls = ["--control-url", self.control.url, "--api-url", self.control.url]
         self.host.run(ARTEFACT, "install", *urls, "--oauth-client-secret-file", "-", stdin=secret)
 
     def reboot(self) -> None:
-        """Off and on again, with the cable in."""
+        """Reboot the host and plug it into the wire again."""
         self.host.reboot()
         self.wire.plug(self.host.netns)
 
     # The runtime
 
     def sandbox(self, pod: Pod) -> Sandbox:
-        """A namespace for a pod, before any CNI call."""
+        """Make a sandbox with a namespace for a pod, without a CNI call."""
         sandbox = Sandbox(pod, PodNetns(self.host, f"{pod.name[:12]}-{len(self.sandboxes)}"))
         self.sandboxes.append(sandbox)
         return sandbox
 
     def start(self, pod: Pod) -> Sandbox:
-        """A sandbox, and ADD."""
+        """Make a sandbox and run ADD for it."""
         sandbox = self.sandbox(pod)
         self.call("ADD", sandbox)
         return sandbox
 
     def call(self, verb: str, sandbox: Sandbox | None = None, **changes: Any) -> Any:
-        """One libcni call with the list that a runtime would take: the first. Raises CNIError."""
+        """Make one libcni call with the first network list, as a runtime does. Returns the result. Raises CNIError."""
         request: dict[str, Any] = {
             "verb": verb,
             "conflist": self.lists()[0],
@@ -166,7 +166,7 @@ class PodHost(Actor):
     def add_alone(
         self, sandbox: Sandbox, *, pass_fds: Sequence[int] = ()
     ) -> subprocess.CompletedProcess[bytes]:
-        """ADD of our plugin alone, as libcni would call it, with descriptors that it did not ask for."""
+        """Run ADD of our plugin alone, as libcni would. The plugin also inherits the descriptors ``pass_fds``."""
         assert isinstance(sandbox.netns, PodNetns)
         args = ";".join(f"{key}={value}" for key, value in sandbox.cni_args)
         environ = {
@@ -193,18 +193,18 @@ class PodHost(Actor):
         )
 
     def lists(self) -> list[str]:
-        """The network lists in the runtime's order."""
+        """The paths of the network lists, in the runtime's order."""
         return sorted(self.host.run("find", LISTS, "-type", "f").split())
 
     # The product
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """``tailscale-cni status``, by pod name."""
+        """The rows of ``tailscale-cni status``, by pod name."""
         done = self.host.attempt(f"{PLUGINS}/tailscale-cni", "status", "--output=json")
         return {row["pod"]: row for row in json.loads(done.stdout)["items"]}
 
     def running(self, sandbox: Sandbox) -> dict[str, Any]:
-        """A pod's row of ``status``, once its node is Running and its addresses are on ``ts0``."""
+        """Wait until a pod's node is Running with its addresses on ``ts0``, and return its row of ``status``."""
 
         def find() -> dict[str, Any] | None:
             row = self.status().get(sandbox.pod.name, {})
@@ -216,28 +216,28 @@ class PodHost(Actor):
         return wait_until(find, what=f"{sandbox.pod.name} on the tailnet")
 
     def node(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        """What the control plane knows of the node in a row of ``status``; None if it has forgotten it."""
+        """The control plane's node for a row of ``status``, or None if the control plane has no such node."""
         return next((n for n in self.control.nodes() if set(n["addresses"]) == set(row["addresses"])), None)
 
     def id(self, sandbox: Sandbox) -> str:
-        """The attachment's short name."""
+        """The short ID of the sandbox's attachment."""
         return identify(NETWORK, sandbox.container_id, sandbox.ifname)
 
     def is_installed(self) -> bool:
-        """Whether the plugin is the artefact, behind a first line by which the kernel starts the host's Python."""
+        """Whether the installed plugin is the artefact, after a first line that starts the host's Python."""
         compare = 'tail --bytes=$(stat --format=%s "$1") "$0" | cmp --quiet - "$1" && head --bytes=22 "$0"'
         return self.host.run("sh", "-c", compare, BINARY, ARTEFACT) == "#!/usr/bin/python3 -IS"
 
     def unit(self, sandbox: Sandbox) -> str:
-        """The name of its unit."""
+        """The name of the sandbox's systemd unit."""
         return f"tailscale-cni-{self.id(sandbox)}.service"
 
     def supervisor(self, sandbox: Sandbox) -> Process:
-        """The process that looks after a pod's worker, waited for."""
+        """Wait until a pod has a supervisor, and return its process."""
         return wait_until(lambda: self._supervisor(sandbox), what=f"a supervisor of {sandbox.pod.name}")
 
     def worker(self, sandbox: Sandbox) -> Process:
-        """The process that is a pod's node, waited for."""
+        """Wait until a pod has a worker, and return its process."""
 
         def find() -> Process | None:
             supervisor = self._supervisor(sandbox)
@@ -250,17 +250,17 @@ class PodHost(Actor):
         return wait_until(find, what=f"a worker of {sandbox.pod.name}")
 
     def may_send(self, address: str, group: Path | None = None) -> bool:
-        """Whether the kernel lets a packet to that address go, from a control group."""
+        """Whether the kernel lets a process send a packet to ``address``, from the control group ``group`` if given."""
         said = self.host.run("python3", "-c", SEND, address, group=group)
         return {"sent\n": True, "refused\n": False}[said]
 
     def group(self, sandbox: Sandbox) -> Path:
-        """The control group of its unit."""
+        """The control group of the sandbox's systemd unit."""
         return next(group for group in self.host.cgroups() if group.name == self.unit(sandbox))
 
     @contextlib.contextmanager
     def paused(self, process: Process) -> Iterator[None]:
-        """A process that does nothing, for the length of a block."""
+        """Suspend a process for the length of a block."""
         os.kill(process.pid, signal.SIGSTOP)
         try:
             yield
@@ -268,11 +268,11 @@ class PodHost(Actor):
             os.kill(process.pid, signal.SIGCONT)
 
     def of_the_product(self) -> list[Process]:
-        """All processes of nodes on this host."""
+        """All supervisors and workers on this host."""
         return [*self.host.called("supervisor"), *self.host.called("worker")]
 
     def leftovers(self) -> list[str]:
-        """Everything that is on this host because of a pod: empty before the first and after the last one."""
+        """Everything that exists on this host because of a pod. Empty before the first pod and after the last one."""
         rooms = {f"{STATE}/{name}" for name in ROOMS}
         rooms |= {STATE, RUN, f"{STATE}/enroll.json", f"{STATE}/install.json", f"{RUN}/patience"}
         files = {path for path in self.host.tree(STATE, RUN) - rooms if not path.startswith(f"{STATE}/cache")}

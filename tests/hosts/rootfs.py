@@ -1,7 +1,7 @@
-"""The root file system of the hosts: a minimal Debian, installed from the machine's own apt sources, once.
+"""The root file system of the hosts: a minimal Debian, installed once from the machine's own apt sources.
 
-It is what a person has who sets up a host for a cluster: systemd, Python, ip and nft. It is never written to
-again: each host has a layer of its own above it.
+It contains what a host of a cluster needs: systemd, Python, ip and nft. After the installation it never changes,
+because each host has its own layer above it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MASKED = (
     "e2scrub_all.timer",
     "fstrim.timer",
 )
-"""What has nothing to do in a container, and would only run beside the tests."""
+"""Units that are useless in a container and would only compete with the tests."""
 
 SOURCE = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
 
 
 @cache
 def debian() -> Path:
-    """The directory of the root file system. It takes a minute or two the first time."""
+    """The directory of the root file system. The first call builds it, which takes a minute or two."""
     key = digest([SUITE, *PACKAGES, *MASKED, os.uname().machine])
     return build_once(f"host-debian-{key}", _install)
 
@@ -51,7 +51,7 @@ def _install(root: Path) -> None:
 
 
 def _sources() -> list[str]:
-    """The machine's sources of that suite, for mmdebstrap; if apt knows of none, mmdebstrap has a default."""
+    """The machine's apt sources for the suite, as arguments of mmdebstrap. If there are none, mmdebstrap uses its default."""
     asked = attempt(
         ["apt-get", "indextargets", "--format", SOURCE, "Identifier: Packages", "Origin: Debian"]
     ).stdout.decode()

@@ -1,4 +1,4 @@
-"""A key per pod on a whole host: the one that ADD asked for is the one that the node registers with, whoever starts it."""
+"""A key per pod on a whole host. The node registers with the key that ADD requested, whichever process starts the node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _installed(bare: PodHost, control: ControlPlane) -> Client:
 
 
 def test_a_pod_takes_one_key(bare: PodHost, control: ControlPlane) -> None:
-    """One is made and used, with systemd and without; nothing of it or of the secret is to be read, and nothing is left."""
+    """A pod uses one new key. Key and secret are in no other file, argument or environment, and DEL leaves nothing."""
     client = _installed(bare, control)
     before = {key["id"] for key in control.auth_keys()}
     web = bare.start(Pod.enrolled("web"))
@@ -38,7 +38,7 @@ def test_a_pod_takes_one_key(bare: PodHost, control: ControlPlane) -> None:
 
 
 def test_a_refusal_fails_the_pod(bare: PodHost, control: ControlPlane) -> None:
-    """ADD says why, with systemd too, where another process starts the node."""
+    """If the OAuth client is revoked, ADD fails and names the secret's file, also where systemd starts the node."""
     client = _installed(bare, control)
     control.revoke_client(client)
     web = bare.sandbox(Pod.enrolled("web"))
@@ -53,7 +53,7 @@ def test_a_refusal_fails_the_pod(bare: PodHost, control: ControlPlane) -> None:
 
 
 def test_a_node_without_a_key_gets_one(bare: PodHost, control: ControlPlane) -> None:
-    """A pod that starts while the control plane is down is on the tailnet when it is back."""
+    """A pod that starts while the control plane is down joins the tailnet when the control plane is back."""
     _installed(bare, control)
     bare.host.run("sh", "-c", f"echo readyTimeout: 300ms >>{CONFIG}/config.yaml")
     with control.outage():
@@ -63,7 +63,7 @@ def test_a_node_without_a_key_gets_one(bare: PodHost, control: ControlPlane) -> 
 
 
 def test_uninstall_can_forget_what_is_kept(bare: PodHost, control: ControlPlane) -> None:
-    """With --forget-identities the nodes that outlived their pods are deleted from the tailnet, those of running pods among them."""
+    """``uninstall --forget-identities`` deletes all retained nodes from the tailnet, including those of running pods."""
     bare.install_client(control.new_client().secret)
     gone, runs = (bare.start(Pod.enrolled(f"kept-{n}")) for n in (0, 1))
     rows = [bare.running(gone), bare.running(runs)]
@@ -77,7 +77,7 @@ def test_uninstall_can_forget_what_is_kept(bare: PodHost, control: ControlPlane)
 
 
 def test_uninstall_says_what_it_leaves_in_the_tailnet(bare: PodHost, control: ControlPlane) -> None:
-    """Nodes that outlived their pods stay there, offline, and are named: nobody has their keys any more."""
+    """``uninstall`` names the retained nodes that stay in the tailnet. They stay offline, because their keys are gone."""
     bare.install_client(control.new_client().secret)
     pod = bare.start(Pod.enrolled("stays-0"))
     row = bare.running(pod)

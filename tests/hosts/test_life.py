@@ -33,9 +33,9 @@ OTHER = "/root/another-version"
 
 
 def everything(podhost: PodHost) -> dict[str, str]:
-    """Each file and directory of an installation, with inode, mode, owner, size and last change.
+    """The files and directories of an installation, by path, with inode, mode, owner, size and time of change.
 
-    Python compiles what it runs of the unpacked build the first time: that is left out.
+    Python compiles the modules of the unpacked build on first use, so these files are left out.
     """
     tops = [LISTS, PLUGINS, CONFIG, STATE, RUN]
     lines = podhost.host.run("find", *tops, "-printf", "%p\t%i %m %U %G %s %C@\n").splitlines()
@@ -43,7 +43,7 @@ def everything(podhost: PodHost) -> dict[str, str]:
 
 
 def test_install_puts_everything_in_its_place(podhost: PodHost) -> None:
-    """Everything has the mode that it needs; our list sorts first and is the primary's plus our entry."""
+    """``install`` writes each file with the right mode. Its list sorts first and is the primary CNI's list plus our entry."""
     host = podhost.host
     for path, mode in {
         BINARY: 0o755,
@@ -65,7 +65,7 @@ def test_install_puts_everything_in_its_place(podhost: PodHost) -> None:
 
 
 def test_install_again_changes_nothing(podhost: PodHost) -> None:
-    """The same command a second time touches no file, so that no runtime reloads its lists."""
+    """A second ``install`` changes no file, so no runtime reloads its lists."""
     before = everything(podhost)
     podhost.install()
     after = everything(podhost)
@@ -75,7 +75,7 @@ def test_install_again_changes_nothing(podhost: PodHost) -> None:
 
 @pytest.mark.parametrize("kind", [PlainHost])
 def test_install_refuses_a_key_that_others_can_read(bare: PodHost) -> None:
-    """A key file with too wide a mode is refused with the command that mends it, and nothing is installed."""
+    """``install`` refuses a key file that others can read, names the command that fixes the mode, and installs nothing."""
     bare.host.run("chmod", "644", KEY)
     refused = bare.host.attempt(ARTEFACT, "install", "--auth-key-file", KEY)
     assert refused.returncode == 1
@@ -86,7 +86,7 @@ def test_install_refuses_a_key_that_others_can_read(bare: PodHost) -> None:
 
 @pytest.mark.parametrize("kind", [PlainHost])
 def test_install_wants_a_primary_network(bare: PodHost) -> None:
-    """Without a list to follow nothing is installed: ours alone would give pods no network at all."""
+    """Without a primary CNI's list, ``install`` installs nothing, because our plugin alone gives pods no network."""
     bare.host.run("rm", PRIMARY)
     refused = bare.host.attempt(ARTEFACT, "install", "--auth-key-file", KEY)
     assert refused.returncode == 1
@@ -96,7 +96,7 @@ def test_install_wants_a_primary_network(bare: PodHost) -> None:
 
 
 def test_install_replaces_a_binary_that_is_running(podhost: PodHost) -> None:
-    """Another file of the same build is replaced by rename, while nodes run; they go on."""
+    """``install`` replaces another file of the same build by rename. The running nodes continue."""
     web = podhost.start(Pod.enrolled("web"))
     worker = podhost.worker(web)
     podhost.host.run("sh", "-c", f"printf '# an older build' >> {BINARY}")
@@ -109,12 +109,12 @@ def test_install_replaces_a_binary_that_is_running(podhost: PodHost) -> None:
 
 
 def lasting(row: dict[str, Any]) -> dict[str, Any]:
-    """What of a node in ``status`` is the same for as long as its pod is there."""
+    """The fields of a row of ``status`` that do not change while the pod exists."""
     return {key: row[key] for key in ("name", "addresses", "tags", "port", "id")}
 
 
 def test_install_upgrades_the_nodes_that_run(podhost: PodHost, tmp_path: Path) -> None:
-    """They are the same nodes in the same units, and an open connection goes on; with an option they are left alone."""
+    """``install`` upgrades running nodes; nodes and open connections survive. With ``--no-upgrade`` the workers stay."""
     podhost.host.write(BINARY, tools.other_build(1), "755")
     pods = web, user = [podhost.start(Pod.enrolled(name)) for name in ("web", "user")]
     rows = [podhost.running(pod) for pod in pods]
@@ -145,7 +145,7 @@ def test_install_upgrades_the_nodes_that_run(podhost: PodHost, tmp_path: Path) -
 
 
 def test_a_pod_is_reached_by_name_from_another_machine(podhost: PodHost, peer: Peer, tmp_path: Path) -> None:
-    """After ``install`` an annotated pod serves a page to the tailnet by name; another pod has no ``ts0``."""
+    """After ``install`` a peer opens a page of an annotated pod by name. A pod without the annotation has no ``ts0``."""
     web, plain = podhost.start(Pod.enrolled("web", hostname="shop")), podhost.start(Pod("plain"))
     row = podhost.running(web)
     assert row["name"].startswith("shop.")
@@ -157,7 +157,7 @@ def test_a_pod_is_reached_by_name_from_another_machine(podhost: PodHost, peer: P
 
 
 def test_status_shows_the_hosts_nodes(podhost: PodHost) -> None:
-    """``status`` has a row per node; its exit status is 0 while all are Running, else 1."""
+    """``status`` prints a row per node. The exit status is 0 while all nodes are Running, otherwise 1."""
     none = podhost.host.attempt(BINARY, "status")
     assert (none.returncode, none.stdout) == (0, b"No pod on this host is a node.\n")
     web = podhost.start(Pod.enrolled("web", namespace="shop"))
@@ -174,7 +174,7 @@ def test_status_shows_the_hosts_nodes(podhost: PodHost) -> None:
 
 
 def test_a_dead_worker_is_replaced(podhost: PodHost) -> None:
-    """After SIGKILL there is another worker, which is the same node."""
+    """After SIGKILL of the worker a new worker runs the same node."""
     web = podhost.start(Pod.enrolled("web"))
     before, worker = podhost.running(web), podhost.worker(web)
     node = podhost.node(before)
@@ -186,7 +186,7 @@ def test_a_dead_worker_is_replaced(podhost: PodHost) -> None:
 
 
 def test_del_leaves_nothing(podhost: PodHost) -> None:
-    """After DEL of the last pod nothing is there because of it, on host and tailnet, three DELs over."""
+    """DEL of the last pod leaves nothing on the host or in the tailnet. A second and a third DEL succeed too."""
     web = podhost.start(Pod.enrolled("web"))
     row = podhost.running(web)
     for _ in range(3):
@@ -196,7 +196,7 @@ def test_del_leaves_nothing(podhost: PodHost) -> None:
 
 
 def test_a_pod_whose_namespace_vanishes_is_reaped(podhost: PodHost) -> None:
-    """Without DEL the node of a removed namespace logs out and ends; nothing is left, not even a veth."""
+    """If a namespace is removed without DEL, its node logs out and ends. Nothing is left, not even a veth."""
     web = podhost.start(Pod.enrolled("web"))
     row = podhost.running(web)
     web.netns.close()
@@ -206,7 +206,7 @@ def test_a_pod_whose_namespace_vanishes_is_reaped(podhost: PodHost) -> None:
 
 
 def test_after_a_reboot_del_needs_no_namespace(podhost: PodHost) -> None:
-    """After a power cut a runtime sends DEL without a namespace: everything of that pod goes."""
+    """After a power cut, a DEL without a namespace removes everything of the pod."""
     web = podhost.start(Pod.enrolled("web"))
     podhost.running(web)
     podhost.reboot()
@@ -216,7 +216,7 @@ def test_after_a_reboot_del_needs_no_namespace(podhost: PodHost) -> None:
 
 
 def test_after_a_reboot_the_next_enrolled_pod_cleans_up(podhost: PodHost) -> None:
-    """The next ADD of an enrolled pod cleans up after those that a power cut ended."""
+    """After a power cut, the next ADD of an enrolled pod removes what the earlier pods left."""
     for name in ("one", "two"):
         podhost.running(podhost.start(Pod.enrolled(name)))
     podhost.reboot()
@@ -228,7 +228,7 @@ def test_after_a_reboot_the_next_enrolled_pod_cleans_up(podhost: PodHost) -> Non
 
 
 def test_after_a_reboot_gc_cleans_up(podhost: PodHost) -> None:
-    """GC without a valid attachment removes what a power cut has left."""
+    """After a power cut, GC without a valid attachment removes everything that was left."""
     podhost.running(podhost.start(Pod.enrolled("web")))
     podhost.reboot()
     podhost.call("GC", validAttachments=[])
@@ -236,7 +236,7 @@ def test_after_a_reboot_gc_cleans_up(podhost: PodHost) -> None:
 
 
 def test_install_names_pods_that_are_too_early(bare: PodHost) -> None:
-    """Those that run, are annotated and are no nodes, and no others; not any more when they have ended, or have been started again."""
+    """``install`` names exactly the annotated pods that run and are not nodes. Pods that ended or restarted are not named."""
     early, plain, ended = (
         bare.start(pod) for pod in (Pod.enrolled("early"), Pod("plain"), Pod.enrolled("ended"))
     )
@@ -255,7 +255,7 @@ def test_install_names_pods_that_are_too_early(bare: PodHost) -> None:
 
 
 def test_uninstall_gives_the_primary_network_back(podhost: PodHost) -> None:
-    """Nodes end, their pods keep the primary's address, our files go, and new pods get the primary's network."""
+    """``uninstall`` ends the nodes and removes our files. Pods keep the primary's address, and new pods get its network."""
     web = podhost.start(Pod.enrolled("web"))
     row = podhost.running(web)
     addresses = set(web.interface("eth0").addresses)
@@ -277,7 +277,7 @@ def test_uninstall_gives_the_primary_network_back(podhost: PodHost) -> None:
 
 
 def test_uninstall_can_take_the_configuration_too(podhost: PodHost) -> None:
-    """``uninstall --purge`` leaves nothing of ours at all, and a second time is no error."""
+    """``uninstall --purge`` also removes the configuration. A second run is no error."""
     for _ in range(2):
         podhost.host.run(ARTEFACT, "uninstall", "--purge")
         for path in (BINARY, STATE, RUN, CONFIG, OURS):

@@ -1,4 +1,4 @@
-"""The hosts themselves: what the other tests of this suite rest on."""
+"""Tests of the hosts themselves. The other tests of this suite rely on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BOTH = pytest.mark.parametrize("kind", [SystemdHost, PlainHost])
 
 @BOTH
 def test_the_disk_stays_over_a_reboot_and_nothing_else_does(kind: type[BootedHost], tmp_path: Path) -> None:
-    """What is on disk outlives a power cut; the boot ID, /run and the network are new."""
+    """The disk survives a reboot. The boot ID, /run and the network are new."""
     with kind(tmp_path) as host:
         host.write("/var/lib/kept", "still here")
         host.write("/run/lost", "not any more")
@@ -33,7 +33,7 @@ def test_the_disk_stays_over_a_reboot_and_nothing_else_does(kind: type[BootedHos
 
 @BOTH
 def test_nothing_of_a_host_is_left_on_the_machine(kind: type[BootedHost], tmp_path: Path) -> None:
-    """A host closed with processes in it leaves no process, mount, namespace, cgroup or file."""
+    """A host that is closed while it runs processes leaves no process, mount, namespace, cgroup or file."""
     with kind(tmp_path) as host:
         host.run("sh", "-c", "setsid sleep 1000 </dev/null >/dev/null 2>&1 &")
         host.run("ip", "netns", "add", "pod")
@@ -60,7 +60,7 @@ def test_a_host_can_be_plugged_into_a_wire(kind: type[BootedHost], tmp_path: Pat
 
 
 def test_systemd_starts_a_unit_again(tmp_path: Path) -> None:
-    """PID 1 is a systemd that works: a killed transient unit comes back, and its log is in the journal."""
+    """systemd restarts a killed transient unit, and the unit's log is in the journal."""
     with SystemdHost(tmp_path) as host:
         command = ["sh", "-c", "echo started; exec sleep 1000"]
         host.run(
@@ -82,7 +82,7 @@ def test_systemd_starts_a_unit_again(tmp_path: Path) -> None:
 
 
 def test_a_plain_host_has_no_systemd(tmp_path: Path) -> None:
-    """Without systemd, PID 1 only reaps, and processes go on when their parent has ended."""
+    """On a host without systemd, PID 1 only reaps, and processes continue after their parent has ended."""
     with PlainHost(tmp_path) as host:
         assert host.run("cat", "/proc/1/comm") != "systemd\n"
         assert not host.file("/run/systemd/system").exists

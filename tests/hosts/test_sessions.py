@@ -1,4 +1,4 @@
-"""A node where there is no systemd: a detached session leader."""
+"""A node on a host without systemd. Its supervisor is a detached session leader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .podhost import RUN, PodHost
 
 
 def test_a_node_is_a_session_of_its_own(plain: PodHost) -> None:
-    """The supervisor leads a session, is PID 1's, has no special OOM score, and logs to a file of root's."""
+    """The supervisor leads a session, is a child of PID 1, has no special OOM score, and logs to a file of root."""
     web = plain.start(Pod.enrolled("web"))
     plain.running(web)
     supervisor = plain.supervisor(web)
@@ -31,7 +31,7 @@ def test_a_node_is_a_session_of_its_own(plain: PodHost) -> None:
 
 @pytest.mark.parametrize("kind", [PlainHost, UnifiedPlainHost])
 def test_a_node_has_a_control_group_of_its_own(podhost: PodHost) -> None:
-    """Supervisor and worker neither count nor end with the runtime's control group, and are bounded."""
+    """Supervisor and worker have their own control group with limits. They neither count to nor end with the runtime's group."""
     web = podhost.start(Pod.enrolled("web"))
     group = f"/tailscale-cni/{podhost.id(web)}"
     for process in (podhost.supervisor(web), podhost.worker(web)):
@@ -46,7 +46,7 @@ def test_a_node_has_a_control_group_of_its_own(podhost: PodHost) -> None:
 
 @pytest.mark.parametrize("kind", [PlainHost, UnifiedPlainHost])
 def test_the_control_group_of_a_reaped_node_goes_too(podhost: PodHost) -> None:
-    """A node that ends by itself, because its pod is gone, takes its control group with it."""
+    """When a node ends because its pod is gone, its control group is removed too."""
     web = podhost.start(Pod.enrolled("web"))
     podhost.running(web)
     web.netns.close()
@@ -57,13 +57,13 @@ CAN_BOUND = "[ -w /sys/fs/cgroup/pids ] || grep -w pids /sys/fs/cgroup/cgroup.co
 
 
 def controllers(group: Path) -> set[str]:
-    """What bounds the processes of a control group: cgroup v1 has a tree for each."""
+    """The controllers of a control group. In cgroup v1 each controller has its own tree."""
     unified = group / "cgroup.controllers"
     return set(unified.read_text().split()) if unified.exists() else {group.relative_to(CGROUPS).parts[0]}
 
 
 def test_a_dead_supervisor_is_replaced_at_the_next_call_for_an_enrolled_pod(plain: PodHost) -> None:
-    """SIGKILL ends the worker too; the next ADD of an enrolled pod brings the same node back."""
+    """After SIGKILL of the supervisor the worker ends too. The next ADD of an enrolled pod starts the same node again."""
     web = plain.start(Pod.enrolled("web"))
     before, worker, supervisor = plain.running(web), plain.worker(web), plain.supervisor(web)
     supervisor.kill()
@@ -75,7 +75,7 @@ def test_a_dead_supervisor_is_replaced_at_the_next_call_for_an_enrolled_pod(plai
 
 
 def test_the_runtime_does_not_wait_for_descriptors_that_a_node_inherited(plain: PodHost) -> None:
-    """When ADD has answered, nobody holds a descriptor that it was called with."""
+    """After ADD has answered, no process holds a descriptor that ADD inherited."""
     web = plain.start(Pod.enrolled("web"))
     plain.supervisor(web).kill()
     wait_until(lambda: not plain.of_the_product(), what="the end of the node's processes")

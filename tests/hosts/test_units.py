@@ -1,4 +1,4 @@
-"""A node where PID 1 is systemd: a transient unit in a slice of ours."""
+"""A node on a host with systemd: a transient unit in the plugin's slice."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .podhost import CONFIG, KEY, RUN, STATE, PodHost
 
 
 def machine(podhost: PodHost) -> SystemdHost:
-    """The host below, as the systemd machine that it is."""
+    """The underlying host, which must be a SystemdHost."""
     assert isinstance(podhost.host, SystemdHost)
     return podhost.host
 
 
 def test_a_node_is_a_unit_that_systemctl_shows(systemd: PodHost) -> None:
-    """The unit has the attachment's name, is in our slice, restarts, and is bounded."""
+    """A node's unit is named after the attachment, is in our slice, restarts on failure, and has limits."""
     web = systemd.start(Pod.enrolled("web"))
     systemd.running(web)
     unit = systemd.unit(web)
@@ -48,7 +48,7 @@ def test_a_node_is_a_unit_that_systemctl_shows(systemd: PodHost) -> None:
 
 
 def test_both_processes_are_in_the_units_control_group(systemd: PodHost) -> None:
-    """Supervisor and worker are counted with the unit, whose limits the kernel holds where it has them."""
+    """Supervisor and worker are in the unit's control group. If the kernel has the memory controller there, the limit is set."""
     web = systemd.start(Pod.enrolled("web"))
     group = f"/tailscale_cni.slice/{systemd.unit(web)}"
     processes = systemd.supervisor(web), systemd.worker(web)
@@ -58,12 +58,12 @@ def test_both_processes_are_in_the_units_control_group(systemd: PodHost) -> None
     own = [path for path in systemd.host.cgroups() if str(path).endswith(group)]
     assert own
     limits = [limit.read_text().strip() for path in own if (limit := path / "memory.max").exists()]
-    # With cgroup v1 the machine keeps the controller, and a host has a tree without it.
+    # With cgroup v1 the memory controller stays on the machine, and the host's tree has none.
     assert limits == ([] if (CGROUPS / "memory").is_dir() else [str(512 * 2**20)])
 
 
 def test_a_node_does_not_reach_what_listens_on_the_hosts_loopback(systemd: PodHost) -> None:
-    """In the unit's control group, and nowhere else, packets to the host's loopback are refused."""
+    """A process in the unit's control group cannot send packets to the host's loopback. Other processes can."""
     web = systemd.start(Pod.enrolled("web"))
     for address in ("127.0.0.1", "::1"):
         assert systemd.may_send(address)
@@ -71,7 +71,7 @@ def test_a_node_does_not_reach_what_listens_on_the_hosts_loopback(systemd: PodHo
 
 
 def test_the_worker_has_no_privilege(systemd: PodHost) -> None:
-    """The worker has a uid of its own, no group, no capability and no way to get one."""
+    """The worker has its own uid and gid, no other group, no capability and no way to gain one."""
     web = systemd.start(Pod.enrolled("web"))
     status = systemd.worker(web).status
     assert status["Uid"].split() == status["Gid"].split() == [status["Uid"].split()[0]] * 4
@@ -82,7 +82,7 @@ def test_the_worker_has_no_privilege(systemd: PodHost) -> None:
 
 
 def test_the_journal_has_the_nodes_log_and_no_key(systemd: PodHost) -> None:
-    """What the processes say is in the journal under the unit's name, and the auth key is not in it."""
+    """The journal has the node's log under the unit's name and no auth key. There is no separate log file."""
     web = systemd.start(Pod.enrolled("web"))
     systemd.running(web)
     systemd.worker(web).kill()
@@ -97,7 +97,7 @@ def test_the_journal_has_the_nodes_log_and_no_key(systemd: PodHost) -> None:
 
 
 def test_a_dead_worker_is_replaced_within_its_unit(systemd: PodHost) -> None:
-    """After SIGKILL there is another worker, the same node and supervisor; the unit was not restarted."""
+    """After SIGKILL of the worker a new worker runs the same node. Supervisor and unit are not restarted."""
     web = systemd.start(Pod.enrolled("web"))
     before, worker, supervisor = systemd.running(web), systemd.worker(web), systemd.supervisor(web)
     worker.kill()
@@ -108,7 +108,7 @@ def test_a_dead_worker_is_replaced_within_its_unit(systemd: PodHost) -> None:
 
 
 def test_a_dead_supervisor_is_replaced_by_systemd(systemd: PodHost) -> None:
-    """SIGKILL ends the worker too, and systemd brings both back as the same node."""
+    """After SIGKILL of the supervisor the worker ends too. systemd restarts both as the same node."""
     web = systemd.start(Pod.enrolled("web"))
     before, worker, supervisor = systemd.running(web), systemd.worker(web), systemd.supervisor(web)
     node = systemd.node(before)
@@ -122,7 +122,7 @@ def test_a_dead_supervisor_is_replaced_by_systemd(systemd: PodHost) -> None:
 
 
 def test_a_unit_without_an_attachment_ends_for_good(systemd: PodHost) -> None:
-    """With nothing left to run, the unit's next start is its last: not failed, not repeated, not there."""
+    """If the attachment's record is gone, the unit starts once more and ends for good: not failed, and no longer loaded."""
     web = systemd.start(Pod.enrolled("web"))
     systemd.running(web)
     unit = systemd.unit(web)
@@ -136,7 +136,7 @@ def test_a_unit_without_an_attachment_ends_for_good(systemd: PodHost) -> None:
 
 
 def test_a_node_that_was_deleted_is_a_unit_that_ends_for_good(systemd: PodHost) -> None:
-    """With ``onDeleted: stop`` it is not started again, not failed, not there; DEL removes the rest."""
+    """With ``onDeleted: stop``, a deleted node's unit ends: not restarted, not failed, no longer loaded. DEL removes the rest."""
     settings = systemd.host.file(f"{CONFIG}/config.yaml").content_string
     systemd.host.write(f"{CONFIG}/config.yaml", f"{settings}onDeleted: stop\n")
     web = systemd.start(Pod.enrolled("web"))
@@ -156,7 +156,7 @@ def test_a_node_that_was_deleted_is_a_unit_that_ends_for_good(systemd: PodHost) 
 
 
 def test_an_admin_who_stops_a_unit_is_obeyed(systemd: PodHost) -> None:
-    """``systemctl stop`` ends the processes and leaves no failed unit; DEL removes the rest."""
+    """``systemctl stop`` ends a node's processes and leaves no failed unit. DEL removes the rest."""
     web = systemd.start(Pod.enrolled("web"))
     systemd.running(web)
     unit = systemd.unit(web)
@@ -169,7 +169,7 @@ def test_an_admin_who_stops_a_unit_is_obeyed(systemd: PodHost) -> None:
 
 
 def test_a_stopped_node_is_started_by_its_own_add_alone(systemd: PodHost) -> None:
-    """A node that an admin stopped stays so when other pods come, and is the same one after its own ADD."""
+    """A node that an admin stopped stays stopped when other pods start. The pod's own ADD starts the same node again."""
     web = systemd.start(Pod.enrolled("web"))
     before = systemd.running(web)
     systemd.host.run("systemctl", "stop", systemd.unit(web))
@@ -180,7 +180,7 @@ def test_a_stopped_node_is_started_by_its_own_add_alone(systemd: PodHost) -> Non
 
 
 def test_what_an_admin_stopped_is_cleaned_up_when_its_pod_is_gone(systemd: PodHost) -> None:
-    """No unit reaps a stopped node whose namespace vanished: the next ADD of an enrolled pod does."""
+    """If a stopped node's namespace vanishes, no unit reaps the node. The next ADD of an enrolled pod does."""
     web = systemd.start(Pod.enrolled("web"))
     systemd.running(web)
     systemd.host.run("systemctl", "stop", systemd.unit(web))
@@ -203,7 +203,7 @@ def test_reloading_systemd_disturbs_nobody(systemd: PodHost) -> None:
 
 
 def test_del_leaves_no_unit_behind(systemd: PodHost) -> None:
-    """After DEL there is no unit, process, file, interface, rule or node; another pod's stay."""
+    """DEL removes a pod's unit, processes, files, interfaces, rules and node. Those of other pods stay."""
     web, db = systemd.start(Pod.enrolled("web")), systemd.start(Pod.enrolled("db"))
     first, second = systemd.running(web), systemd.running(db)
     systemd.call("DEL", web)

@@ -1,6 +1,6 @@
-"""The policies of docs/acl.md, on a tailnet of their own: what each is for is possible, and what it is against is not.
+"""The example policies of docs/acl.md: each permits the connections that it should, and refuses the others.
 
-Everything is tried without a policy first: what is then refused was there.
+Each test has its own tailnet. It first tries all connections without a policy, so that a refusal comes from the policy.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ FRIEND = "carol@elsewhere.org"
 
 
 class Tailnet:
-    """A tailnet with nobody on it, its hosts and devices."""
+    """An empty tailnet, to which a test adds hosts and devices."""
 
     def __init__(self, world: World, root: Path, stack: ExitStack) -> None:
         self.world, self.root, self.stack = world, root, stack
         self.control = stack.enter_context(ControlPlane(world.wire, root / "control"))
 
     def host(self, tag: str) -> Host:
-        """A host whose auth key gives that tag."""
+        """A host whose auth key has the tag ``tag``."""
         host = Host(self.world.wire, self.control, self.root / tag.replace(":", "-"), tags=[tag])
         host.set_key(self.control.mint(tags=[tag]).key)
         return self.stack.enter_context(host)
 
     def pod(self, host: Host, name: str, *ports: int) -> Server:
-        """A pod of that host, with a page on each port."""
+        """A pod on ``host`` with a web server on each port."""
         sandbox = host.start(Pod.enrolled(name))
         address = host.addresses(sandbox)[0]
         for port in ports:
@@ -53,7 +53,7 @@ class Tailnet:
         return Server(sandbox, address)
 
     def device(self, name: str, **key: Any) -> Peer:
-        """A phone, a laptop: a real tailscaled, of whom the key says."""
+        """A device such as a phone or a laptop: a real tailscaled. ``key`` has the properties of its auth key."""
         netns = self.stack.enter_context(Netns(name))
         self.world.wire.plug(netns)
         given = self.control.mint(ephemeral=False, **({"tags": []} | key))
@@ -61,19 +61,19 @@ class Tailnet:
 
 
 class Server:
-    """A pod, where others find it."""
+    """A pod with its tailnet address."""
 
     def __init__(self, sandbox: Sandbox, address: str) -> None:
         self.sandbox, self.netns, self.address = sandbox, sandbox.netns, address
 
     def url(self, port: int) -> str:
-        """Of its page on that port."""
+        """The URL of the pod's page on ``port``."""
         return f"http://{self.address}:{port}/"
 
 
 @pytest.fixture
 def tailnet(world: World) -> Iterator[Tailnet]:
-    """A tailnet whose policy is this test's alone."""
+    """A tailnet with a policy that no other test uses."""
     with ExitStack() as stack:
         yield Tailnet(world, world.root / f"acl{os.urandom(4).hex()}", stack)
 
@@ -82,7 +82,7 @@ Way = tuple[Netns, str]
 
 
 def assert_only(tailnet: Tailnet, example: str, possible: list[Way], impossible: list[Way]) -> None:
-    """All of it is possible without the policy, and with it only what should be; and all again when it is gone."""
+    """Without the policy every connection works. With it only the possible ones work. After it every connection works again."""
     for netns, url in possible + impossible:
         wait_until(lambda netns=netns, url=url: reaches(netns, url), what=f"{url} without a policy")  # type: ignore[misc]
     with tailnet.control.policy(EXAMPLES / example):
@@ -95,7 +95,7 @@ def assert_only(tailnet: Tailnet, example: str, possible: list[Way], impossible:
 
 
 def test_media_server(tailnet: Tailnet) -> None:
-    """Alice's phone opens Plex by its name, and nothing else of it, nor its database; Plex does; a stranger nothing."""
+    """Alice's phone opens Plex by name and nothing else. Plex opens its database. A stranger opens nothing."""
     plex = tailnet.pod(tailnet.host("tag:media"), "plex", 32400, 8080)
     postgres = tailnet.pod(tailnet.host("tag:database"), "postgres", 5432)
     phone, stranger = tailnet.device("phone", user=ALICE), tailnet.device("stranger", user=MALLORY)
@@ -115,7 +115,7 @@ def test_media_server(tailnet: Tailnet) -> None:
 
 
 def test_dev_tools(tailnet: Tailnet) -> None:
-    """Developers use the tools, the build machine the registry, and only an operator reaches production."""
+    """Developers use the tools, the build machine and production use the registry, and only an operator reaches production."""
     gitea = tailnet.pod(tailnet.host("tag:tools"), "gitea", 3000, 22)
     registry = tailnet.pod(tailnet.host("tag:registry"), "registry", 5000)
     shop = tailnet.pod(tailnet.host("tag:prod"), "shop", 443)
@@ -140,7 +140,7 @@ def test_dev_tools(tailnet: Tailnet) -> None:
 
 
 def test_game_server(tailnet: Tailnet) -> None:
-    """Who is on the tailnet plays, over TCP and UDP, and one of them has the console too."""
+    """Every user of the tailnet can play, over TCP and UDP. Only one user can open the console."""
     host = tailnet.host("tag:game")
     game = tailnet.pod(host, "minecraft", 25565, 25575)
     other = tailnet.pod(tailnet.host("tag:k8s-pod"), "other", 25565)
@@ -174,9 +174,10 @@ def test_game_server(tailnet: Tailnet) -> None:
 
 
 def test_a_friend_sees_what_is_shared(tailnet: Tailnet) -> None:
-    """One node, by its whole name, as its owner's and without a tag, on the ports that the policy shares; and it cannot call back.
+    """A friend sees the shared node by its full name, as a device of its owner, without tags, and reaches only the shared ports.
 
-    What is shared is a node: the pod that replaces an ephemeral one is another.
+    The shared node cannot connect to the friend. The share belongs to the node: a pod that replaces an ephemeral one is
+    another node and is not shared.
     """
     host, control = tailnet.host("tag:game"), tailnet.control
     game = tailnet.pod(host, "minecraft", 25565, 25575)
@@ -209,12 +210,12 @@ def test_a_friend_sees_what_is_shared(tailnet: Tailnet) -> None:
 
 
 def peers(device: Peer) -> dict[str, Any]:
-    """What a device sees, by its names."""
+    """The devices that a device sees, by MagicDNS name."""
     return {peer["DNSName"]: peer for peer in (device.status().get("Peer") or {}).values()}
 
 
 def test_a_policy_that_is_not_understood_is_refused(tailnet: Tailnet) -> None:
-    """And nothing of it holds: a rule that is left out silently would be believed."""
+    """A policy with an unknown field is refused as a whole, because users would rely on a rule that is silently left out."""
     laptop, phone = tailnet.device("laptop", user=ALICE), tailnet.device("phone", user=BOB)
     file = tailnet.root / "policy.hujson"
     file.write_text('{"acls": [], "ssh": []}')

@@ -1,4 +1,4 @@
-"""What a node may cost, in what needs no clock: what its ADD imports, and what it holds while it is idle."""
+"""Limits on a node's cost that need no clock: the modules that its ADD imports, and the memory that it uses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ HEAVY = {
     "asyncio",
     "argparse",
 }
-"""Each takes as long as a part of the node's own start. Not logging: pyroute2's messages import it, 3 ms, while the node registers."""
+"""Modules whose import takes a noticeable part of a node's start.
+
+logging (3 ms) is not one of them: pyroute2's messages import it while the node registers.
+"""
 
 LOOK = """
 import posix, sys
@@ -33,13 +36,13 @@ def leave(status, leave=posix._exit):
     leave(status)
 posix._exit = leave
 """
-"""In front of the fast path. That, and what goes on from there, ends with ``_exit``."""
+"""Runs before the fast path and prints the imported modules. The fast path and the code after it end with ``_exit``."""
 
 
 @pytest.mark.parametrize("python", [path for version, path in interpreters().items() if version >= SUPPORTED])
 @pytest.mark.parametrize("configured", [False, True])
 def test_an_add_imports_nothing_heavy(host: Host, python: Path, *, configured: bool) -> None:
-    """An ADD that starts a node and configures its address imports none of what is slow; YAML alone, where config.yaml has to be read."""
+    """An ADD that starts a node and configures its address imports no slow module, except yaml if it has to read config.yaml."""
     host.start(Pod.enrolled("first"))  # unpacks the artefact
     if configured:
         (host.root / "config.yaml").write_text("namespaces: {}\n")
@@ -60,7 +63,7 @@ def test_an_add_imports_nothing_heavy(host: Host, python: Path, *, configured: b
 
 
 def test_an_idle_node_holds_little(host: Host) -> None:
-    """The two processes of a pod hold less than 9 MB of their own, once they have given back what their start took."""
+    """The two processes of a pod hold less than 9 MB of private memory, once they have returned what their start needed."""
     pods = [host.start(Pod.enrolled(f"idle-{n}")) for n in range(2)]  # so that each program's text is shared
     for process in (host.supervisor(pods[0]), host.worker(pods[0])):
         assert process.status["THP_enabled"] == "0", (
@@ -72,9 +75,9 @@ def test_an_idle_node_holds_little(host: Host) -> None:
 
 
 def test_a_busy_node_holds_little(host: Host, peer: Peer) -> None:
-    """Half a gigabyte that a pod receives, and one that it sends, take less than 45 MB at any time.
+    """While a pod receives 500 MB and sends 500 MB, its worker uses less than 45 MB at any time.
 
-    It is 31, of which 20 are the program's text.
+    The measured peak is 31 MB, of which 20 MB are the program's text.
     """
     pod = host.start(Pod.enrolled("busy"))
     address, size, worker = host.addresses(pod)[0], 500_000_000, host.worker(pod)
@@ -82,6 +85,6 @@ def test_a_busy_node_holds_little(host: Host, peer: Peer) -> None:
         assert traffic.pour(peer.netns, address, size) == size
     with traffic.sink(peer.netns, host.root / "peer-sink.log"):
         assert traffic.pour(pod.netns, peer.addresses[0], size) == size
-    assert host.worker(pod) == worker  # and not one that began anew
+    assert host.worker(pod) == worker  # the worker has not restarted
     peak = int(worker.status["VmHWM"].removesuffix(" kB"))
     assert peak < 45_000, f"{peak} kB"

@@ -1,4 +1,4 @@
-"""Keys from a control plane's API: a key per pod, with the pod's tags, for one worker, and nowhere to be read."""
+"""Auth keys from a control plane's API: one key per pod, with the pod's tags, used by one worker, and readable nowhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _secret(host: Host) -> str:
 
 @KINDS
 def test_a_pod_is_enrolled_through_the_api(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """A pod gets a key of its own, which is used once and gives what the pod asks for; after DEL nothing is left of it."""
+    """A pod gets its own key, which is used once and gives the pod its tags. After DEL nothing of the pod is left."""
     host = kind(new_host, control)
     before = {key["id"] for key in control.auth_keys()}
     web = host.start(Pod.enrolled("api", tags="tag:k8s-pod,tag:media"))
@@ -41,7 +41,7 @@ def test_a_pod_is_enrolled_through_the_api(new_host: NewHost, control: ControlPl
 
 @KINDS
 def test_no_two_pods_get_one_key(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """Pods that start at once have a key each, used once each."""
+    """Pods that start at the same time get one key each, and each key is used once."""
     host = kind(new_host, control)
     before = {key["id"] for key in control.auth_keys()}
     pods = [host.sandbox(Pod.enrolled(f"many-{number}x", hostname="many")) for number in range(6)]
@@ -66,7 +66,7 @@ sys.stdin.read()
 
 
 def test_nobody_waits_for_another_pods_key(new_host: NewHost, control: ControlPlane) -> None:
-    """While an ADD waits for an API, no other pod's call starts its node without a key, and its DEL waits for nobody."""
+    """While an ADD waits for the API, other calls do not wait and do not start its node without a key. Its DEL does not wait either."""
     host = oauth(new_host, control, readyTimeout="60s")
     with host.netns.daemon([sys.executable, "-IS", "-c", SILENT], host.root / "silent") as silent:
         host.configure(apiURL=f"http://127.0.0.1:{silent.first_line().strip()}")
@@ -91,7 +91,7 @@ def test_nobody_waits_for_another_pods_key(new_host: NewHost, control: ControlPl
 def test_nothing_of_a_key_or_a_secret_is_to_be_read(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """While an ADD runs and after it, no argument, environment, log or file has anything of the keys or of the secret in it."""
+    """During and after ADD no argument, environment, log or file contains the key or the secret, except the secret's own file."""
     host = kind(new_host, control)
     before = {key["id"] for key in control.auth_keys()}
     sandbox = host.sandbox(Pod.enrolled("secret"))
@@ -117,7 +117,7 @@ def test_nothing_of_a_key_or_a_secret_is_to_be_read(
 
 
 def _said() -> set[str]:
-    """What each process of this machine shows of itself: its command line and its environment."""
+    """The command line and the environment of each process on this machine."""
     return {"\0".join((*process.argv, process.environ)) for process in processes()}
 
 
@@ -129,7 +129,7 @@ def _text(path: Path) -> str:
 def test_a_pod_starts_while_the_control_plane_is_down(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """ADD succeeds with no key to be had, and the pod is on the tailnet within 15 s of the control plane's return."""
+    """ADD succeeds although no key can be made, and the pod is on the tailnet within 15 s of the control plane's return."""
     host = kind(new_host, control, readyTimeout="300ms")
     with control.outage():
         web = host.start(Pod.enrolled("keyless"))
@@ -141,7 +141,7 @@ def test_a_pod_starts_while_the_control_plane_is_down(
 def test_a_pod_that_requires_the_tailnet_fails_without_a_key(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """With ``required`` it is "try again", by pod and control plane; and the try that comes after its return is answered."""
+    """With ``required``, ADD fails with code 11 and names pod and control plane. A retry after the outage succeeds."""
     host = kind(new_host, control, readyTimeout="20s")
     pod = host.sandbox(Pod.enrolled("must", required="true"))
     previous = host.runtime.add_primary(pod)
@@ -156,7 +156,7 @@ def test_a_pod_that_requires_the_tailnet_fails_without_a_key(
 
 
 def _adds(host: Host, pod: Sandbox, previous: dict[str, Any]) -> bool:
-    """Whether ADD succeeds, as the runtime tries it again."""
+    """Whether ADD succeeds when the runtime retries it."""
     done = host.runtime.exec_plugin(
         host.runtime.environ("ADD", pod), host.runtime.entry(pod, prevResult=previous)
     )
@@ -167,9 +167,10 @@ def _adds(host: Host, pod: Sandbox, previous: dict[str, Any]) -> bool:
 
 @pytest.mark.long
 def test_the_time_to_live_of_a_key_decides_nothing(new_host: NewHost, control: ControlPlane) -> None:
-    """With keys that live a second and a control plane that is away for a minute, pods are connected within 15 s of its return.
+    """With keys that expire after a second, pods are connected within 15 s of the end of an outage of a minute.
 
-    One's key could not be made when it was added; another's was, and has expired when it can be used. Both, of either kind.
+    For one pod no key could be made at ADD. For another pod a key was made, but expired before the node could use it.
+    Both pods exist with each kind of control plane.
     """
     hosts = [kind(new_host, control, authKeyTTL="1s", readyTimeout="300ms") for kind in (oauth, headscale)]
     for host in hosts:
@@ -192,12 +193,12 @@ table inet away {{
   }}
 }}
 """
-"""Root reaches the API, workers reach nothing."""
+"""Root reaches the API. Workers cannot reach the control plane."""
 
 
 @KINDS
 def test_a_refusal_is_told_and_leaves_nothing(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """What a person has to mend fails ADD with code 122, pod, control plane and advice; mended, the pod starts at the next try."""
+    """A refused credential fails ADD with code 122, pod and file, and leaves nothing. With a valid one, the next try starts the pod."""
     host = kind(new_host, control)
     file, secret = next(host.root.glob("oauth" if kind is oauth else "apikey")), _secret(host)
     spoilt = secret[:-4] + "0000"
@@ -217,7 +218,7 @@ def test_a_refusal_is_told_and_leaves_nothing(new_host: NewHost, control: Contro
 
 
 def _starts(host: Host, pod: Pod) -> bool:
-    """Whether another sandbox of the pod starts, as the runtime tries it again."""
+    """Start another sandbox of the pod, as the runtime does in a retry. Returns True."""
     host.addresses(host.start(pod))
     return True
 
@@ -226,7 +227,7 @@ def _starts(host: Host, pod: Pod) -> bool:
 def test_a_deleted_node_gets_a_key_of_its_own_again(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """A node that an admin deletes comes back with a fresh key."""
+    """A node that an admin deletes registers again with a new auth key, as a new node."""
     host = kind(new_host, control)
     web = host.start(Pod.enrolled("anew"))
     host.addresses(web)

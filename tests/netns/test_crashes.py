@@ -1,4 +1,4 @@
-"""Calls that are killed half-way, and parts that hang: the next call finds something that it can clean, in bounded time."""
+"""Calls that are killed half-way, and processes that hang: the next call cleans up in bounded time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Moment = Callable[[Host, Sandbox], Any]
 
 
 def _adding(host: Host, sandbox: Sandbox, previous: dict[str, Any]) -> Daemon:
-    """An ADD that can be killed."""
+    """Start ADD as a process that a test can kill."""
     argv = host.netns.within(host.runtime.plugin)
     daemon = Daemon(argv, log=host.root / "add.log", env=CLEAN | host.runtime.environ("ADD", sandbox))
     daemon.stdin.write(json.dumps(host.runtime.entry(sandbox, prevResult=previous)).encode())
@@ -57,7 +57,7 @@ MOMENTS = [_at_once, _recorded, _with_an_identity, _with_an_interface, _supervis
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__.strip("_"))
 def test_del_cleans_what_a_killed_add_left(host: Host, control: ControlPlane, moment: Moment) -> None:
-    """ADD records before it acts: killed at any moment, the DEL that follows leaves nothing."""
+    """After ADD was killed at any moment, DEL leaves nothing, because ADD records before it acts."""
     host.configure(readyTimeout="30s")
     web = host.sandbox(Pod.enrolled("killed"))
     previous = host.runtime.add_primary(web)
@@ -75,7 +75,7 @@ def test_del_cleans_what_a_killed_add_left(host: Host, control: ControlPlane, mo
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__.strip("_"))
 def test_add_mends_what_a_killed_add_left(host: Host, control: ControlPlane, moment: Moment) -> None:
-    """A runtime that was killed in the middle of ADD adds the pod again: it is one node, and complete."""
+    """After ADD was killed at any moment, a second ADD of the pod makes one complete node."""
     host.configure(readyTimeout="30s")
     web = host.sandbox(Pod.enrolled("again"))
     previous = host.runtime.add_primary(web)
@@ -91,7 +91,7 @@ def test_add_mends_what_a_killed_add_left(host: Host, control: ControlPlane, mom
 
 @pytest.mark.parametrize("who", ["worker", "supervisor"])
 def test_del_ends_what_hangs(host: Host, who: str) -> None:
-    """A worker or a supervisor that answers nobody keeps DEL neither waiting nor from removing everything."""
+    """If a worker or a supervisor hangs, DEL still ends in bounded time and leaves nothing."""
     web = host.start(Pod.enrolled("hangs"))
     host.addresses(web)
     process = host.worker(web) if who == "worker" else host.supervisor(web)
@@ -101,7 +101,7 @@ def test_del_ends_what_hangs(host: Host, who: str) -> None:
 
 
 def test_check_of_a_node_that_hangs(host: Host) -> None:
-    """CHECK of a worker that answers nobody is an error in bounded time."""
+    """If a worker hangs, CHECK fails with code 109 in bounded time."""
     web = host.sandbox(Pod.enrolled("hangs"))
     previous = host.runtime.add_primary(web)
     host.runtime.chained("ADD", web, prevResult=previous)
@@ -115,7 +115,7 @@ def test_check_of_a_node_that_hangs(host: Host) -> None:
 
 
 def test_a_call_that_is_terminated_says_so(host: Host, control: ControlPlane) -> None:
-    """SIGTERM to an ADD that waits ends it at once with "try again", as JSON; what it made is cleaned by DEL."""
+    """SIGTERM ends a waiting ADD at once with code 11 ("try again") as JSON, and DEL removes what the ADD made."""
     host.configure(readyTimeout="30s")
     web = host.sandbox(Pod.enrolled("terminated"))
     previous = host.runtime.add_primary(web)

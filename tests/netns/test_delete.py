@@ -1,4 +1,4 @@
-"""After DEL nothing is left, in whatever form it comes, or if it never comes."""
+"""After DEL nothing is left, whatever form the DEL has, and also if no DEL ever comes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _all_gone(host: Host) -> bool:
 
 
 def test_del_leaves_nothing(host: Host, control: ControlPlane) -> None:
-    """After DEL there is no process, interface, file, rule, firewall or tailnet node; the namespace itself is the runtime's."""
+    """DEL removes every process, interface, file, rule, firewall table and node. The namespace itself belongs to the runtime."""
     web = host.sandbox(Pod.enrolled("ends"))
     pristine = web.netns.rules()
     host.runtime.add(web)
@@ -35,7 +35,7 @@ def test_del_leaves_nothing(host: Host, control: ControlPlane) -> None:
 
 
 def test_del_of_one_pod_leaves_the_other(host: Host, control: ControlPlane) -> None:
-    """DEL of a pod ends that pod's node, and its neighbour's goes on in the same processes."""
+    """DEL of a pod ends that pod's node. The node of another pod continues in the same processes."""
     stays, goes = host.start(Pod.enrolled("stays")), host.start(Pod.enrolled("goes"))
     addresses, worker = host.addresses(stays), host.worker(stays)
     host.addresses(goes)
@@ -111,7 +111,7 @@ FORMS = [
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__.strip("_"))
 def test_del_in_every_form(host: Host, control: ControlPlane, form: Callable[[Host, Sandbox], None]) -> None:
-    """DEL uses what ADD recorded: it needs neither the namespace, nor prevResult, nor the configuration of then."""
+    """DEL uses ADD's record: it needs no namespace, no prevResult, no annotations and not the configuration that ADD had."""
     web = host.start(Pod.enrolled("forms"))
     host.addresses(web)
     form(host, web)
@@ -123,7 +123,7 @@ def test_del_in_every_form(host: Host, control: ControlPlane, form: Callable[[Ho
 
 
 def test_del_of_what_was_never_added(host: Host) -> None:
-    """DEL succeeds for a container that nobody knows, with and without a namespace, and leaves no file."""
+    """DEL of an unknown container succeeds, with and without a namespace, and leaves no file."""
     unknown = host.sandbox(Pod.enrolled("unknown"))
     host.runtime.delete(unknown)
     host.runtime.chained("DEL", unknown)
@@ -134,7 +134,7 @@ def test_del_of_what_was_never_added(host: Host) -> None:
 
 
 def test_del_after_an_add_that_failed(host: Host, control: ControlPlane) -> None:
-    """A pod that must not start off the tailnet fails ADD; the DEL that follows leaves nothing."""
+    """If ADD failed because the pod requires the tailnet, DEL leaves nothing."""
     host.configure(readyTimeout="300ms")
     pod = host.sandbox(Pod.enrolled("failed", required="true"))
     with control.outage():
@@ -146,7 +146,7 @@ def test_del_after_an_add_that_failed(host: Host, control: ControlPlane) -> None
 
 
 def test_del_never_touches_another_namespace(host: Host) -> None:
-    """A namespace that came to be at the recorded path afterwards is somebody else's: DEL leaves what is in it."""
+    """If a new namespace is at the recorded path, DEL does not touch what is in it."""
     web = host.start(Pod.enrolled("first"))
     host.addresses(web)
     web.netns.close()
@@ -158,7 +158,7 @@ def test_del_never_touches_another_namespace(host: Host) -> None:
 
 
 def test_del_never_signals_another_process(host: Host) -> None:
-    """A process that has the recorded ID, but not its start time, is somebody else's."""
+    """DEL does not signal a process that has the recorded process ID but another start time."""
     web = host.start(Pod.enrolled("pids"))
     host.addresses(web)
     ours = [host.supervisor(web), host.worker(web)]
@@ -173,7 +173,7 @@ def test_del_never_signals_another_process(host: Host) -> None:
 
 
 def test_a_pod_whose_del_never_comes_is_reaped(host: Host, control: ControlPlane) -> None:
-    """When a namespace is removed without DEL, its node logs out, and nothing is left: the host's end of the veth included."""
+    """If a namespace is removed without DEL, its node logs out and nothing is left, not even the host's end of the veth."""
     web = host.start(Pod.enrolled("reaped"))
     host.addresses(web)
     web.netns.close()
@@ -182,7 +182,7 @@ def test_a_pod_whose_del_never_comes_is_reaped(host: Host, control: ControlPlane
 
 
 def test_reaping_one_pod_leaves_the_other(host: Host) -> None:
-    """When a namespace is removed without DEL, the neighbours' nodes go on."""
+    """If a namespace is removed without DEL, the nodes of other pods continue."""
     stays, goes = host.start(Pod.enrolled("stays")), host.start(Pod.enrolled("goes"))
     addresses, worker = host.addresses(stays), host.worker(stays)
     host.addresses(goes)

@@ -1,4 +1,4 @@
-"""Nodes that an admin deletes from the tailnet, on a host whose configuration says ``onDeleted: stop``."""
+"""Nodes that an admin deletes from the tailnet, on a host with ``onDeleted: stop``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.kit.wait import wait_until
 
 
 def _status(host: Host) -> tuple[dict[str, dict[str, str]], str]:
-    """The rows of ``status`` by pod, and what it said besides, where a node does not run."""
+    """The rows of ``status`` by pod, and its standard error. Asserts that ``status`` exits with 1."""
     done = host.netns.attempt(host.runtime.plugin, "status", "--state-dir", str(host.state_dir), "-o", "json")
     assert done.returncode == 1, done.stdout
     return {item["pod"]: item for item in json.loads(done.stdout)["items"]}, done.stderr.decode()
 
 
 def _delete(host: Host, control: ControlPlane, sandbox: Sandbox) -> str:
-    """As an admin does it, while the pod runs; the node's key."""
+    """Delete a running pod's node from the tailnet, as an admin does. Returns the deleted node's key."""
     host.addresses(sandbox)
     wait_until((host.run_dir / host.id(sandbox) / "was-online").exists, what="the control plane's word")
     node = control.node(sandbox.pod.name)
@@ -34,7 +34,7 @@ def _delete(host: Host, control: ControlPlane, sandbox: Sandbox) -> str:
 
 @KINDS
 def test_a_node_that_was_deleted_stays_so(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """Its processes end, no other pod's call starts them, ``status`` and CHECK say why; DEL leaves nothing, and the next pod is a node."""
+    """A deleted node ends and no call starts it. ``status``, CHECK and ADD say why. DEL leaves nothing; the next pod is a new node."""
     host = kind(new_host, control, onDeleted="stop")
     web = host.start(Pod.enrolled("unwanted"))
     old = _delete(host, control, web)
@@ -59,7 +59,7 @@ def test_a_node_that_was_deleted_stays_so(new_host: NewHost, control: ControlPla
 
 
 def test_nothing_of_it_is_left(new_host: NewHost, control: ControlPlane) -> None:
-    """A node that lasts has keys; those of a deleted one are worth nothing, and go with its pod."""
+    """DEL of a pod removes its deleted node's retained keys, which are worthless. The next pod is a new node."""
     host = new_host(onDeleted="stop")
     host.set_key(control.mint(ephemeral=False).key)
     db = host.start(Pod.enrolled("unwanted-0"))
@@ -76,7 +76,7 @@ def test_nothing_of_it_is_left(new_host: NewHost, control: ControlPlane) -> None
 def test_one_that_was_deleted_before_its_pod_began_registers_anew(
     new_host: NewHost, control: ControlPlane
 ) -> None:
-    """The admin deleted what the pod of before was; this pod is one that came later."""
+    """A pod registers a new node if an admin deleted its retained node before the pod started."""
     host = new_host(onDeleted="stop")
     host.set_key(control.mint(ephemeral=False).key)
     db = host.start(Pod.enrolled("between-0"))
@@ -94,7 +94,7 @@ def test_one_that_was_deleted_before_its_pod_began_registers_anew(
 
 
 def test_a_deleted_node_inherits_nothing(new_host: NewHost, control: ControlPlane) -> None:
-    """The number of a pod that ends is free for the next one, and not given to a pod that is no node any more."""
+    """The hostname of a pod that ends goes to the next new pod, not to a pod whose node was deleted."""
     host = new_host(onDeleted="stop")
     first, second = (host.start(Pod.enrolled(f"heir-7b5d9c6f8-x2c4{c}")) for c in "bc")
     host.addresses(first)
@@ -111,7 +111,7 @@ def test_a_deleted_node_inherits_nothing(new_host: NewHost, control: ControlPlan
 
 
 def test_a_host_takes_no_other_word(new_host: NewHost) -> None:
-    """``onDeleted`` is register or stop."""
+    """An ``onDeleted`` other than ``register`` or ``stop`` fails ADD."""
     host = new_host(onDeleted="ignore")
     with pytest.raises(CNIError, match="onDeleted") as error:
         host.start(Pod.enrolled("word"))
@@ -119,7 +119,7 @@ def test_a_host_takes_no_other_word(new_host: NewHost) -> None:
 
 
 def test_the_note_survives_a_supervisor_that_dies(new_host: NewHost, control: ControlPlane) -> None:
-    """Where it noted that the node was deleted and died before it ended, upkeep starts nothing."""
+    """If a supervisor dies after it recorded that its node was deleted, upkeep does not start the node again."""
     host = new_host(onDeleted="stop")
     web = host.start(Pod.enrolled("noted"))
     host.addresses(web)

@@ -1,4 +1,4 @@
-"""What the control plane is told of a node besides its key: its end, and other tags; and of no other node."""
+"""Changes through the control plane's API: the plugin deletes its own nodes and changes their tags, and touches no others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _names(control: ControlPlane, prefix: str) -> list[str]:
 
 @KINDS
 def test_a_rollout_leaves_no_second_node(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """The new pod is what the old one was, and what it was for a moment is deleted: nothing of it is left anywhere."""
+    """After a rollout the new pod has the old pod's node. The new pod's first node is deleted, and nothing of it is left."""
     host = kind(new_host, control)
     now = host.start(_lasting("x2c4b", "roll"))
     first = host.addresses(now)
@@ -42,7 +42,7 @@ def test_a_rollout_leaves_no_second_node(new_host: NewHost, control: ControlPlan
 
 @KINDS
 def test_a_tag_that_was_taken_away_is_gone(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """The node that is kept has the tags that its pod wants by now, at the same address."""
+    """A retained node gets the tags that its new pod asks for, at the same address."""
     host = kind(new_host, control)
     old = host.start(_lasting("x2c4b", "tags", tags="tag:k8s-pod,tag:media"))
     before = host.addresses(old)
@@ -56,7 +56,7 @@ def test_a_tag_that_was_taken_away_is_gone(new_host: NewHost, control: ControlPl
 
 @KINDS
 def test_a_rollout_takes_a_tag_away(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """Also where the two pods are there at once, and the new one takes over what the old one was."""
+    """If both pods of a rollout run at once and the new pod takes over the old pod's node, the node gets the new pod's tags."""
     host = kind(new_host, control)
     old = host.start(_lasting("x2c4b", "less", tags="tag:k8s-pod,tag:media"))
     before = host.addresses(old)
@@ -74,7 +74,7 @@ def test_a_rollout_takes_a_tag_away(new_host: NewHost, control: ControlPlane, ki
 def test_a_deletion_that_could_not_be_told_is_told_later(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """The control plane was away when the pod ended, and keeps the node, until it is told."""
+    """If the control plane is down when a pod ends, the node is deleted after the control plane's return."""
     host = kind(new_host, control)
     pod = host.start(Pod.enrolled("unsaid"))
     host.addresses(pod)
@@ -89,7 +89,7 @@ def test_a_deletion_that_could_not_be_told_is_told_later(
 def test_another_node_of_the_same_id_is_left_alone(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """A control plane that was restored gives an ID to somebody else: the node key tells."""
+    """A node with the recorded ID but another node key is not deleted: a restored control plane can reuse IDs."""
     host = kind(new_host, control)
     pod, friend = host.start(Pod.enrolled("mine")), host.start(Pod.enrolled("friend"))
     host.addresses(pod)
@@ -111,7 +111,7 @@ def test_another_node_of_the_same_id_is_left_alone(
 def test_another_node_of_a_kept_identitys_id_keeps_its_tags(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """Where the node that was kept is somebody else's by its ID, nobody's tags are changed, and the pod is a new node with its own."""
+    """If a retained node's ID belongs to another node, that node keeps its tags, and the pod is a new node with its own tags."""
     host = kind(new_host, control)
     pod, friend = host.start(_lasting("x2c4b", "kept")), host.start(Pod.enrolled("friend"))
     host.addresses(pod)
@@ -135,7 +135,7 @@ def test_another_node_of_a_kept_identitys_id_keeps_its_tags(
 def test_what_cannot_be_read_keeps_nothing_else_from_being_said(
     new_host: NewHost, control: ControlPlane
 ) -> None:
-    """A file that somebody broke is left, and the others are said."""
+    """A broken file in the outbox stays, and the other files are sent."""
     host = oauth(new_host, control)
     pod = host.start(Pod.enrolled("between"))
     host.addresses(pod)
@@ -153,7 +153,7 @@ def test_what_cannot_be_read_keeps_nothing_else_from_being_said(
 def test_a_rollout_from_host_to_host_ends_with_the_name(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """The new pod of a rolling update is on another host, and ephemeral: it is called as the old one once that is gone."""
+    """In a rollout to another host, the new ephemeral pod gets the old pod's hostname once the old pod is gone."""
     old_host, host = (_of_a_cluster(kind, new_host, control) for _ in range(2))
     old = old_host.start(Pod.enrolled("move-7b5d9c6f8-x2c4b"))
     old_host.addresses(old)
@@ -161,7 +161,8 @@ def test_a_rollout_from_host_to_host_ends_with_the_name(
     addresses = host.addresses(new)
     first, second = _names(control, "move")
     assert first == "move"
-    assert second == "move-1" or (headscale.PROGRAM and second.startswith("move-"))  # 0.28 takes no number
+    # Headscale 0.28 does not append a number.
+    assert second == "move-1" or (headscale.PROGRAM and second.startswith("move-"))
     old_host.runtime.delete(old)
     wait_until(partial(host.is_node, new, "move"), what="the name of the one that ended")
     assert host.addresses(new) == addresses
@@ -170,7 +171,7 @@ def test_a_rollout_from_host_to_host_ends_with_the_name(
 
 @KINDS
 def test_a_persons_device_keeps_its_name(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """A pod that is called as somebody's notebook looks for that name as long as it is young, and does not get it."""
+    """A pod that asks for the hostname of a person's device never gets it, even after its handover window."""
     with ExitStack() as stack:
         notebook = control.add_stranger("notebook")
         stack.callback(control.delete_node, notebook)
@@ -183,7 +184,7 @@ def test_a_persons_device_keeps_its_name(new_host: NewHost, control: ControlPlan
 
 
 def _of_a_cluster(kind: Kind, new_host: NewHost, control: ControlPlane, **config: str) -> Host:
-    """A host that knows that it is not alone. The cluster's API is away, which is nothing to this."""
+    """A host that is part of a cluster. The cluster's API is down, which does not matter here."""
     host = kind(new_host, control, **config)
     host.configure(kubeconfig=str(host.root / "kubeconfig"))
     return host

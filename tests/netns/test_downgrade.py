@@ -1,4 +1,4 @@
-"""State that another version has written: the previous one, and this one, and one to come; and state that is broken."""
+"""Records that the previous, this or a later version wrote, and records that are broken."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LATER = {"later": {"list": [1, None]}, "unknown": "x"}
 
 @pytest.fixture(scope="module")
 def versions() -> tuple[bytes, bytes]:
-    """The artefact of the previous version, and this one."""
+    """The artefacts of the previous version and of this version."""
     return tools.previous().read_bytes(), tools.artefact().read_bytes()
 
 
@@ -34,20 +34,20 @@ DIRECTIONS = pytest.mark.parametrize("back", [False, True], ids=["upgrade", "dow
 
 @pytest.fixture
 def turns(versions: tuple[bytes, bytes], back: bool) -> tuple[bytes, bytes]:  # noqa: FBT001 - a parameter of the test
-    """The version that begins, and the one that goes on."""
+    """The artefacts in the order of the test: the version that starts, then the version that continues."""
     old, new = versions
     return (new, old) if back else (old, new)
 
 
 def _change_to(host: Host, artefact: bytes) -> None:
-    """Install another version, whose ``upgrade`` gives all nodes its programs."""
+    """Install another version and run its ``upgrade``, so that all nodes run its programs."""
     host.runtime.replace_plugin(artefact)
     done = host.netns.attempt(host.runtime.plugin, "upgrade", "--state-dir", host.state_dir)
     assert done.returncode == 0, done.stderr
 
 
 def _records(host: Host) -> Iterator[Path]:
-    """The JSON files that say something of a pod or a node."""
+    """The JSON records of pods and nodes."""
     for room in ("attachments/*", "identities", "outbox", "releases"):
         yield from host.state_dir.glob(f"{room}/*.json")
 
@@ -58,7 +58,7 @@ def _lasting(name: str, suffix: str) -> Pod:
 
 @DIRECTIONS
 def test_pods_of_both_versions(new_host: NewHost, control: ControlPlane, turns: tuple[bytes, bytes]) -> None:
-    """What one version has added, the other one upgrades, checks and deletes, and the first one again: nothing is left of any."""
+    """Each version upgrades, checks and deletes pods that the other version added, and nothing is left of them."""
     first, second = turns
     host = headscale_host(new_host, control)
     host.runtime.replace_plugin(first)
@@ -95,7 +95,7 @@ def _names(control: ControlPlane, *names: str) -> list[str]:
 def test_a_rollout_over_two_versions(
     new_host: NewHost, control: ControlPlane, turns: tuple[bytes, bytes]
 ) -> None:
-    """The new pod is added by one version and the old one deleted by the other: the node is what it was, and no second one stays."""
+    """If one version adds the new pod and the other deletes the old pod, the node is handed over and no second node stays."""
     first, second = turns
     host = headscale_host(new_host, control)
     host.runtime.replace_plugin(first)
@@ -115,7 +115,7 @@ def test_a_rollout_over_two_versions(
 def test_a_deletion_is_told_by_the_other_version(
     new_host: NewHost, control: ControlPlane, kind: Kind, turns: tuple[bytes, bytes]
 ) -> None:
-    """The control plane was away when the pod ended: what one version has written down, the other one says."""
+    """A node's deletion that one version queued during an outage is sent by the other version."""
     first, second = turns
     host = kind(new_host, control)
     host.runtime.replace_plugin(first)
@@ -133,7 +133,7 @@ def test_a_deletion_is_told_by_the_other_version(
 
 
 def _end_deliveries(host: Host) -> None:
-    """End the children that tell control planes: nobody but the next call does then."""
+    """Kill the processes that send queued changes to control planes. Only the next call sends them then."""
     kept = {process.pid for process in host.nodes()}
     while left := [process for process in host.processes() if process.pid not in kept]:
         for process in left:
@@ -142,7 +142,7 @@ def _end_deliveries(host: Host) -> None:
 
 @KINDS
 def test_what_a_later_version_adds_is_kept(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """A pod's records have more fields than this version knows, and another number: all is done, and they are there until the end."""
+    """Records with unknown fields and a later version number work as usual and keep these fields."""
     host = kind(new_host, control)
     pod, gone = host.start(_lasting("later", "x2c4b")), host.start(Pod.enrolled("gone"))
     before = host.addresses(pod)
@@ -179,12 +179,12 @@ ODD: dict[str, Callable[[Path], Any]] = {
     "a directory": lambda path: (path / "x").mkdir(parents=True),
     "a FIFO": os.mkfifo,
 }
-"""What may be in a record's place; tests/unit/test_records.py knows more."""
+"""What can be in place of a record. tests/unit/test_records.py has more cases."""
 
 
 @pytest.mark.parametrize("odd", ODD)
 def test_an_odd_record_costs_no_other_pod(new_host: NewHost, control: ControlPlane, odd: str) -> None:
-    """One of each kind is there: every call for another pod is as ever; what is queued stays; the line of a call says what is wrong."""
+    """Broken records of every kind do not affect other pods. Queued files stay, and a call's log line names what is broken."""
     host = headscale_host(new_host, control)
     victim, pod = host.start(_lasting("victim", "x2c4b")), host.start(Pod.enrolled("fine"))
     host.addresses(victim)
@@ -211,7 +211,7 @@ def test_an_odd_record_costs_no_other_pod(new_host: NewHost, control: ControlPla
         assert os.path.lexists(path)
     host.runtime.delete(another)
     host.runtime.gc(victim)
-    host.runtime.delete(victim)  # its own ends, too
+    host.runtime.delete(victim)  # DEL of the pod with the broken record succeeds too
     again = host.start(_lasting("victim", "x2c4c"))
     host.addresses(again)
     assert (host.state_dir / "unreadable").is_dir()
@@ -220,7 +220,7 @@ def test_an_odd_record_costs_no_other_pod(new_host: NewHost, control: ControlPla
 
 
 def _delete_and_read(host: Host, pod: Sandbox) -> str:
-    """The line of a pod's DEL."""
+    """Delete a pod and return the log line of its DEL."""
     log = host.root / "calls.log"
     (host.root / "config.yaml").write_text(f"logFile: {log}\n")
     host.runtime.delete(pod)
@@ -230,7 +230,7 @@ def _delete_and_read(host: Host, pod: Sandbox) -> str:
 @pytest.mark.skipif(bool(headscale.PROGRAM), reason="what devcontrol gives out is what this looks at")
 @pytest.mark.parametrize("content", ["", "{", '{"uid": 7}'])
 def test_a_lost_identity_is_registered_anew(new_host: NewHost, control: ControlPlane, content: str) -> None:
-    """What is known of a node that is kept cannot be read: its pod ends and begins all the same, with keys that nobody else had."""
+    """If a retained identity cannot be read, its pod still ends, and the next pod registers with new keys."""
     host = headscale_host(new_host, control)
     pod = host.start(_lasting("lost", "x2c4b"))
     host.addresses(pod)

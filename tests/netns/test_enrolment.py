@@ -1,4 +1,4 @@
-"""A pod becomes a node: the main job, through a real libcni and a real primary plugin."""
+"""Enrolment: a pod becomes a node, through a real libcni and a real primary plugin."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ODD_KEYS = {
 
 
 def test_an_annotated_pod_is_reached_by_name_from_the_tailnet(host: Host, peer: Peer) -> None:
-    """A peer fetches a page of an enrolled pod by its MagicDNS name, and the pod sees the peer's tailnet address."""
+    """A peer opens a page of an enrolled pod by its MagicDNS name, and the pod sees the peer's tailnet address."""
     web = host.start(Pod.enrolled("web"))
     host.addresses(web)
     with traffic.web_server(web.netns, host.root / "web.log"):
@@ -34,7 +34,7 @@ def test_an_annotated_pod_is_reached_by_name_from_the_tailnet(host: Host, peer: 
 
 
 def test_an_annotated_pod_is_reached_over_both_families(host: Host, peer: Peer) -> None:
-    """Both tailnet addresses of an enrolled pod answer, and are those that the control plane gave."""
+    """An enrolled pod answers on the IPv4 and the IPv6 address that the control plane gave it."""
     web = host.start(Pod.enrolled("both"))
     v4, v6 = host.addresses(web)
     node = host.control.node("both")
@@ -47,7 +47,7 @@ def test_an_annotated_pod_is_reached_over_both_families(host: Host, peer: Peer) 
 
 
 def test_an_enrolled_pod_reaches_the_tailnet(host: Host, peer: Peer) -> None:
-    """A process in the pod, which knows nothing of Tailscale, opens a page of a peer over either family."""
+    """A process in an enrolled pod, without any knowledge of Tailscale, opens a peer's page over IPv4 and IPv6."""
     pod = host.start(Pod.enrolled("client"))
     v4, v6 = host.addresses(pod)
     with traffic.web_server(peer.netns, host.root / "web.log"):
@@ -57,7 +57,7 @@ def test_an_enrolled_pod_reaches_the_tailnet(host: Host, peer: Peer) -> None:
 
 
 def test_two_enrolled_pods_of_one_host_reach_each_other(host: Host) -> None:
-    """Pods of one host talk over their tailnet addresses."""
+    """Two enrolled pods on one host reach each other at their tailnet addresses."""
     a, b = host.start(Pod.enrolled("a")), host.start(Pod.enrolled("b"))
     (a4, _), (b4, _) = host.addresses(a), host.addresses(b)
     with traffic.web_server(b.netns, host.root / "web.log"):
@@ -65,7 +65,7 @@ def test_two_enrolled_pods_of_one_host_reach_each_other(host: Host) -> None:
 
 
 def test_the_kubernetes_address_stays_the_primarys(host: Host) -> None:
-    """The result of the list names the primary's addresses and interfaces only, and eth0 has no others."""
+    """The result of ADD names only the primary CNI's addresses and interfaces, and eth0 has no other addresses."""
     web = host.sandbox(Pod.enrolled("web"))
     result = host.runtime.add(web)
     host.addresses(web)
@@ -77,7 +77,7 @@ def test_the_kubernetes_address_stays_the_primarys(host: Host) -> None:
 
 
 def test_the_kubernetes_network_still_works(host: Host) -> None:
-    """An enrolled pod and its host reach each other over the pod's Kubernetes addresses, as before."""
+    """An enrolled pod and its host still reach each other over the pod's Kubernetes addresses."""
     web = host.sandbox(Pod.enrolled("web"))
     result = host.runtime.add(web)
     host.addresses(web)
@@ -90,7 +90,7 @@ def test_the_kubernetes_network_still_works(host: Host) -> None:
 
 @pytest.mark.parametrize("version", ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
 def test_every_spec_version_enrols(host: Host, version: str) -> None:
-    """Whatever version the list has, its pods become nodes, and DEL removes them."""
+    """With every CNI version of the network list, pods become nodes, and DEL removes them."""
     host.runtime.cni_version = version
     web = host.sandbox(Pod.enrolled("versions"))
     assert host.runtime.add(web)["cniVersion"] == version
@@ -102,7 +102,7 @@ def test_every_spec_version_enrols(host: Host, version: str) -> None:
 
 
 def test_the_result_is_prev_result(host: Host) -> None:
-    """What the plugin answers is prevResult with every key that it does not know, for pods that are enrolled and for others."""
+    """ADD returns prevResult with all unknown keys, for enrolled pods and for others."""
     for pod in (Pod.enrolled("node"), Pod("plain")):
         sandbox = host.sandbox(pod)
         previous = host.runtime.add_primary(sandbox)
@@ -112,7 +112,7 @@ def test_the_result_is_prev_result(host: Host) -> None:
 
 
 def test_a_pod_without_the_annotation_is_untouched(host: Host) -> None:
-    """A pod that is not enrolled has no interface, rule or firewall of ours, and the host neither process nor file."""
+    """A pod that is not enrolled gets no interface, rule or firewall table of ours, and the host gets no process or file."""
     plain = host.sandbox(
         Pod("plain", annotations={"example.com/other": "x", "tailscale.com/enabled": "false"})
     )
@@ -132,7 +132,7 @@ def test_a_pod_without_the_annotation_is_untouched(host: Host) -> None:
 
 
 def test_enroll_all_makes_nodes_of_pods_that_say_nothing(host: Host) -> None:
-    """With ``enroll: all`` a pod becomes a node unless it says no or its namespace is left out."""
+    """With ``enroll: all`` a pod becomes a node, unless its annotation declines or its namespace is excluded."""
     host.configure(enroll="all", excludeNamespaces=["kube-system"])
     host.addresses(host.start(Pod("all-in")))
     host.start(Pod("system", namespace="kube-system"))
@@ -149,7 +149,7 @@ def test_enroll_all_makes_nodes_of_pods_that_say_nothing(host: Host) -> None:
     ],
 )
 def test_the_nodes_name(host: Host, control: ControlPlane, pod: Pod, name: str) -> None:
-    """A node is called after its workload, or as its pod says."""
+    """A node's hostname is its workload's name, or the hostname that its pod asks for."""
     addresses = host.addresses(host.start(pod))
     node = control.node(name)
     assert node
@@ -172,7 +172,7 @@ def test_the_nodes_name(host: Host, control: ControlPlane, pod: Pod, name: str) 
     ],
 )
 def test_a_refused_annotation_is_named(host: Host, name: str, value: str) -> None:
-    """A wish that cannot be granted fails ADD with its name and its value, escaped, and starts nothing."""
+    """An annotation that is invalid or not supported fails ADD. The error has its name and escaped value, and nothing starts."""
     pod = Pod.enrolled("wish")
     sandbox = host.sandbox(Pod(pod.name, annotations={**pod.annotations, name: value}))
     previous = host.runtime.add_primary(sandbox)
@@ -187,7 +187,7 @@ def test_a_refused_annotation_is_named(host: Host, name: str, value: str) -> Non
 
 
 def test_adding_twice_is_the_same_node(host: Host, control: ControlPlane) -> None:
-    """ADD of an attachment that exists changes nothing, and takes no second key: a single-use one is enough."""
+    """A second ADD of an attachment changes nothing and uses no second key, so a single-use key is enough."""
     host.set_key(control.mint(reusable=False).key)
     web = host.sandbox(Pod.enrolled("twice"))
     previous = host.runtime.add_primary(web)
@@ -200,7 +200,7 @@ def test_adding_twice_is_the_same_node(host: Host, control: ControlPlane) -> Non
 
 
 def test_a_container_id_with_another_pod_is_another_node(host: Host, control: ControlPlane) -> None:
-    """A container ID that comes back with another pod UID gets a node of its own; the old one is gone."""
+    """ADD of a known container ID with another pod UID makes a new node and removes the old node."""
     old = host.sandbox(Pod.enrolled("old"))
     previous = host.runtime.add_primary(old)
     host.runtime.chained("ADD", old, prevResult=previous)
@@ -214,7 +214,7 @@ def test_a_container_id_with_another_pod_is_another_node(host: Host, control: Co
 
 
 def test_cnitool_enrols_a_pod(host: Host) -> None:
-    """The CNI project's own tool drives ADD, CHECK and DEL."""
+    """ADD, CHECK and DEL work through cnitool, the CNI project's own tool."""
     web = host.sandbox(Pod.enrolled("cnitool"))
     conflist = host.runtime.conflist()
     environ = CLEAN | {
@@ -225,7 +225,7 @@ def test_cnitool_enrols_a_pod(host: Host) -> None:
     }
 
     (host.root / "var-lib").mkdir()
-    private = with_bind(host.root / "var-lib", Path("/var/lib"))  # where cnitool has libcni's cache
+    private = with_bind(host.root / "var-lib", Path("/var/lib"))  # cnitool keeps libcni's cache there
 
     def cnitool(verb: str) -> None:
         done = host.netns.attempt(
@@ -242,7 +242,7 @@ def test_cnitool_enrols_a_pod(host: Host) -> None:
 
 
 def test_a_pod_has_one_tailnet_interface(host: Host) -> None:
-    """A second interface of a pod that is a node is refused, and neither that nor its DEL disturbs the first one."""
+    """ADD of a second interface of an enrolled pod is refused. Neither that ADD nor its DEL disturbs the pod's node."""
     pod = host.start(Pod.enrolled("twice"))
     addresses = host.addresses(pod)
     second = replace(pod, ifname="eth1")

@@ -1,4 +1,4 @@
-"""What a pod's author may write into annotations, with the worst intentions: an error, or a node of its own; nobody else's is touched."""
+"""Hostile annotations lead to an error or to a node of the pod's own, and never change another node."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ VALUES = {
     "option": "--login-server=http://evil.example",
     "shell": "$(touch /tmp/owned)`id`;reboot",
 }
-"""What no annotation takes."""
+"""Values that no annotation accepts."""
 
 
 @pytest.fixture
 def neighbour(host: Host) -> Sandbox:
-    """A pod of somebody else, whose node lasts."""
+    """A pod in another namespace, with a retained identity."""
     pod = host.start(Pod.enrolled("plex", namespace="media", ephemeral="false"))
     host.addresses(pod)
     return pod
@@ -40,7 +40,7 @@ def neighbour(host: Host) -> Sandbox:
 def test_a_hostile_value_is_an_error_and_no_more(
     host: Host, control: ControlPlane, neighbour: Sandbox, row: Annotation
 ) -> None:
-    """Each is refused in one short line that names the annotation, and leaves host, tailnet and neighbours as they were."""
+    """A hostile value is refused in one short line that names the annotation. Host, tailnet and other pods stay unchanged."""
     before = state(host), tailnet(control)
     pod = host.sandbox(Pod.enrolled("evil"))
     previous = host.runtime.add_primary(pod)
@@ -63,9 +63,10 @@ def test_a_hostile_value_is_an_error_and_no_more(
 def test_somebody_elses_name_gives_a_node_of_its_own(
     new_host: NewHost, control: ControlPlane, peer: Peer, kind: Kind, ephemeral: str
 ) -> None:
-    """A pod that asks for another namespace's hostname, or a person's device's, is another node, from its ADD to long after its DEL.
+    """A pod that asks for the hostname of another namespace's pod or of a person's device becomes a separate node.
 
-    Neither has its keys, addresses, name or tags changed, nor is it deleted; in a rollout neither, where names change hands.
+    The owner of the hostname keeps its keys, addresses, name and tags, and is not deleted: neither while the pod runs,
+    nor after its DEL, nor in a rollout, which hands names over.
     """
     host = kind(new_host, control)
     victim = host.start(Pod.enrolled("plex-7b5d9c6f8-x2c4b", namespace="media", ephemeral="false"))
@@ -93,18 +94,21 @@ def test_somebody_elses_name_gives_a_node_of_its_own(
 
 
 def by(control: ControlPlane, tag: str) -> list[dict[str, Any]]:
-    """The nodes with a tag."""
+    """The nodes that have the tag ``tag``."""
     return [node for node in control.nodes() if tag in node["tags"]]
 
 
 def tailnet(control: ControlPlane) -> dict[str, dict[str, Any]]:
-    """What cannot change of a node unless somebody has changed it, by its key."""
+    """All nodes by node key, with the fields that change only if somebody changes the node."""
     names = ("id", "nodeKey", "name", "fqdn", "hostname", "addresses", "tags", "ephemeral")
     return {node["nodeKey"]: {name: node[name] for name in names} for node in control.nodes()}
 
 
 def state(host: Host) -> dict[str, str]:
-    """What the product keeps of pods, by path, and whose keys it has; what a node's worker writes beside its keys comes and goes."""
+    """The plugin's records of pods, and the key files without their content, by path.
+
+    Other files that a worker writes beside its keys are left out, because they come and go.
+    """
     return {str(path.relative_to(host.root)): what for path, what in _kept(host)}
 
 
@@ -121,5 +125,5 @@ def _kept(host: Host) -> Iterator[tuple[Path, str]]:
 
 
 def changed(now: dict[str, str], before: dict[str, str]) -> list[str]:
-    """What is not there any more, or is something else."""
+    """The paths of ``before`` that are missing now or have other content."""
     return [path for path, what in before.items() if now.get(path) != what]

@@ -1,4 +1,4 @@
-"""Nodes that outlive their pods, and names that outlive a rollout."""
+"""Retained identities: nodes that outlive their pods, and hostnames that survive a rollout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = iter("bcdfghjklmnpqrstvwxz")
 
 @pytest.fixture(autouse=True)
 def _lasting(host: Host, control: ControlPlane) -> Iterator[None]:
-    """A host whose static key makes nodes that are not ephemeral; what is left of them at the end is removed."""
+    """Give the host a static key for nodes that are not ephemeral. Delete the nodes that are left at the end."""
     host.set_key(control.mint(ephemeral=False).key)
     yield
     for node in control.nodes():
@@ -36,7 +36,7 @@ def _replica(name: str, **annotations: str) -> Pod:
 def test_a_lasting_node_is_the_same_when_its_pod_comes_back(
     host: Host, control: ControlPlane, peer: Peer
 ) -> None:
-    """Same name, addresses and port; in between it is a node that is offline."""
+    """A pod that comes back is the same node, with name, addresses and port. In between, the node is offline."""
     old = host.start(Pod.enrolled("postgres-0"))
     before, (port,) = host.addresses(old), host.ports(old)
     host.runtime.delete(old)
@@ -53,7 +53,7 @@ def test_a_lasting_node_is_the_same_when_its_pod_comes_back(
 def test_ten_rollouts_end_with_the_name_and_the_addresses_of_the_first(
     host: Host, control: ControlPlane
 ) -> None:
-    """Each new pod is added before the old one ends; what the old one was, it is then."""
+    """After each of ten rollouts the new pod has the first pod's name and addresses. Each new pod starts before the old one ends."""
     now = host.start(_replica("plex"))
     first = host.addresses(now)
     for _ in range(10):
@@ -68,7 +68,7 @@ def test_ten_rollouts_end_with_the_name_and_the_addresses_of_the_first(
 
 
 def test_an_ephemeral_rollout_ends_with_the_name(host: Host, control: ControlPlane) -> None:
-    """The node is another one, and is renamed; nothing of the old one is left."""
+    """After a rollout of ephemeral pods the new node is renamed to the old hostname, and nothing of the old node is left."""
     host.set_key(control.mint().key)
     old = host.start(_replica("jellyfin", ephemeral="true"))
     host.addresses(old)
@@ -83,7 +83,7 @@ def test_an_ephemeral_rollout_ends_with_the_name(host: Host, control: ControlPla
 
 
 def test_a_handover_survives_whoever_dies_in_it(host: Host, control: ControlPlane) -> None:
-    """The heir's supervisor was dead when its turn came: who starts it again, starts it as what it should be."""
+    """If the new pod's supervisor is dead when the old pod ends, its next start still takes over the old pod's node."""
     old, new = host.start(_replica("dies")), host.start(_replica("dies"))
     first = host.addresses(old)
     host.addresses(new)
@@ -96,12 +96,12 @@ def test_a_handover_survives_whoever_dies_in_it(host: Host, control: ControlPlan
 
 
 def test_a_hundred_pods_of_one_name(host: Host, control: ControlPlane) -> None:
-    """Added in parallel, they have a hundred numbers and node keys."""
+    """A hundred pods with one hostname, added in parallel, get a hundred different numbers and node keys."""
     host.set_key(control.mint().key)
     sandboxes = [host.sandbox(Pod.enrolled(f"crowd{n}x", hostname="crowd")) for n in range(100)]
     host.runtime.add(
         sandboxes[0]
-    )  # unpacks the artefact: beside other load, the rest would give up waiting for that
+    )  # unpacks the artefact: under load, the other calls would time out while they wait for that
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(host.runtime.add, sandboxes[1:]))
         list(pool.map(host.addresses, sandboxes))
@@ -114,7 +114,7 @@ def test_a_hundred_pods_of_one_name(host: Host, control: ControlPlane) -> None:
 
 
 def test_after_a_reboot_a_pod_is_who_it_was(host: Host) -> None:
-    """Kubelet makes new containers, and no DEL comes for the old ones."""
+    """After a reboot, when kubelet starts new containers without a DEL for the old ones, a pod is the same node as before."""
     old = host.start(_replica("reboots"))
     before = host.addresses(old)
     record = next((host.state_dir / "attachments" / old.container_id).iterdir())

@@ -1,4 +1,4 @@
-"""``tailscale-cni identities``: what is kept for pods to come, and forgetting what nobody wants any more."""
+"""Retained identities: ``tailscale-cni identities`` lists and forgets them, and ephemeral pods can have their hostnames."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SUFFIXES = iter("bcdfghjklmnpqrstvwxz")
 
 
 def _identities(host: Host) -> dict[str, dict[str, Any]]:
-    """What is kept, by name."""
+    """The retained identities, by name."""
     said = host.command("identities", "--state-dir", str(host.state_dir), "-o", "json")
     return {item["name"]: item for item in json.loads(said)["items"]}
 
 
 def _forget(host: Host, identity: str) -> str:
-    """What it says. Raises AssertionError where it fails."""
+    """Forget an identity and return what the command prints. Raises AssertionError if the command fails."""
     done = host.netns.attempt(
         host.runtime.plugin, "identities", "forget", identity, "--state-dir", str(host.state_dir)
     )
@@ -36,14 +36,14 @@ def _forget(host: Host, identity: str) -> str:
 
 @pytest.fixture
 def kept(new_host: NewHost, control: ControlPlane) -> Host:
-    """A host with a static key whose nodes last."""
+    """A host with a static key for nodes that are not ephemeral."""
     host = new_host()
     host.set_key(control.mint(ephemeral=False).key)
     return host
 
 
 def test_what_is_kept_is_listed(kept: Host, control: ControlPlane) -> None:
-    """A row per node that lasts, with the pod that it is now, or when it last was one; no row of one that is ephemeral."""
+    """``identities`` lists each retained identity with its pod, or with its last use. It does not list ephemeral nodes."""
     assert (
         kept.command("identities", "--state-dir", str(kept.state_dir))
         == "This host has no retained identities.\n"
@@ -68,7 +68,7 @@ def test_what_is_kept_is_listed(kept: Host, control: ControlPlane) -> None:
 
 @KINDS
 def test_what_is_forgotten_is_gone(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """Its node is deleted and its keys are removed, unless a pod is that node; the next pod of the name is another one."""
+    """``forget`` deletes the node and its keys, unless a pod uses the identity. The next pod of the name is a new node."""
     host = kind(new_host, control)
     db = host.start(Pod.enrolled("forgotten-0"))
     Installation("/nowhere", "/nowhere", host.config).save(str(host.state_dir))
@@ -95,7 +95,7 @@ def test_what_is_forgotten_is_gone(new_host: NewHost, control: ControlPlane, kin
 def test_what_is_forgotten_in_an_outage_is_gone_later(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """The command says so, and does not wait for the control plane's return; its key names it, too."""
+    """During an outage ``forget`` says that the node will be deleted, and does not wait. It accepts the identity's key, too."""
     host = kind(new_host, control)
     db = host.start(Pod.enrolled("later-0"))
     Installation("/nowhere", "/nowhere", host.config).save(str(host.state_dir))
@@ -110,7 +110,7 @@ def test_what_is_forgotten_in_an_outage_is_gone_later(
 
 
 def test_with_a_static_key_a_person_is_told_what_is_left_to_do(kept: Host, control: ControlPlane) -> None:
-    """There is no API to delete the node through: its keys go, and it stays offline."""
+    """With a static key ``forget`` removes the keys and asks you to delete the node, which stays offline: there is no API."""
     db = kept.start(Pod.enrolled("told-0"))
     kept.addresses(db)
     kept.runtime.delete(db)
@@ -122,7 +122,7 @@ def test_with_a_static_key_a_person_is_told_what_is_left_to_do(kept: Host, contr
 
 
 def _named(control: ControlPlane, key: str) -> str:
-    """What the control plane calls the node of a key, now."""
+    """The current name, in the tailnet, of the node with the node key ``key``."""
     return str(next(node["name"] for node in control.nodes() if node["nodeKey"] == key))
 
 
@@ -135,7 +135,7 @@ def _replica(name: str, *, lasts: bool) -> Pod:
 def test_an_ephemeral_pod_has_the_name_of_what_is_only_kept(
     new_host: NewHost, control: ControlPlane, kind: Kind
 ) -> None:
-    """It is a node of its own; the one that is kept gives its name away, and is who it was when a pod that lasts comes back."""
+    """An ephemeral pod gets the hostname of an unused retained identity, which is renamed until a non-ephemeral pod returns."""
     host = kind(new_host, control)
     first = host.start(_replica("way", lasts=True))
     addresses = host.addresses(first)
@@ -160,7 +160,7 @@ def test_an_ephemeral_pod_has_the_name_of_what_is_only_kept(
 
 @KINDS
 def test_a_rollout_changes_what_lasts(new_host: NewHost, control: ControlPlane, kind: Kind) -> None:
-    """From a node that lasts to one that does not, and back: the name is the workload's after each, the address the kept one's again."""
+    """Rollouts to an ephemeral pod and back keep the workload's hostname, and the retained address returns with the last one."""
     host = kind(new_host, control)
     pod = host.start(_replica("turn", lasts=True))
     addresses = host.addresses(pod)
@@ -178,7 +178,7 @@ def test_a_rollout_changes_what_lasts(new_host: NewHost, control: ControlPlane, 
 
 
 def test_a_control_plane_that_is_away_loses_no_name(new_host: NewHost, control: ControlPlane) -> None:
-    """The ephemeral pod starts without, and has the name when it registers."""
+    """An ephemeral pod that starts during an outage gets the retained identity's hostname when it registers."""
     host = headscale(new_host, control, readyTimeout="300ms")
     first = host.start(_replica("lost", lasts=True))
     host.addresses(first)
@@ -192,7 +192,7 @@ def test_a_control_plane_that_is_away_loses_no_name(new_host: NewHost, control: 
 
 
 def test_with_a_static_key_an_ephemeral_pod_disturbs_nothing(kept: Host, control: ControlPlane) -> None:
-    """Nobody can be told to rename what is kept: the guest is called like a second one, and what is kept stays what it was."""
+    """With a static key a retained node cannot be renamed, so it keeps its name, and an ephemeral pod becomes a second node."""
     first = kept.start(_replica("calm", lasts=True))
     addresses = kept.addresses(first)
     old = control.node("calm")

@@ -1,4 +1,4 @@
-"""The host's side of the network, in a namespace that plays the host."""
+"""The host's side of the network, tested in a namespace that plays the host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST_UID, LAST_UID = 2_000_000_000, 2_000_065_535
 
 UIDS = f"uidrange {FIRST_UID}-{LAST_UID}"
 
-# What tailscaled puts up for an exit node (tailscale: wgengine/router/osrouter), a veth for its tunnel.
+# What tailscaled sets up for an exit node (tailscale: wgengine/router/osrouter), with a veth in place of its tunnel.
 TAILSCALED = """
 ip link add eth0 type veth peer name wire
 ip link set eth0 up
@@ -44,30 +44,30 @@ class Host:
         self.netns = netns
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function of the product there."""
+        """Call a function of the product in the namespace."""
         with linux.in_netns(str(self.netns.path)):
             return function(*arguments)
 
     def rules(self) -> list[str]:
-        """Its rules but the kernel's own."""
+        """The namespace's rules without the kernel's own."""
         own = ("0:", "32766:", "32767:")
         return [rule.replace("\t", " ") for rule in self.netns.rules() if not rule.startswith(own)]
 
     def way(self, address: str, uid: int) -> str:
-        """The interface by which a socket of that uid reaches an address."""
+        """The interface through which a socket of the uid ``uid`` reaches an address."""
         (route,) = self.netns.ip("route", "get", address, "uid", str(uid))
         return str(route["dev"])
 
 
 @pytest.fixture
 def machine() -> Iterator[Host]:
-    """A host with nothing."""
+    """A host with an empty namespace."""
     with Netns("host") as netns:
         yield Host(netns)
 
 
 def test_the_uid_rule_comes_and_goes(machine: Host) -> None:
-    """One rule per IP version, however often it is asked for; removed once, and again without complaint."""
+    """Repeated calls make one uid rule per IP version. The first removal removes them, and a second one is no error."""
     for _ in range(2):
         machine.call(host.ensure_uid_rule, FIRST_UID, LAST_UID)
         assert machine.rules() == [f"5200: from all {UIDS} lookup main proto 52"] * 2
@@ -77,7 +77,7 @@ def test_the_uid_rule_comes_and_goes(machine: Host) -> None:
 
 
 def test_many_calls_at_once_make_one_rule(machine: Host) -> None:
-    """ADDs that run in parallel leave one rule, and none of them fails."""
+    """Parallel calls make one uid rule per IP version, and none of them fails."""
     with ThreadPoolExecutor(8) as callers:
         for call in [
             callers.submit(machine.call, host.ensure_uid_rule, FIRST_UID, LAST_UID) for _ in range(8)
@@ -88,7 +88,7 @@ def test_many_calls_at_once_make_one_rule(machine: Host) -> None:
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "100.64.0.9", "2001:db8::1", "fd7a:115c:a1e0::9"])
 def test_workers_do_not_tunnel_in_the_hosts_tunnel(machine: Host, address: str) -> None:
-    """Where the host's tailscaled uses an exit node, workers' sockets leave by the host's own interface."""
+    """If the host's tailscaled uses an exit node, only the workers' sockets still use the host's own interface."""
     machine.netns.run("sh", "-ec", TAILSCALED)
     assert machine.way(address, FIRST_UID) == "tailscale0"
     machine.call(host.ensure_uid_rule, FIRST_UID, LAST_UID)
@@ -100,7 +100,7 @@ def test_workers_do_not_tunnel_in_the_hosts_tunnel(machine: Host, address: str) 
 
 
 def test_removing_the_uid_rule_leaves_others(machine: Host) -> None:
-    """Rules of others stay, those of the same priority and those of other uids included."""
+    """Removing the uid rule leaves other rules, including those with the same priority and those of other uids."""
     machine.netns.run(*f"ip rule add pref 5200 {UIDS} lookup 99".split())
     machine.netns.run(*["ip", "rule", "add", "pref", "5200", "uidrange", "1000-1000", "lookup", "main"])
     before = machine.rules()
@@ -111,7 +111,7 @@ def test_removing_the_uid_rule_leaves_others(machine: Host) -> None:
 
 
 def test_the_hosts_tailnet_addresses(machine: Host) -> None:
-    """They are the host's addresses of any interface within the tailnet's ranges, sorted, and no others."""
+    """The host's tailnet addresses are its addresses in the tailnet's ranges, on every interface, sorted."""
     assert machine.call(host.host_tailnet_addresses) == ()
     machine.netns.run(*["ip", "link", "add", "tailscale0", "type", "veth", "peer", "name", "eth0"])
     for address in (
@@ -129,7 +129,7 @@ def test_the_hosts_tailnet_addresses(machine: Host) -> None:
 
 
 def test_a_host_without_ipv6(machine: Host) -> None:
-    """A host that has IPv6 switched off gets its rule all the same."""
+    """A host with IPv6 switched off still gets its IPv4 rule."""
     machine.netns.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
     machine.call(host.ensure_uid_rule, FIRST_UID, LAST_UID)
     assert f"5200: from all {UIDS} lookup main proto 52" in machine.rules()

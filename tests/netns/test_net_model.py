@@ -1,4 +1,4 @@
-"""What follows from the values: rules, routes, filters. No kernel is asked."""
+"""Rules, routes and filters as computed from values, without the kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POD = (ip_address("10.1.0.2"), ip_address("fd00::2"))
 
 
 def routes(pod: model.PodNetwork, tailnet: model.Tailnet, families: tuple[int, ...] = BOTH) -> list[str]:
-    """The routes in words."""
+    """The routes as strings."""
     return list(map(str, model.routes(pod, tailnet, families)))
 
 
@@ -34,13 +34,13 @@ def tailnet(addresses: tuple[Address, ...] = NODE, peers: tuple[Address, ...] = 
 )
 @pytest.mark.parametrize("field", ["addresses", "peers"])
 def test_no_address_but_a_tailnets(foreign: str, field: str) -> None:
-    """A worker that claims an address of others is refused, and the error names the address."""
+    """An address outside the tailnet's ranges is refused, and the error names the address."""
     with pytest.raises(ValueError, match=f"not an address of a tailnet: {foreign}$"):
         tailnet(**{field: (NODE[0], ip_address(foreign))})
 
 
 def test_a_node_of_one_version_has_routes_of_one() -> None:
-    """There are routes only for versions that the node has an address of and the namespace speaks."""
+    """Routes exist only for IP versions in which the node has an address and which the namespace supports."""
     pod = model.PodNetwork(pod_addresses=POD)
     assert routes(pod, model.Tailnet(NODE)) == ["100.64.0.0/10", "fd7a:115c:a1e0::/48"]
     assert routes(pod, model.Tailnet(NODE[:1])) == ["100.64.0.0/10"]
@@ -50,7 +50,7 @@ def test_a_node_of_one_version_has_routes_of_one() -> None:
 
 
 def test_peers_matter_only_where_the_cluster_overlaps() -> None:
-    """Each range is decided for itself: the cluster may overlap one of them alone."""
+    """Peers get their own routes only in a range that the cluster overlaps. IPv4 and IPv6 are decided separately."""
     both = model.Tailnet(NODE, peers=(ip_address("100.65.0.1"), ip_address("fd7a:115c:a1e0::8")))
     assert routes(model.PodNetwork(POD), both) == ["100.64.0.0/10", "fd7a:115c:a1e0::/48"]
     pod = model.PodNetwork(POD, cluster_cidrs=(ip_network("100.96.0.0/11"),))
@@ -60,7 +60,7 @@ def test_peers_matter_only_where_the_cluster_overlaps() -> None:
 
 
 def test_a_pod_in_the_range_is_an_overlap_of_its_own() -> None:
-    """A pod whose own address is in the tailnet's range keeps its cluster, even if the CIDRs are unknown."""
+    """A pod address in the tailnet's range counts as an overlap, so the pod still reaches its cluster if the CIDRs are unknown."""
     own = ip_address("100.96.0.2")
     pod = model.PodNetwork((own,))
     assert routes(pod, model.Tailnet(NODE[:1], peers=(own, ip_address("100.65.0.1")))) == [
@@ -70,7 +70,7 @@ def test_a_pod_in_the_range_is_an_overlap_of_its_own() -> None:
 
 
 def test_routes_into_the_cluster_are_never_taken() -> None:
-    """An accepted route within a cluster CIDR, or equal to it, is left out; a wider one goes around it."""
+    """An accepted route within or equal to a cluster CIDR is left out. A wider route gets an exception for the CIDR."""
     pod = model.PodNetwork(POD, cluster_cidrs=(ip_network("10.1.0.0/16"), ip_network("fd00::/64")))
     accepted = ("10.1.0.0/16", "10.1.2.0/24", "fd00::/80", "0.0.0.0/0", "fd00::/32")
     wide = model.Tailnet(NODE, routes=tuple(map(ip_network, accepted)))
@@ -85,7 +85,7 @@ def test_routes_into_the_cluster_are_never_taken() -> None:
 
 
 def test_the_worker_comes_before_all_others() -> None:
-    """Rules stand in the order in which the kernel asks them, all of them in front of a tailscaled's."""
+    """The rules are in the kernel's order of evaluation, with the worker's rule first, and come before those of tailscaled."""
     rules = model.rules(model.PodNetwork(POD, worker_uid_range=(5, 6)), BOTH)
     assert list(map(str, rules)) == [
         "IPv4 5160: from all uidrange 5-6 lookup main",
@@ -99,7 +99,7 @@ def test_the_worker_comes_before_all_others() -> None:
 
 
 def test_purposes_tell_filters_apart() -> None:
-    """A rule is found again by its purpose: no two have the same, and each fits into nft's comment."""
+    """Each filter has a unique purpose that fits into an nft comment, because the purpose identifies the rule later."""
     hosts = (model.host_network(NODE[0] + n) for n in range(300))
     sources = (*hosts, ip_network("fd7a:115c:a1e0:ab12::/64"))
     filters = firewall.filters(model.PodNetwork(POD, host_sources=sources), NODE)
@@ -112,17 +112,17 @@ def test_purposes_tell_filters_apart() -> None:
     "module", ["net", "net.model", "verbs.namespace", "verbs.joining", "verbs.leaving", "verbs.check"]
 )
 def test_pyroute2_is_imported_by_those_who_use_it(module: str) -> None:
-    """The values, and the modules that call ``pod`` and ``host``, do not import pyroute2 until they need it."""
+    """Importing the values, or the modules that call ``pod`` and ``host``, does not import pyroute2."""
     program = f"import sys, tailscale_cni.{module}; print('pyroute2' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"
 
 
 def test_a_control_plane_cannot_make_routes_without_end() -> None:
-    """Of more peers than anybody has, as many get a route as the kernel should keep, the same ones in whatever order they come."""
+    """At most ``MAX_PEERS`` peers, more than real tailnets have, get a route: the same peers, whatever their order."""
     many = tuple(NODE[0] + n for n in range(1, model.MAX_PEERS + 1000))
     pod = model.PodNetwork(POD, cluster_cidrs=(ip_network("100.96.0.0/11"),))
     found = model.routes(pod, model.Tailnet(NODE[:1], many), BOTH)
-    assert len(found) == model.MAX_PEERS + 1  # and the node's own services
+    assert len(found) == model.MAX_PEERS + 1  # plus the route to the node's own services
     assert found == model.routes(pod, model.Tailnet(NODE[:1], many[::-1]), BOTH)
     assert str(many[0]) + "/32" in map(str, found)

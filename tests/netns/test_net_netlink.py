@@ -1,4 +1,4 @@
-"""The netlink path: with the package that the artefact carries and with pyroute2's own, heard by nobody else, bounded."""
+"""The netlink code: with the artefact's reduced pyroute2 and with the published one, closed to other senders, and bounded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TAILNET = model.Tailnet((ip_address("100.64.0.7"), ip_address("fd7a:115c:a1e0::7
 ACCEPTED = TAILNET._replace(routes=(ip_network("0.0.0.0/0"),))
 MANY = 50_000
 SMALL = 100_000
-"""Bytes: more than all answers but long lists. The kernel puts up to 32 kB into one."""
+"""Bytes, more than all answers except long lists. The kernel puts up to 32 kB into one answer."""
 
 LIFE = """
 import sys
@@ -58,12 +58,12 @@ print(*changed, findings, *found, "pyroute2.iproute" in sys.modules)
 
 
 class CountingSocket(socket.socket):
-    """A socket that adds up the bytes it receives."""
+    """A socket that counts the bytes that it receives."""
 
     received = 0
 
     def recv(self, *arguments: Any) -> bytes:
-        """Receive, and count."""
+        """Receive data and count its bytes."""
         data = super().recv(*arguments)
         CountingSocket.received += len(data)
         return data
@@ -71,7 +71,7 @@ class CountingSocket(socket.socket):
 
 @pytest.fixture
 def netns() -> Iterator[Netns]:
-    """A pod's namespace, with the TUN of a node."""
+    """A pod's namespace with a node's TUN."""
     with Netns("netlink") as netns:
         with linux.in_netns(str(netns.path)):
             tun = linux.open_tun("ts0", OWNER, 1280)
@@ -81,14 +81,14 @@ def netns() -> Iterator[Netns]:
 
 @pytest.fixture
 def received(monkeypatch: pytest.MonkeyPatch) -> type[CountingSocket]:
-    """Counts what the netlink path reads from now on."""
+    """The class whose ``received`` counts the bytes that the netlink code reads from now on."""
     monkeypatch.setattr("tailscale_cni.net.netlink.socket.socket", CountingSocket)
     monkeypatch.setattr(CountingSocket, "received", 0)
     return CountingSocket
 
 
 def flood(netns: Netns) -> None:
-    """What a pod with NET_ADMIN can do to the tailnet's table."""
+    """Add ``MANY`` routes to the tailnet's table, as a pod with NET_ADMIN can."""
     netns.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "wire")
     netns.run("ip", "link", "set", "eth0", "up")
     routes = (f"route add {ip_address('10.0.0.0') + n} dev eth0 table 52" for n in range(MANY))
@@ -96,7 +96,7 @@ def flood(netns: Netns) -> None:
 
 
 def listed(netns: Netns, table: str = "52") -> int:
-    """How many IPv4 routes a table has."""
+    """The number of IPv4 routes in a table."""
     return len(netns.run("ip", "-4", "route", "show", "table", table).splitlines())
 
 
@@ -104,21 +104,21 @@ def listed(netns: Netns, table: str = "52") -> int:
     "python", [path for version, path in interpreters().items() if version >= SUPPORTED], ids=lambda p: p.name
 )
 def test_the_emptied_package_does_all_that_is_asked_of_it(python: Path) -> None:
-    """With pyroute2 as the artefact carries it, a pod's network is configured and removed, and the library is not imported."""
+    """With the artefact's reduced pyroute2, a pod's network is configured and removed without importing the library."""
     with Netns("emptied") as netns:
         said = netns.run(python, "-IS", "-c", LIFE, dependencies(), ROOT)
     assert said == "True False [] 100.64.0.7 fd7a:115c:a1e0::7 False\n"
 
 
 def test_the_whole_package_does_the_same() -> None:
-    """In a source checkout, with pyroute2 as it is published, the same code does the same, and imports the library."""
+    """With the published pyroute2, as in a source checkout, the same code has the same result and imports the library."""
     with Netns("whole") as netns:
         said = netns.run(sys.executable, "-IS", "-c", LIFE, sysconfig.get_path("purelib"), ROOT)
     assert said == "True False [] 100.64.0.7 fd7a:115c:a1e0::7 True\n"
 
 
 def test_only_the_kernel_can_answer(netns: Netns) -> None:
-    """A process in the namespace cannot send a message to the socket; it can to one that is not connected to the kernel."""
+    """Another process in the namespace cannot send to a socket that is connected to the kernel, only to an unconnected one."""
     with linux.in_netns(str(netns.path)), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as other:
         forged = netlink.pack(3, 0, bytes(4))  # NLMSG_DONE
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as open_to_all:
@@ -130,7 +130,7 @@ def test_only_the_kernel_can_answer(netns: Netns) -> None:
 
 
 def test_removal_reads_no_list(netns: Netns, received: type[CountingSocket]) -> None:
-    """However many routes the pod has put into the tailnet's table, DEL reads acknowledgements alone."""
+    """DEL reads only acknowledgements, however many routes the pod added to the tailnet's table."""
     with linux.in_netns(str(netns.path)):
         pod.prepare(NETWORK)
         pod.apply(NETWORK, TAILNET)
@@ -145,7 +145,7 @@ def test_removal_reads_no_list(netns: Netns, received: type[CountingSocket]) -> 
 
 @pytest.mark.parametrize("function", [pod.apply, pod.verify])
 def test_lists_are_bounded(netns: Netns, received: type[CountingSocket], function: Any) -> None:
-    """Of a table that the pod has flooded, a sync and a CHECK read as much as one list may have, and no more."""
+    """If the pod floods the tailnet's table, a sync and a CHECK read ``MAX_MESSAGES`` routes and no more."""
     with linux.in_netns(str(netns.path)):
         pod.prepare(NETWORK)
         pod.apply(NETWORK, TAILNET)
@@ -155,14 +155,14 @@ def test_lists_are_bounded(netns: Netns, received: type[CountingSocket], functio
         function(NETWORK, TAILNET)
     route = 16 + 12 + 8 + 8 + 8  # bytes: nlmsghdr, rtmsg, RTA_TABLE, RTA_DST, RTA_OIF
     removed = MANY + 1 - listed(netns)
-    answers = netlink.MAX_MESSAGES * route + removed * 36  # and an acknowledgement each
+    answers = netlink.MAX_MESSAGES * route + removed * 36  # plus an acknowledgement for each removed route
     assert answers < received.received < answers + SMALL
     assert removed == (netlink.MAX_MESSAGES if function is pod.apply else 0)
     assert "dev ts0" in netns.run("ip", "route", "get", "100.64.0.9")
 
 
 def test_only_the_tailnets_table_is_read(netns: Netns, received: type[CountingSocket]) -> None:
-    """A pod with a full routing table of its own, as one that speaks BGP, costs a sync and a CHECK nothing."""
+    """A sync and a CHECK do not read the pod's other tables, which can be large, for example with BGP."""
     flood(netns)
     netns.run("ip", "route", "flush", "table", "52")
     routes = (f"route add {ip_address('10.0.0.0') + n} dev eth0" for n in range(MANY))
@@ -177,7 +177,7 @@ def test_only_the_tailnets_table_is_read(netns: Netns, received: type[CountingSo
 
 
 def test_removal_takes_the_routes_that_have_no_interface(netns: Netns) -> None:
-    """The routes that except the cluster from an exit node go, and a route that the pod has put into the table stays."""
+    """Removal deletes the routes that except the cluster from an exit node, and leaves a route that the pod added."""
     with linux.in_netns(str(netns.path)):
         pod.prepare(NETWORK)
         pod.apply(NETWORK, ACCEPTED)

@@ -1,4 +1,4 @@
-"""The pod's own network namespace, for real: a TUN, a neighbour on the same wire, packets of every kind."""
+"""The pod's network namespace with real packets, through a TUN and from a neighbour on the same wire."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ LOCAL_ROUTES = ("ip", "-6", "route", "show", "table", "local")
 
 
 class World(Actor):
-    """A pod with a TUN, and its neighbour at the other end of the pod's cable, which is its gateway, too."""
+    """A pod with a TUN, and a neighbour at the other end of the pod's veth, which is also the pod's gateway."""
 
     def __init__(self, *sysctls: str) -> None:
         self.pod, self.neighbour = Netns("pod"), Netns("neighbour")
@@ -84,14 +84,14 @@ class World(Actor):
 
     @staticmethod
     def attach(netns: Netns, addresses: dict[int, Address]) -> None:
-        """Give a namespace its addresses, as far as it speaks their version."""
+        """Give a namespace its addresses in the IP versions that it supports."""
         netns.run(*["ip", "link", "set", "eth0", "up"])
         for version, address in addresses.items():
             no_dad = ["nodad"] if version == 6 else []
             netns.attempt("ip", "addr", "add", f"{address}/{WIDTH[version]}", "dev", "eth0", *no_dad)
 
     def close(self) -> None:
-        """Take it all away."""
+        """Close the sockets and the TUN, and remove both namespaces."""
         for held in self.sockets:
             held.close()
         os.close(self.tun)
@@ -104,7 +104,7 @@ class World(Actor):
             return function(*arguments)
 
     def enrol(self, network: model.PodNetwork = NETWORK, tailnet: model.Tailnet = TAILNET) -> None:
-        """Make the pod what an enrolled one is. The kernel puts an IPv6 address to use a moment after it took it."""
+        """Set up the network of an enrolled pod. Waits for the IPv6 address, which the kernel uses a moment after it accepts it."""
         self.call(pod.prepare, network)
         self.call(pod.apply, network, tailnet)
         for address in tailnet.addresses:
@@ -112,14 +112,14 @@ class World(Actor):
                 wait_until(lambda address=address: str(address) in self.pod.run(*LOCAL_ROUTES))  # type: ignore[misc]
 
     def state(self) -> str:
-        """All that the kernel says of the pod's network, in the words of tools that know nothing of ours, once addresses are in use."""
+        """The state of the pod's network, as printed by ip and nft once all addresses are in use."""
         wait_until(lambda: "tentative" not in self.pod.run("ip", "addr"), what="addresses that are in use")
         questions = ["addr", "-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all"]
         answers = [self.pod.run("ip", *question.split()) for question in questions]
         return "\n".join([*answers, self.pod.run("nft", "list", "ruleset")])
 
     def open(self, netns: Netns, family: int, kind: int = socket.SOCK_DGRAM) -> socket.socket:
-        """A socket of a namespace; it stays there wherever it is used from."""
+        """Open a socket in a namespace. The socket stays in that namespace wherever it is used."""
         with linux.in_netns(str(netns.path)):
             opened = socket.socket(family, kind)
         opened.settimeout(10)
@@ -127,13 +127,13 @@ class World(Actor):
         return opened
 
     def listen(self, netns: Netns, version: int) -> socket.socket:
-        """A UDP socket that takes everything that comes to the port, by any address."""
+        """A UDP socket that receives everything that is sent to the port, at any address."""
         listener = self.open(netns, family(version))
         listener.bind(("", PORT))
         return listener
 
     def say(self, netns: Netns, version: int, to: Address, text: bytes, uid: int = 0) -> None:
-        """One ordinary datagram, from a socket of that uid."""
+        """Send one ordinary datagram from a socket of the uid ``uid``."""
         speaker = self.open(netns, family(version))
         os.fchown(
             speaker.fileno(), uid, 0
@@ -141,7 +141,7 @@ class World(Actor):
         speaker.sendto(text, (str(to), PORT))
 
     def forge(self, source: Address, destination: Address, text: bytes) -> None:
-        """Let the neighbour put any packet on the wire, addressed to the pod's hardware address."""
+        """Send a packet with any addresses from the neighbour to the pod's hardware address."""
         wire = self.open(self.neighbour, socket.AF_PACKET, socket.SOCK_RAW)
         wire.bind(("eth0", 0))
         ethertype = struct.pack("!H", 0x0800 if source.version == 4 else 0x86DD)
@@ -149,11 +149,11 @@ class World(Actor):
         wire.send(header + datagram(source, destination, text))
 
     def from_tailnet(self, source: Address, destination: Address, text: bytes) -> None:
-        """What the worker writes to the TUN."""
+        """Write a packet to the TUN, as the worker does."""
         os.write(self.tun, VNET_HEADER + datagram(source, destination, text))
 
     def to_tailnet(self) -> tuple[Address, Address, bytes] | None:
-        """What the worker reads from the TUN: source, destination, payload; None if nothing waits."""
+        """Read a packet from the TUN, as the worker does. Returns source, destination and payload, or None if no packet waits."""
         try:
             packet = os.read(self.tun, 65536)[len(VNET_HEADER) :]
         except BlockingIOError:
@@ -163,7 +163,7 @@ class World(Actor):
         return ip_address(packet[8:24]), ip_address(packet[24:40]), packet[48:]
 
     def heard(self, listener: socket.socket, version: int) -> list[bytes]:
-        """What has arrived, up to an ordinary datagram that is sent now: on a wire nothing overtakes."""
+        """The datagrams that arrived before an ordinary one that is sent now. On a wire, packets keep their order."""
         self.say(self.neighbour, version, POD[version], b"last")
         texts = []
         while (text := listener.recv(2048).rstrip(b"\0")) != b"last":
@@ -184,7 +184,7 @@ def hardware_address(netns: Netns) -> bytes:
 
 
 def checksum(data: bytes) -> int:
-    """RFC 1071."""
+    """The Internet checksum (RFC 1071) of ``data``, which has an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -192,7 +192,7 @@ def checksum(data: bytes) -> int:
 
 
 def datagram(source: Address, destination: Address, text: bytes) -> bytes:
-    """An IP packet with a UDP datagram to the port in it."""
+    """An IP packet that contains a UDP datagram to the port."""
     text += bytes(len(text) % 2)
     length = 8 + len(text)
     pseudo = source.packed + destination.packed + struct.pack("!HH", length, socket.IPPROTO_UDP)
@@ -212,7 +212,7 @@ def datagram(source: Address, destination: Address, text: bytes) -> bytes:
 
 @pytest.fixture(autouse=True)
 def one_cpu() -> Iterator[None]:
-    """Packets keep their order only on one CPU. Processes of a run that are beside each other take different ones."""
+    """Run the test on one CPU, because packets keep their order only there. Parallel test processes use different CPUs."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {sorted(allowed)[os.getpid() % len(allowed)]})
     yield
@@ -228,7 +228,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(params=["0", "1", "2"], ids=["no rp_filter", "strict rp_filter", "loose rp_filter"])
 def filtered_world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """A pod that is not enrolled yet, with each reverse-path filter."""
+    """A pod that is not enrolled yet, once for each setting of the reverse-path filter."""
     with World(
         *(f"net.ipv4.conf.{which}.rp_filter={request.param}" for which in ("all", "default"))
     ) as world:
@@ -239,7 +239,10 @@ def filtered_world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def test_the_kernel_hands_over_what_one_message_carries(world: World) -> None:
-    """49 packets of 1280 bytes, encrypted, are a UDP message; not one more, with a peer relay's header or without."""
+    """The kernel passes at most 49 packets at once, because 49 encrypted packets of 1280 bytes fit into one UDP message.
+
+    They fit even with a peer relay's header. 50 packets do not fit, even without that header.
+    """
     world.call(pod.prepare, NETWORK)
     (link,) = world.pod.ip("-details", "link", "show", "ts0")
     assert link["gso_max_segs"] == 49
@@ -247,7 +250,7 @@ def test_the_kernel_hands_over_what_one_message_carries(world: World) -> None:
 
 
 def test_prepare_makes_a_silent_interface_without_addresses(world: World) -> None:
-    """Before the node has an address, its interface is up, forwards nothing, has not even a link-local one."""
+    """``prepare`` brings up an interface that forwards nothing and has no address, not even a link-local one."""
     world.pod.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     world.call(pod.prepare, NETWORK)
     (link,) = world.pod.ip("addr", "show", "ts0")
@@ -264,7 +267,7 @@ def test_prepare_makes_a_silent_interface_without_addresses(world: World) -> Non
 
 
 def test_rules_of_prepare(world: World) -> None:
-    """The rules are, in this order: the pod's own addresses look in main, everything looks in table 52."""
+    """``prepare`` adds rules: the pod's own addresses use table main first, then all traffic uses table 52."""
     world.call(pod.prepare, NETWORK)
     own = [rule for rule in world.pod.rules() if rule.startswith("51")]
     assert own == [
@@ -276,7 +279,7 @@ def test_rules_of_prepare(world: World) -> None:
 
 
 def test_apply_gives_addresses_and_routes(world: World) -> None:
-    """The node's addresses stand alone, and the tailnet's ranges go to its interface by table 52."""
+    """``apply`` gives ts0 the node's addresses as single addresses, and routes the tailnet's ranges to ts0 in table 52."""
     world.enrol()
     (link,) = world.pod.ip("addr", "show", "ts0")
     assert {(a["local"], a["prefixlen"]) for a in link["addr_info"]} == {
@@ -289,7 +292,7 @@ def test_apply_gives_addresses_and_routes(world: World) -> None:
 
 
 def test_doing_it_again_changes_nothing(world: World) -> None:
-    """Both prepare and apply can be said again in any order; apply says whether it changed anything."""
+    """``prepare`` and ``apply`` can be repeated in any order. ``apply`` returns whether it changed anything."""
     world.call(pod.prepare, NETWORK)
     assert world.call(pod.apply, NETWORK, TAILNET) is True
     before = world.state()
@@ -300,7 +303,7 @@ def test_doing_it_again_changes_nothing(world: World) -> None:
 
 
 def test_apply_does_all_that_prepare_does(world: World) -> None:
-    """A sync calls apply alone: it mends sysctls, rules and the interface, too."""
+    """``apply`` also repairs sysctls, rules and the interface, because a sync calls only ``apply``."""
     world.enrol()
     before = world.state()
     for damage in (
@@ -316,7 +319,7 @@ def test_apply_does_all_that_prepare_does(world: World) -> None:
 
 
 def test_apply_follows_the_node(world: World) -> None:
-    """When the node gets other addresses, the old ones go, with their routes and their protection."""
+    """If the node's addresses change, ``apply`` removes the old addresses with their routes and firewall rules."""
     world.enrol()
     moved = model.Tailnet(addresses=(ip_address("100.64.0.8"),))
     assert world.call(pod.apply, NETWORK, moved) is True
@@ -330,7 +333,7 @@ def test_apply_follows_the_node(world: World) -> None:
 
 
 def test_apply_leaves_only_its_own_in_its_places(world: World) -> None:
-    """An address on the node's interface and a route in its table that are not the tailnet's are removed."""
+    """``apply`` removes other addresses from the node's interface and other routes from the tailnet's table."""
     world.enrol()
     before = world.state()
     world.pod.run(*["ip", "addr", "add", "100.64.9.9/32", "dev", "ts0"])
@@ -346,7 +349,7 @@ def test_apply_leaves_only_its_own_in_its_places(world: World) -> None:
 
 
 def test_it_works_without_anybody_at_the_tun(world: World) -> None:
-    """A worker that is not there yet, or not any more, is no reason to fail: the interface has no carrier."""
+    """``prepare`` and ``apply`` succeed without a worker at the TUN, although the interface then has no carrier."""
     world.call(linux.open_tun, "ts0", WORKER_UID, 1280) if world.tun < 0 else os.close(world.tun)
     try:
         world.enrol()
@@ -361,7 +364,7 @@ def test_it_works_without_anybody_at_the_tun(world: World) -> None:
 
 @VERSIONS
 def test_the_pod_speaks_to_the_tailnet_as_its_node(world: World, version: int) -> None:
-    """Peers and the service address are reached from the node's address by its interface, others not."""
+    """The pod reaches peers and the service address from the node's address through ts0. Other destinations use eth0."""
     world.enrol()
     for there in (PEER[version], SERVICE[version]):
         world.say(world.pod, version, there, b"hi")
@@ -371,7 +374,7 @@ def test_the_pod_speaks_to_the_tailnet_as_its_node(world: World, version: int) -
 
 @VERSIONS
 def test_the_tailnet_reaches_the_pod(filtered_world: World, version: int) -> None:
-    """A peer's packet is delivered, whatever the reverse-path filter."""
+    """The pod receives a peer's packet with every setting of the reverse-path filter."""
     filtered_world.enrol()
     listener = filtered_world.listen(filtered_world.pod, version)
     filtered_world.from_tailnet(PEER[version], NODE[version], b"hi")
@@ -380,7 +383,7 @@ def test_the_tailnet_reaches_the_pod(filtered_world: World, version: int) -> Non
 
 @VERSIONS
 def test_a_host_with_a_tailnet_address_is_answered_on_eth0(filtered_world: World, version: int) -> None:
-    """A host whose own address is the tailnet's can connect to the pod, whatever the reverse-path filter."""
+    """A host with a tailnet address can connect to the pod with every setting of the reverse-path filter."""
     world = filtered_world
     world.neighbour.run(
         "ip", "addr", "add", str(HOST[version]), "dev", "eth0", *(["nodad"] if version == 6 else [])
@@ -401,7 +404,7 @@ def test_a_host_with_a_tailnet_address_is_answered_on_eth0(filtered_world: World
 
 @VERSIONS
 def test_the_pod_reaches_itself_by_its_tailnet_address(world: World, version: int) -> None:
-    """A server of the pod is reached from within by the node's address."""
+    """A process in the pod reaches the pod's server at the node's address."""
     world.enrol()
     listener = world.listen(world.pod, version)
     world.say(world.pod, version, NODE[version], b"me")
@@ -410,7 +413,7 @@ def test_the_pod_reaches_itself_by_its_tailnet_address(world: World, version: in
 
 @VERSIONS
 def test_a_worker_inside_the_pod_does_not_tunnel_in_its_own_tunnel(world: World, version: int) -> None:
-    """With underlay: pod, the worker's sockets use the pod's routes even for addresses of the tailnet."""
+    """With ``underlay: pod``, the worker's sockets use the pod's routes even for tailnet addresses. Other sockets use ts0."""
     world.enrol(NETWORK._replace(worker_uid_range=(WORKER_UID, WORKER_UID)))
     world.neighbour.run(
         "ip", "addr", "add", str(PEER[version]), "dev", "eth0", *(["nodad"] if version == 6 else [])
@@ -424,7 +427,7 @@ def test_a_worker_inside_the_pod_does_not_tunnel_in_its_own_tunnel(world: World,
 
 @VERSIONS
 def test_the_pod_is_no_way_out_of_the_tailnet(world: World, version: int) -> None:
-    """A peer's packet to somebody else is not forwarded, though the namespace forwards otherwise."""
+    """A peer's packet to another host is not forwarded, even if the namespace forwards."""
     world.pod.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     world.enrol()
     listener = world.listen(world.neighbour, version)
@@ -435,7 +438,7 @@ def test_the_pod_is_no_way_out_of_the_tailnet(world: World, version: int) -> Non
 
 @VERSIONS
 def test_a_pod_that_shall_forward_does(world: World, version: int) -> None:
-    """With forwarding wanted, a peer's packet to somebody else passes, and the other way round, too."""
+    """With forwarding enabled, packets from a peer to another host and back are forwarded."""
     world.pod.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     network = NETWORK._replace(forwarding=True)
     world.enrol(network)
@@ -452,7 +455,7 @@ def test_a_pod_that_shall_forward_does(world: World, version: int) -> None:
 
 
 def test_a_cluster_in_the_tailnets_range_keeps_its_addresses(world: World) -> None:
-    """Where cluster CIDRs overlap the range, only peers and the service address go to the tailnet."""
+    """If cluster CIDRs overlap the tailnet's range, only peers and the service address are routed to the tailnet."""
     cluster = ip_network("100.77.0.0/16")
     network = NETWORK._replace(cluster_cidrs=(cluster,), host_sources=(cluster,))
     world.enrol(network)
@@ -467,7 +470,7 @@ def test_a_cluster_in_the_tailnets_range_keeps_its_addresses(world: World) -> No
 
 
 def test_a_neighbour_of_such_a_cluster_is_heard(world: World) -> None:
-    """A pod of a cluster that overlaps the range is let in, and still cannot be the node, or speak to it."""
+    """In a cluster that overlaps the range, another pod reaches the pod, but cannot send as the node or to the node."""
     cluster = ip_network("100.64.0.0/16")
     world.enrol(NETWORK._replace(cluster_cidrs=(cluster,), host_sources=(cluster,)))
     listener = world.listen(world.pod, 4)
@@ -478,7 +481,7 @@ def test_a_neighbour_of_such_a_cluster_is_heard(world: World) -> None:
 
 
 def test_an_exit_node_goes_around_the_cluster(world: World) -> None:
-    """Accepted routes go to the tailnet; the cluster's addresses never do, whatever route is given."""
+    """Accepted routes go to the tailnet. The cluster's addresses never do, whatever routes are accepted."""
     routes = ("0.0.0.0/0", "192.168.7.0/24", "10.99.7.0/24", "::/0", "fd99:0:0:7::/64")
     tailnet = TAILNET._replace(routes=tuple(ip_network(route) for route in routes))
     world.enrol(tailnet=tailnet)
@@ -497,7 +500,7 @@ def test_an_exit_node_goes_around_the_cluster(world: World) -> None:
 
 @VERSIONS
 def test_a_neighbour_cannot_pretend_to_be_of_the_tailnet(filtered_world: World, version: int) -> None:
-    """By eth0, what is to the node or from a tailnet address is dropped; what is from a host is heard."""
+    """On eth0, packets to the node or from a tailnet address are dropped. A host's tailnet address still reaches the pod."""
     world = filtered_world
     world.enrol()
     listener = world.listen(world.pod, version)
@@ -513,7 +516,7 @@ def test_a_neighbour_cannot_pretend_to_be_of_the_tailnet(filtered_world: World, 
 
 @VERSIONS
 def test_what_a_neighbour_can_do_without_protection(world: World, version: int) -> None:
-    """With antiSpoofing: false there is no table, and the same packets come: the other tests can fail."""
+    """With ``antiSpoofing: false`` there is no firewall table and forged packets arrive, so the other tests can fail."""
     network = NETWORK._replace(anti_spoofing=False)
     world.enrol(network)
     assert world.pod.run("nft", "list", "ruleset") == ""
@@ -526,7 +529,7 @@ def test_what_a_neighbour_can_do_without_protection(world: World, version: int) 
 
 @VERSIONS
 def test_the_protection_is_there_before_the_address(world: World, version: int) -> None:
-    """A tailnet source is refused from prepare on, when the node has no address yet."""
+    """After ``prepare``, packets from tailnet addresses are dropped, although the node has no address yet."""
     world.call(pod.prepare, NETWORK)
     listener = world.listen(world.pod, version)
     world.forge(PEER[version], POD[version], b"from a peer")
@@ -535,7 +538,7 @@ def test_the_protection_is_there_before_the_address(world: World, version: int) 
 
 @VERSIONS
 def test_a_neighbour_cannot_send_through_the_pod_as_the_node(world: World, version: int) -> None:
-    """A packet with the node's own source is not forwarded to a peer, though the namespace forwards."""
+    """A neighbour's packet with the node's address as its source is not forwarded to a peer, even if the namespace forwards."""
     world.pod.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     world.enrol()
     listener = world.listen(world.pod, version)
@@ -551,7 +554,7 @@ def test_a_neighbour_cannot_send_through_the_pod_as_the_node(world: World, versi
 
 @VERSIONS
 def test_only_the_tailnet_comes_in_by_its_interface(world: World, version: int) -> None:
-    """By ts0, a packet from outside of the tailnet's ranges is dropped, and one that claims to come from the pod itself."""
+    """On ts0, packets from outside the tailnet's ranges and packets with the pod's own addresses as source are dropped."""
     world.enrol()
     listener = world.listen(world.pod, version)
     for source in (ELSEWHERE, NEIGHBOUR, POD, NODE):
@@ -563,7 +566,7 @@ def test_only_the_tailnet_comes_in_by_its_interface(world: World, version: int) 
 
 @VERSIONS
 def test_accepted_routes_come_in_by_the_nodes_interface(world: World, version: int) -> None:
-    """With an exit node, a packet from anywhere but the cluster comes in by ts0; without one, it does again not."""
+    """With an exit node, ts0 accepts packets from everywhere except the cluster. Without one, ts0 drops them again."""
     tailnet = TAILNET._replace(routes=(ip_network("0.0.0.0/0"), ip_network("::/0")))
     world.enrol(tailnet=tailnet)
     assert world.call(pod.apply, NETWORK, tailnet) is False
@@ -577,7 +580,7 @@ def test_accepted_routes_come_in_by_the_nodes_interface(world: World, version: i
 
 
 def test_there_is_no_moment_without_protection(world: World) -> None:
-    """While the table is replaced again and again, not one of a stream of forged packets comes through."""
+    """While the firewall table is replaced again and again, no packet of a stream of forged packets arrives."""
     world.enrol()
     listener = world.listen(world.pod, 4)
     stop, sent = threading.Event(), 0
@@ -602,7 +605,7 @@ def test_there_is_no_moment_without_protection(world: World) -> None:
 
 
 def test_a_refused_transaction_changes_nothing(world: World) -> None:
-    """When the kernel refuses one of the new rules, the old table stays, and the error says so."""
+    """If the kernel refuses a new firewall rule, the old table stays, and the error has the kernel's reason."""
     world.enrol()
     before = world.state()
     with pytest.raises(
@@ -644,14 +647,14 @@ oifname "ts0" drop comment "from others to the tailnet"
 
 
 def test_the_table_as_nft_reads_it(world: World) -> None:
-    """The table says, to whoever lists it with nft, what it does and why."""
+    """``nft list`` prints the firewall table with a comment at each rule that explains it."""
     world.enrol()
     listed = world.pod.run("nft", "list", "table", "inet", "tailscale-cni")
     assert [line.strip() for line in listed.splitlines() if line] == AS_NFT_READS_IT.split("\n")
 
 
 def test_a_thousand_hosts(world: World) -> None:
-    """A large cluster's hosts fit into one transaction, and are found again."""
+    """The firewall rules for a thousand hosts fit into one transaction, and ``verify`` finds all of them."""
     hosts = tuple(model.host_network(ip_address("100.80.0.0") + n) for n in range(1000))
     network = NETWORK._replace(host_sources=hosts)
     world.enrol(network)
@@ -667,7 +670,7 @@ def test_a_thousand_hosts(world: World) -> None:
 BROKEN = {
     "ip link del ts0": ["ts0 is not there"],
     "ip link set ts0 mtu 1500": ["ts0 has an MTU of 1500, not 1280"],
-    "ip addr del 100.64.0.7/32 dev ts0": [  # with the last IPv4 address, the kernel takes the IPv4 routes
+    "ip addr del 100.64.0.7/32 dev ts0": [  # with the last IPv4 address, the kernel removes the routes
         "ts0 does not have the address 100.64.0.7",
         "the route 100.64.0.0/10 is missing",
     ],
@@ -693,7 +696,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("damage", BROKEN)
 def test_verify_names_what_is_broken(world: World, damage: str) -> None:
-    """Whatever is taken away is named, nothing else is, and doing it again mends it."""
+    """``verify`` names exactly what is missing or changed, and ``prepare`` and ``apply`` repair it."""
     network = NETWORK._replace(worker_uid_range=(WORKER_UID, WORKER_UID))
     world.enrol(network)
     assert world.call(pod.verify, network, TAILNET) == []
@@ -705,7 +708,7 @@ def test_verify_names_what_is_broken(world: World, damage: str) -> None:
 
 
 def test_verify_finds_an_interface_that_is_down(world: World) -> None:
-    """An interface that is down is named, with what the kernel took away with it."""
+    """``verify`` names an interface that is down, and the routes that the kernel removed with it."""
     world.enrol()
     world.pod.run("ip", "link", "set", "ts0", "down")
     findings = world.call(pod.verify, NETWORK, TAILNET)
@@ -741,7 +744,7 @@ REWRITTEN = {
 
 @pytest.mark.parametrize("script", REWRITTEN)
 def test_verify_finds_a_table_that_was_rewritten(world: World, script: str) -> None:
-    """A table whose rules have their comments and do something else is named, and doing it again mends it."""
+    """``verify`` names firewall rules that were changed but have their comments, and ``apply`` repairs the table."""
     world.enrol()
     before = world.state()
     listed = world.pod.run("nft", "list", "table", "inet", "tailscale-cni")
@@ -763,7 +766,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_verify_finds_another_interface_in_the_nodes_place(world: World, other: str) -> None:
-    """Where ts0 was renamed and another interface has its name, addresses and routes, that is named."""
+    """``verify`` names an interface that has the name, addresses and routes of ts0, but is not the node's TUN."""
     network = NETWORK._replace(tun_owner=WORKER_UID)
     world.enrol(network)
     assert world.call(pod.verify, network, TAILNET) == []
@@ -780,7 +783,7 @@ def test_verify_finds_another_interface_in_the_nodes_place(world: World, other: 
 
 
 def test_verify_finds_a_table_that_is_gone(world: World) -> None:
-    """Every rule of a deleted table is named."""
+    """``verify`` names every rule of a firewall table that was deleted."""
     world.enrol()
     world.pod.run("nft", "flush", "ruleset")
     purposes = [rule.purpose for rule in firewall.filters(NETWORK, TAILNET.addresses)]
@@ -789,7 +792,7 @@ def test_verify_finds_a_table_that_is_gone(world: World) -> None:
     ]
 
 
-# -- beside others
+# -- the configuration of others
 
 
 FOREIGN = """
@@ -814,7 +817,7 @@ nft add chain ip filter INPUT '{ type filter hook input priority 0 ; policy acce
 
 
 def test_others_are_left_alone(world: World) -> None:
-    """What a VPN sidecar has put up stays through prepare, apply and remove, and verify does not mind it."""
+    """``prepare``, ``apply`` and ``remove`` leave a VPN sidecar's configuration alone, and ``verify`` ignores it."""
     world.pod.run("ip", "link", "del", "ts0")
     world.pod.run("sh", "-ec", FOREIGN)
     before = world.state()
@@ -834,7 +837,7 @@ def test_others_are_left_alone(world: World) -> None:
 
 
 def test_remove_leaves_the_pod_as_it_was(world: World) -> None:
-    """After remove the namespace is what the primary CNI made it, and removing again is no error."""
+    """``remove`` leaves the namespace as the primary CNI made it. A second ``remove`` is no error."""
     untouched = World()
     untouched.pod.run("ip", "link", "del", "ts0")
     network = NETWORK._replace(worker_uid_range=(WORKER_UID, WORKER_UID))
@@ -851,7 +854,7 @@ def test_remove_leaves_the_pod_as_it_was(world: World) -> None:
     "gone", ["ip link del ts0", "nft flush ruleset", "ip rule flush", "ip -6 rule flush", "true"]
 )
 def test_remove_does_what_is_left_to_do(world: World, gone: str) -> None:
-    """What is gone already, remove does not mind what is gone already."""
+    """``remove`` removes what is left and ignores what is already gone."""
     world.enrol()
     world.pod.run(*gone.split())
     world.call(pod.remove, NETWORK)
@@ -861,7 +864,7 @@ def test_remove_does_what_is_left_to_do(world: World, gone: str) -> None:
 
 
 def test_remove_where_nothing_was_done(world: World) -> None:
-    """To remove what was never prepared changes nothing."""
+    """``remove`` changes nothing in a pod that was never prepared."""
     world.pod.run("ip", "link", "del", "ts0")
     before = world.state()
     world.call(pod.remove, NETWORK)
@@ -872,13 +875,13 @@ def test_remove_where_nothing_was_done(world: World) -> None:
 
 
 def test_a_pod_whose_ipv6_is_switched_off() -> None:
-    """With disable_ipv6=1 in the namespace the node works on IPv4, and nothing of IPv6 is touched or missed."""
+    """In a namespace with ``disable_ipv6=1`` the node works over IPv4, and IPv6 is neither touched nor missed."""
     with World(*NO_IPV6) as world:
         works_on_ipv4_alone(world)
 
 
 def test_a_kernel_without_ipv6() -> None:
-    """Where /proc/sys/net/ipv6 does not even exist the node works on IPv4."""
+    """On a kernel without /proc/sys/net/ipv6 the node works over IPv4."""
 
     def without(world: World) -> None:
         enter_own_mounts()
@@ -890,7 +893,7 @@ def test_a_kernel_without_ipv6() -> None:
 
 
 def works_on_ipv4_alone(world: World) -> None:
-    """The whole life of a node that has addresses of both versions, in a pod that has only one."""
+    """Assert that a node with addresses of both IP versions works over IPv4, from ``prepare`` to ``remove``."""
     world.enrol()
     assert world.call(pod.verify, NETWORK, TAILNET) == []
     assert not any(rule.startswith("51") for rule in world.pod.run("ip", "-6", "rule").splitlines())
@@ -902,7 +905,7 @@ def works_on_ipv4_alone(world: World) -> None:
 
 
 def test_read_only_sysctls(world: World) -> None:
-    """A read-only /proc/sys is an error where something must be set, and no matter where nothing must."""
+    """With a read-only /proc/sys, ``prepare`` fails only if it has to change a value."""
 
     def prepare_read_only() -> None:
         enter_own_mounts()
@@ -918,7 +921,7 @@ def test_read_only_sysctls(world: World) -> None:
 
 
 def test_a_kernel_without_netfilter(world: World) -> None:
-    """No netfilter socket means NoFirewall with its way out, antiSpoofing: false; remove does not mind."""
+    """Without netfilter sockets, ``prepare`` raises NoFirewall and suggests ``antiSpoofing: false``. ``remove`` succeeds."""
 
     def without() -> None:
         refuse_netfilter_sockets()
@@ -935,7 +938,7 @@ def test_a_kernel_without_netfilter(world: World) -> None:
 
 
 def test_a_kernel_with_netfilter_and_without_nf_tables(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's answers for a subsystem of netfilter that is not there mean the same: NoFirewall."""
+    """On a kernel with netfilter but without nf_tables, ``prepare`` raises NoFirewall too. ``remove`` succeeds."""
     monkeypatch.setattr(nftables, "NFNL_SUBSYS_NFTABLES", NFNL_SUBSYS_NFT_COMPAT)
     with pytest.raises(errors.NoFirewall, match="Invalid argument"):
         world.call(pod.prepare, NETWORK)
@@ -944,11 +947,11 @@ def test_a_kernel_with_netfilter_and_without_nf_tables(world: World, monkeypatch
     world.call(pod.remove, NETWORK)
 
 
-# -- manners
+# -- resources, threads and errors
 
 
 def test_nothing_is_left_open(world: World) -> None:
-    """No thread, no descriptor is left behind, after success or failure, and the thread is where it was."""
+    """After success and after failure no thread and no descriptor is left, and the calling thread is in its old namespace."""
 
     def possessions() -> tuple[object, ...]:
         namespace = Path("/proc/thread-self/ns/net").stat().st_ino
@@ -965,7 +968,7 @@ def test_nothing_is_left_open(world: World) -> None:
 
 
 def test_two_pods_at_once() -> None:
-    """Calls for two pods in two threads of one process do not meet."""
+    """Calls for two pods in two threads of one process do not affect each other."""
     worlds = [World(), World()]
     with ThreadPoolExecutor(2) as callers:
         for call in [callers.submit(world.enrol) for world in worlds]:
@@ -976,7 +979,7 @@ def test_two_pods_at_once() -> None:
 
 
 def test_errors_say_what_was_attempted(world: World) -> None:
-    """A refusal of the kernel becomes one class of error, with what was attempted and the kernel's reason."""
+    """If the kernel refuses a change, NetworkFailed says what was attempted and gives the kernel's reason."""
     with pytest.raises(errors.NetworkFailed, match=r"^look for ts9: it is not there$"):
         world.call(pod.prepare, NETWORK._replace(interface="ts9"))
     too_large = NETWORK._replace(mtu=1 << 20)
@@ -987,13 +990,13 @@ def test_errors_say_what_was_attempted(world: World) -> None:
 
 
 def in_thread(body: Callable[[], Any]) -> None:
-    """Run it in a thread of its own, which takes what it did to itself with it, and raise what it raised."""
+    """Run ``body`` in a new thread and raise what it raises. What ``body`` changes of the thread ends with the thread."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(body).result()
 
 
 def enter_own_mounts() -> None:
-    """Give the calling thread a mount namespace of its own, of which the machine sees nothing."""
+    """Give the calling thread its own mount namespace, whose mounts the rest of the machine does not see."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -1001,15 +1004,15 @@ def enter_own_mounts() -> None:
 
 
 def refuse_netfilter_sockets() -> None:
-    """Let the kernel refuse the thread's netfilter sockets, as one without netfilter does: seccomp(2)."""
+    """Make the kernel refuse the calling thread's netfilter sockets, like a kernel without netfilter. Uses seccomp(2)."""
     socket_call = {"x86_64": 41, "aarch64": 198}[os.uname().machine]
     load, if_equal, answer = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
     program = [
         (load, 0, 0, 0),  # the call's number
         (if_equal, 0, 5, socket_call),
-        (load, 0, 0, 16),  # its first argument
+        (load, 0, 0, 16),  # the call's first argument
         (if_equal, 0, 3, socket.AF_NETLINK),
-        (load, 0, 0, 32),  # its third
+        (load, 0, 0, 32),  # the call's third argument
         (if_equal, 0, 1, NETLINK_NETFILTER),
         (answer, 0, 0, 0x00050000 | errno.EPROTONOSUPPORT),  # SECCOMP_RET_ERRNO
         (answer, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW

@@ -1,4 +1,4 @@
-"""The control plane is down, slow or says no; pods start all the same, unless they asked not to."""
+"""The control plane is down, slow or refuses: pods start all the same, unless they require the tailnet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.kit.wait import wait_until
 
 
 def test_a_pod_starts_while_the_control_plane_is_down(host: Host, control: ControlPlane) -> None:
-    """ADD succeeds after readyTimeout, and the pod is on the tailnet when the control plane is back, with no call of the runtime."""
+    """During an outage ADD succeeds after readyTimeout. After the outage the pod joins the tailnet without another CNI call."""
     host.configure(readyTimeout="300ms")
     with control.outage():
         web = host.start(Pod.enrolled("outage"))
@@ -24,7 +24,7 @@ def test_a_pod_starts_while_the_control_plane_is_down(host: Host, control: Contr
 
 
 def test_a_running_node_survives_an_outage(host: Host, control: ControlPlane, peer: Peer) -> None:
-    """While the control plane is away the data plane goes on, and nothing is restarted."""
+    """During an outage of the control plane the data plane works, and no worker restarts."""
     web = host.start(Pod.enrolled("survives"))
     addresses, worker = host.addresses(web), host.worker(web)
     wait_until(lambda: peer.resolve("survives"), what="the pod's name at the peer")
@@ -35,7 +35,7 @@ def test_a_running_node_survives_an_outage(host: Host, control: ControlPlane, pe
 
 
 def test_a_pod_that_requires_the_tailnet_waits_for_it(host: Host, control: ControlPlane) -> None:
-    """With ``required`` ADD fails with "try again", names the pod and why, and succeeds when the control plane is back."""
+    """With ``required``, ADD fails during an outage with code 11, pod and reason, and succeeds after the outage."""
     host.configure(readyTimeout="300ms")
     pod = host.sandbox(Pod.enrolled("required", required="true"))
     previous = host.runtime.add_primary(pod)
@@ -52,7 +52,7 @@ def test_a_pod_that_requires_the_tailnet_waits_for_it(host: Host, control: Contr
 
 @pytest.mark.parametrize("spoilt", ["used", "expired", "unknown"])
 def test_a_refused_key_is_replaced_by_a_good_one(host: Host, control: ControlPlane, spoilt: str) -> None:
-    """A node whose key is refused takes the host's key of now, as soon as that is another one."""
+    """A node whose auth key is refused uses the host's new auth key as soon as the key file changes."""
     host.configure(readyTimeout="300ms")
     key = control.mint(reusable=False)
     if spoilt == "used":
@@ -68,7 +68,7 @@ def test_a_refused_key_is_replaced_by_a_good_one(host: Host, control: ControlPla
 
 
 def test_a_node_that_was_deleted_registers_anew(host: Host, control: ControlPlane) -> None:
-    """A node that an admin deletes while it runs comes back by itself, as a new node with the same name."""
+    """If an admin deletes a running node, it registers again by itself, as a new node with the same name."""
     web = host.start(Pod.enrolled("deleted"))
     host.addresses(web)
     old = control.node("deleted")
@@ -91,7 +91,7 @@ def test_a_node_that_was_deleted_registers_anew(host: Host, control: ControlPlan
     ids=["missing", "wide", "empty"],
 )
 def test_a_host_without_a_usable_key_says_so(host: Host, spoil: object, word: str) -> None:
-    """A key file that is missing, empty or readable by others fails ADD with its path and the way to mend it, never with its content."""
+    """A key file that is missing, empty or readable by others fails ADD. The error has path and remedy, never the content."""
     assert callable(spoil)
     spoil(host)
     web = host.sandbox(Pod.enrolled("keyless"))

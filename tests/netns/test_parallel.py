@@ -1,4 +1,4 @@
-"""Many calls at once."""
+"""Many calls at the same time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PODS = 20
 
 
 def test_many_pods_at_once(host: Host, control: ControlPlane) -> None:
-    """Twenty parallel ADDs make twenty different nodes, with uids and ports of their own; twenty parallel DELs leave nothing."""
+    """Twenty parallel ADDs make twenty nodes, each with its own uid and port. Twenty parallel DELs leave nothing."""
     host.runtime.delete(
         host.start(Pod.enrolled("unpacks"))
-    )  # beside other load, the rest would give up waiting for that
+    )  # under load, the other calls would time out while they wait for that
     sandboxes = [host.sandbox(Pod.enrolled(f"many-{n}x")) for n in range(PODS)]
     with ThreadPoolExecutor(PODS) as pool:
         list(pool.map(host.runtime.add, sandboxes))
@@ -31,7 +31,7 @@ def test_many_pods_at_once(host: Host, control: ControlPlane) -> None:
 
 
 def test_the_same_pod_added_by_several_calls_at_once(host: Host, control: ControlPlane) -> None:
-    """Parallel ADDs of one attachment, with a single-use key, make one node."""
+    """Parallel ADDs of one attachment make one node, even with a single-use key."""
     host.set_key(control.mint(reusable=False).key)
     web = host.sandbox(Pod.enrolled("once"))
     previous = host.runtime.add_primary(web)
@@ -44,7 +44,7 @@ def test_the_same_pod_added_by_several_calls_at_once(host: Host, control: Contro
 
 
 def test_a_del_while_add_waits_for_the_control_plane(host: Host, control: ControlPlane) -> None:
-    """A DEL that comes while its ADD still waits ends the node, and the ADD fails instead of configuring what is gone."""
+    """A DEL during a waiting ADD ends the node, and the ADD fails instead of configuring a removed pod."""
     host.configure(readyTimeout="20s")
     web = host.sandbox(Pod.enrolled("hasty"))
     previous = host.runtime.add_primary(web)

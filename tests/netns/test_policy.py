@@ -1,4 +1,4 @@
-"""What a pod should be: by its host, its namespace and itself, on the built artefact."""
+"""How host, namespace and pod decide what a pod's node is, on the built artefact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.kit.runtime import CNIError, Pod
 
 
 def configure(host: Host, **settings: Any) -> None:
-    """Change config.yaml; all is in it, as ``install`` leaves a host: then the fast path answers for pods that are not enrolled."""
+    """Change config.yaml. It has all settings, as after ``install``, so the fast path answers for pods that are not enrolled."""
     file = host.root / "config.yaml"
     moved = {key: host.config[key] for key in ("controlURL", "authKeyFile", "launcher") if key in host.config}
     there = yaml.safe_load(file.read_text()) if file.exists() else {}
@@ -23,7 +23,7 @@ def configure(host: Host, **settings: Any) -> None:
 
 
 def test_a_namespace_speaks_for_its_pods(host: Host, control: ControlPlane) -> None:
-    """In a namespace that the host enrols, a pod that says nothing is a node, one that says no is none, and elsewhere neither."""
+    """In an enrolled namespace, a pod becomes a node unless its annotation declines. Elsewhere it needs the annotation."""
     quiet = {"media": {"tailscale.com/enabled": "true"}, "scratch": {"tailscale.com/enabled": "false"}}
     configure(host, namespaces=quiet)
     host.addresses(host.start(Pod.enrolled("asks", namespace="scratch")))
@@ -38,7 +38,7 @@ def test_a_namespace_speaks_for_its_pods(host: Host, control: ControlPlane) -> N
 
 
 def test_the_door_goes_on_when_a_namespace_is_enrolled_later(host: Host) -> None:
-    """A host that passed a pod through makes a node of the next one as soon as its configuration says so."""
+    """After a namespace is enrolled in config.yaml, its next pod becomes a node, even if the host passed earlier pods through."""
     configure(host)
     host.addresses(host.start(Pod.enrolled("first")))
     host.start(Pod("before", namespace="media"))
@@ -49,7 +49,7 @@ def test_the_door_goes_on_when_a_namespace_is_enrolled_later(host: Host) -> None
 
 
 def test_a_pod_overrides_its_namespace(host: Host, control: ControlPlane) -> None:
-    """The namespace's default holds where the pod says nothing, and the pod's word where it does."""
+    """A pod's annotation overrides its namespace's default."""
     host.configure(namespaces={"media": {"tailscale.com/hostname": "by-namespace"}})
     addresses = host.addresses(host.start(Pod.enrolled("silent", namespace="media")))
     node = control.node("by-namespace")
@@ -60,7 +60,7 @@ def test_a_pod_overrides_its_namespace(host: Host, control: ControlPlane) -> Non
 
 
 def test_a_node_has_the_tags_that_its_pod_asks_for(host: Host, control: ControlPlane) -> None:
-    """Tags that are permitted are the node's, at the control plane and in ``status``."""
+    """A node has the permitted tags that its pod asks for, at the control plane and in ``status``."""
     tags = ["tag:k8s-pod", "tag:web"]
     host.set_key(control.mint(tags=tags).key)
     host.configure(tags=tags)
@@ -116,7 +116,7 @@ def test_a_node_has_the_tags_that_its_pod_asks_for(host: Host, control: ControlP
 def test_a_wish_that_is_refused_is_named(
     host: Host, settings: dict[str, Any], wishes: dict[str, str], code: int, said: list[str]
 ) -> None:
-    """What a person reads names pod, annotation, value and the setting that decides; nothing of the pod is left."""
+    """The error of a refused annotation names pod, annotation, value and the setting that decides. Nothing of the pod is left."""
     configure(host, **settings)
     sandbox = host.sandbox(Pod.enrolled("wish", namespace="media", **wishes))
     previous = host.runtime.add_primary(sandbox)
@@ -131,7 +131,7 @@ def test_a_wish_that_is_refused_is_named(
 
 
 def test_the_line_that_an_error_names_lets_the_pod_start(host: Host, control: ControlPlane) -> None:
-    """A pod that asked for too much starts when an admin has put into the configuration what the error said."""
+    """A pod without permission starts after an admin adds the line from the error to the configuration."""
     rows: dict[str, Any] = {"*": {"features": []}}
     configure(host, permissions=rows)
     pod = host.sandbox(Pod.enrolled("anything", namespace="media", hostname="chosen"))
@@ -147,7 +147,7 @@ def test_the_line_that_an_error_names_lets_the_pod_start(host: Host, control: Co
 
 @pytest.mark.parametrize("settings", [{"permissions": {"*": "none"}}, {"unheard-of": True}])
 def test_check_does_not_ask_what_is_permitted_now(host: Host, settings: dict[str, Any]) -> None:
-    """A node that is there is sound, whatever the configuration has become; the next pod meets it."""
+    """CHECK of a running node passes even if the configuration now forbids it or is invalid. The next pod's ADD fails."""
     configure(host)
     pod = host.start(Pod.enrolled("there"))
     host.addresses(pod)
@@ -158,13 +158,13 @@ def test_check_does_not_ask_what_is_permitted_now(host: Host, settings: dict[str
 
 
 def test_a_hostname_has_a_template(host: Host, control: ControlPlane) -> None:
-    """Namespace and cluster stand in a node's name where the host says so."""
+    """``hostnameTemplate`` can put namespace and cluster into a node's hostname."""
     configure(host, hostnameTemplate="{cluster}-{namespace}-{workload}", clusterName="home")
     host.addresses(host.start(Pod.enrolled("postgres-statefulset-0", namespace="db")))
     assert control.node("home-db-postgres-0")
 
 
 def test_config_show_of_the_artefact(host: Host) -> None:
-    """The command is in the artefact and says what the next pod would get."""
+    """``config show`` of the artefact prints the settings that the next pod would get."""
     shown = json.loads(host.command("config", "show", "--state-dir", str(host.state_dir), "-o", "json"))
     assert shown["settings"]["authKeyTTL"] == {"value": "10m", "from": "default"}

@@ -1,4 +1,4 @@
-"""What a worker may, and what nobody may read."""
+"""What a worker may do, and what other users cannot read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.kit.wait import wait_until
 
 UID_BASE = 2_000_000_000
 TAILSCALEDS_BUFFER = 2 * (7 << 20)
-"""socketBufferSize of wgengine/magicsock, as the kernel counts it: socket(7), SO_RCVBUF."""
+"""Bytes: socketBufferSize of wgengine/magicsock, doubled as in the kernel's count (socket(7), SO_RCVBUF)."""
 ATTACH = """
 import fcntl, os, struct, sys
 fd = os.open("/dev/net/tun", os.O_RDWR)  # only root may, on some machines; what decides is the ioctl
@@ -39,7 +39,7 @@ def web(host: Host) -> Sandbox:
 
 
 def test_the_worker_has_no_privileges(host: Host, web: Sandbox) -> None:
-    """The worker has a uid of its own, no group, no capability, and can gain none."""
+    """The worker has its own uid and gid, no other group, no capability, and cannot gain one."""
     status = host.worker(web).status
     (uid,) = set(status["Uid"].split())
     assert int(uid) >= UID_BASE
@@ -51,21 +51,21 @@ def test_the_worker_has_no_privileges(host: Host, web: Sandbox) -> None:
 
 
 def test_the_workers_sockets_have_large_buffers(host: Host, web: Sandbox) -> None:
-    """Its UDP sockets have what tailscaled gives its own, beyond the host's limit, also after a restart; yet no capability."""
+    """The worker's UDP sockets have tailscaled's buffer size, beyond the host's limit, without a capability and after restarts."""
     wait_until(lambda: buffers(host, web) == {TAILSCALEDS_BUFFER}, what="large buffers")
     host.worker(web).kill()
     wait_until(lambda: buffers(host, web) == {TAILSCALEDS_BUFFER}, what="large buffers of the next worker")
 
 
 def buffers(host: Host, pod: Sandbox) -> set[int]:
-    """The sizes that a worker's UDP sockets have, both directions, in ss's words: ``skmem:(r0,rb212992,t0,tb212992,…)``."""
+    """The receive and send buffer sizes of a worker's UDP sockets, in bytes, from ss: ``skmem:(r0,rb212992,t0,tb212992,…)``."""
     lines = host.netns.run("ss", "--no-header", "--oneline", "-uanpm").splitlines()
     theirs = " ".join(line for line in lines if f"pid={host.worker(pod).pid}," in line)
     return {int(size) for size in re.findall(r"\b[rt]b(\d+)", theirs)}
 
 
 def test_the_worker_fills_no_disk(host: Host, web: Sandbox) -> None:
-    """The largest file that a worker can write has 16 MiB, and it writes no core file."""
+    """A worker cannot write a file larger than 16 MiB, and writes no core file."""
     lines = Path(f"/proc/{host.worker(web).pid}/limits").read_text().splitlines()
     limits = {line[:25].strip(): line[25:].split()[:2] for line in lines}
     assert limits["Max file size"] == [str(16 << 20)] * 2
@@ -73,7 +73,7 @@ def test_the_worker_fills_no_disk(host: Host, web: Sandbox) -> None:
 
 
 def test_each_worker_has_a_uid_and_a_port_of_its_own(host: Host, web: Sandbox) -> None:
-    """Two nodes of a host share neither uid nor UDP port."""
+    """Two nodes on a host have different uids and UDP ports."""
     other = host.start(Pod.enrolled("other"))
     host.addresses(other)
     assert host.worker(web).status["Uid"] != host.worker(other).status["Uid"]
@@ -81,14 +81,14 @@ def test_each_worker_has_a_uid_and_a_port_of_its_own(host: Host, web: Sandbox) -
 
 
 def test_no_python_stays_in_memory(host: Host, web: Sandbox) -> None:
-    """Of an enrolled pod there are two processes, both Go: nobody is waited for, nothing else is left of the call."""
+    """An enrolled pod has two processes, both Go programs. Nothing else of the call stays in memory."""
     wait_until(lambda: host.processes() == host.nodes(), what="the end of short-lived commands")
     assert sorted(Path(p.link("exe")).name for p in host.nodes()) == ["supervisor", "worker"]
     assert host.worker(web).parent == host.supervisor(web).pid
 
 
 def test_processes_are_detached_from_the_runtime(host: Host) -> None:
-    """The supervisor leads a session of its own, is no child of the runtime's, and holds none of the runtime's descriptors."""
+    """The supervisor leads its own session and is no child of the runtime. No process holds the runtime's descriptors."""
     web = host.sandbox(Pod.enrolled("detached"))
     call = json.dumps(host.runtime.entry(web, prevResult=host.runtime.add_primary(web))).encode()
     reading, writing = os.pipe()
@@ -97,7 +97,7 @@ def test_processes_are_detached_from_the_runtime(host: Host) -> None:
             host.netns.within(host.runtime.plugin),
             input=call,
             env=CLEAN | host.runtime.environ("ADD", web),
-            capture_output=True,  # returns at the end of both streams: nobody holds them any more
+            capture_output=True,  # returns at the end of both streams, when no process holds them
             pass_fds=[writing],
             timeout=60,
             check=True,
@@ -118,7 +118,7 @@ def test_processes_are_detached_from_the_runtime(host: Host) -> None:
 
 
 def test_secrets_are_nowhere_to_be_read(host: Host, web: Sandbox) -> None:
-    """The auth key is in no argv, environment, log or file but its own."""
+    """The auth key is in no argument, environment, log or file, except its own file."""
     key = host.key_file.read_text()
     assert len(host.nodes()) == 2
     for process in host.processes():
@@ -130,7 +130,7 @@ def test_secrets_are_nowhere_to_be_read(host: Host, web: Sandbox) -> None:
 
 
 def test_the_environment_is_ours_alone(host: Host) -> None:
-    """Nothing of the runtime's environment reaches the worker, and nothing of it changes what the plugin does."""
+    """The runtime's environment does not reach the node's processes and does not change what the plugin does."""
     sandbox = host.sandbox(Pod.enrolled("clean"))
     previous = host.runtime.add_primary(sandbox)
     hostile = {
@@ -157,7 +157,7 @@ def test_the_environment_is_ours_alone(host: Host) -> None:
 
 
 def test_files_are_roots_alone(host: Host, web: Sandbox) -> None:
-    """State and sockets are root's, a node's keys its worker's; others pass through to the binaries and list nothing."""
+    """State and sockets belong to root, a node's keys to its worker. Other users reach the binaries, but can list nothing."""
     worker_uid = int(host.worker(web).status["Uid"].split()[0])
     name = host.id(web)
     wanted = {
@@ -180,7 +180,7 @@ def test_files_are_roots_alone(host: Host, web: Sandbox) -> None:
 
 @pytest.mark.parametrize("who", ["worker", "another"])
 def test_the_interface_is_the_workers(host: Host, web: Sandbox, who: str) -> None:
-    """ts0 is persistent, and owned: once its holder is gone, another uid cannot attach to it."""
+    """ts0 is persistent and belongs to the worker's uid. When no process holds it, another uid cannot attach to it."""
     worker_uid = int(host.worker(web).status["Uid"].split()[0])
     host.supervisor(web).kill()
     wait_until(lambda: not host.processes(), what="the worker's end")
@@ -190,7 +190,7 @@ def test_the_interface_is_the_workers(host: Host, web: Sandbox, who: str) -> Non
 
 
 def test_a_state_directory_that_others_can_write_is_refused(host: Host) -> None:
-    """A state directory that is a symlink, foreign or writable by others fails ADD with its path; nothing is started."""
+    """A state directory that others can write fails ADD. The error has its path, and no process starts."""
     host.state_dir.mkdir()
     host.state_dir.chmod(0o777)
     sandbox = host.sandbox(Pod.enrolled("unsafe"))
@@ -204,7 +204,7 @@ def test_a_state_directory_that_others_can_write_is_refused(host: Host) -> None:
 
 
 def test_what_a_worker_has_forked_ends_with_it(host: Host, web: Sandbox) -> None:
-    """A process that a worker has left behind does not outlive DEL: the next node of that uid would be its prey."""
+    """DEL ends processes that a worker left behind, because they could attack the next node with the same uid."""
     worker = host.worker(web)
     uid = worker.status["Uid"].split()[0]
     groups = f"/sys/fs/cgroup/*/tailscale-cni/{host.id(web)}/cgroup.procs"

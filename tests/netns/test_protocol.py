@@ -1,4 +1,4 @@
-"""The artefact, called by nobody good: every malformed input has a CNI error for an answer, never a traceback, never a hang."""
+"""Malformed calls of the artefact: each one ends with a CNI error, without a traceback and without a hang."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEGABYTE = 1 << 20
 
 @pytest.fixture(scope="module")
 def host(world: World) -> Iterator[Host]:
-    """A host for the whole module: no call here may leave anything on it."""
+    """One host for the whole module. Asserts at the end that no call left anything on it."""
     with Host(world.wire, world.control, world.root / "protocol") as host:
         yield host
         assert [left for left in host.leftovers() if not left.startswith("interface veth")] == []
@@ -37,18 +37,18 @@ def host(world: World) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def pod(host: Host) -> Sandbox:
-    """A pod that wants to be a node, with the primary's network."""
+    """A pod that asks to be a node, with the primary network."""
     return host.sandbox(Pod.enrolled("victim"))
 
 
 @pytest.fixture(scope="module")
 def previous(host: Host, pod: Sandbox) -> dict[str, Any]:
-    """Its prevResult."""
+    """The pod's prevResult."""
     return host.runtime.add_primary(pod)
 
 
 def _answer(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
-    """The error that a call ended with: one JSON object, no word of Python's anywhere."""
+    """The CNI error of a call. Asserts that standard output is one JSON object and that there is no traceback."""
     for stream in (done.stdout, done.stderr):
         assert b"Traceback" not in stream
         assert b'File "' not in stream
@@ -102,7 +102,7 @@ UNDECODABLE = {
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "VERSION"])
 @pytest.mark.parametrize("text", UNDECODABLE.values(), ids=UNDECODABLE.keys())
 def test_what_is_not_json_is_code_6(host: Host, pod: Sandbox, verb: str, text: bytes) -> None:
-    """Standard input that is not one JSON object is code 6, for every verb."""
+    """If standard input is not one JSON object, every verb except VERSION fails with code 6."""
     assert _answer(_call(host, verb, pod, text))["code"] == 6
 
 
@@ -110,7 +110,7 @@ def test_what_is_not_json_is_code_6(host: Host, pod: Sandbox, verb: str, text: b
     "text", [UNDECODABLE["not JSON"], UNDECODABLE["NaN"], UNDECODABLE["100,000 lists deep"]], ids=len
 )
 def test_version_wants_json_too(host: Host, pod: Sandbox, text: bytes) -> None:
-    """VERSION names the versions to who sends nothing, and refuses what is not one JSON object."""
+    """VERSION accepts empty standard input, but fails with code 6 if the input is anything else than one JSON object."""
     assert _answer(_call(host, "VERSION", pod, text))["code"] == 6
 
 
@@ -147,7 +147,7 @@ INVALID = {
 def test_an_invalid_configuration_is_named(
     host: Host, pod: Sandbox, previous: dict[str, Any], change: dict[str, Any], code: int
 ) -> None:
-    """A key of the wrong kind fails ADD with the specification's code, and the error names the key."""
+    """A missing or invalid key in the configuration fails ADD with the specification's code, and the error names the key."""
     entry = host.runtime.entry(pod, prevResult=previous) | change
     answer = _answer(
         _call(host, "ADD", pod, {key: value for key, value in entry.items() if value is not None})
@@ -159,7 +159,7 @@ def test_an_invalid_configuration_is_named(
 
 @pytest.mark.parametrize("verb", ["ADD", "CHECK"])
 def test_add_and_check_want_a_prev_result(host: Host, pod: Sandbox, verb: str) -> None:
-    """Without a plugin before it there is nothing to chain to: code 7."""
+    """ADD and CHECK without prevResult fail with code 7, because the plugin must follow another one."""
     assert _answer(_call(host, verb, pod, host.runtime.entry(pod)))["code"] == 7
 
 
@@ -192,7 +192,7 @@ BAD_ENVIRONMENT = {
 def test_an_invalid_environment_is_named(
     host: Host, pod: Sandbox, previous: dict[str, Any], change: dict[str, str], code: int
 ) -> None:
-    """A variable that is missing or cannot be what it says fails ADD with the specification's code and its name."""
+    """A missing or invalid CNI variable fails ADD with the specification's code, and the error names the variable."""
     environ = host.runtime.environ("ADD", pod) | change
     answer = _answer(host.runtime.exec_plugin(environ, host.runtime.entry(pod, prevResult=previous)))
     assert answer["code"] == code
@@ -201,7 +201,7 @@ def test_an_invalid_environment_is_named(
 
 
 def test_all_bad_variables_are_named_at_once(host: Host, pod: Sandbox, previous: dict[str, Any]) -> None:
-    """Who mends the environment is told everything in one go."""
+    """One error names all invalid variables."""
     bad = {"CNI_CONTAINERID": "../x", "CNI_IFNAME": "a/b", "CNI_ARGS": "x"}
     environ = host.runtime.environ("ADD", pod) | bad
     answer = _answer(host.runtime.exec_plugin(environ, host.runtime.entry(pod, prevResult=previous)))
@@ -212,7 +212,7 @@ def test_all_bad_variables_are_named_at_once(host: Host, pod: Sandbox, previous:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_in_every_version(host: Host, verb: str, version: str) -> None:
-    """Each verb answers in the caller's version, or says with code 1 in which version it came."""
+    """Each verb answers in the caller's version, or fails with code 1 and names the version that introduced the verb."""
     plain = host.sandbox(Pod("plain"))
     previous = {"cniVersion": version, "ips": [{"address": "10.88.0.9/24"}], "dns": {}}
     if version in ("0.3.0", "0.3.1", "0.4.0"):
@@ -235,7 +235,7 @@ def test_every_verb_in_every_version(host: Host, verb: str, version: str) -> Non
 
 
 def test_what_it_is_without_a_verb(host: Host) -> None:
-    """Called without CNI_COMMAND and without arguments it says what it is, and succeeds."""
+    """Without CNI_COMMAND and arguments the plugin prints what it is, and succeeds."""
     done = host.runtime.exec_plugin({}, b"")
     assert done.returncode == 0
     assert b"tailscale-cni" in done.stdout
@@ -267,7 +267,7 @@ HOSTILE = {
     "environ", [HOSTILE, {"PATH": ""}, {"PATH": "/nowhere"}], ids=["python", "no path", "wrong path"]
 )
 def test_a_hostile_environment_changes_nothing(host: Host, environ: dict[str, str], pod: Pod) -> None:
-    """Whatever the runtime's environment says of Python, shiv, locale, PATH and home, the answer is the same."""
+    """Variables for Python, shiv, locale, PATH and home in the runtime's environment do not change the answer."""
     sandbox = host.sandbox(pod)
     previous = host.runtime.add_primary(sandbox)
     entry = host.runtime.entry(sandbox, prevResult=previous)
@@ -283,7 +283,7 @@ CLOSED = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-", "all": "<&- >&- 2>&
 @pytest.mark.parametrize("stream", CLOSED)
 @pytest.mark.parametrize("verb", VERBS)
 def test_closed_standard_streams(host: Host, pod: Sandbox, verb: str, stream: str) -> None:
-    """A call fails if the stream that it needs is closed, is answered as ever if not, and has no traceback, hang or crash."""
+    """A call fails if a stream that it needs is closed, and otherwise answers as usual. It never has a traceback, hang or crash."""
     environ = {**CLEAN, **host.runtime.environ(verb, pod)}
     text = json.dumps(host.runtime.entry(pod)).encode()
     usual = host.runtime.exec_plugin(environ, text)
@@ -321,7 +321,7 @@ def _with_few_descriptors(plugin: str) -> str:
 )
 @pytest.mark.parametrize("verb", ["ADD", "DEL", "VERSION"])
 def test_odd_surroundings(host: Host, verb: str, around: Callable[[str], str]) -> None:
-    """A working directory that is gone and few descriptors change no answer; an answer that cannot be written is an exit status."""
+    """A deleted working directory and few descriptors change no answer. If an answer cannot be written, the exit status is 1."""
     plain = host.sandbox(Pod("plain"))
     previous = {"cniVersion": "1.1.0", "ips": [{"address": "10.88.0.9/24"}]}
     environ = {**CLEAN, **host.runtime.environ(verb, plain)}

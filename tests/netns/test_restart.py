@@ -1,4 +1,4 @@
-"""A node's processes die; its pod does not feel it."""
+"""A node's processes die, and its pod keeps its connections."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.kit.traffic import Conversation
 from tests.kit.wait import wait_until
 
 FELT = 10.0 if headscale.PROGRAM else 4.0
-"""Seconds: well under the 5 to 10 that WireGuard takes by itself when nobody forces a handshake.
+"""Seconds, well below the 5 to 10 s that WireGuard needs by itself if nothing forces a handshake.
 
-A real Headscale collects for seconds what it tells the peer of a pod that has just begun.
+A real Headscale collects its updates about a new pod for several seconds before it sends them to the peer.
 """
 
 
 @pytest.fixture
 def pod(host: Host, peer: Peer) -> Sandbox:
-    """An enrolled pod that the peer knows."""
+    """An enrolled pod whose name the peer resolves."""
     sandbox = host.start(Pod.enrolled("restarts"))
     host.addresses(sandbox)
     wait_until(lambda: peer.resolve("restarts"), what="the pod's name at the peer")
@@ -31,7 +31,7 @@ def pod(host: Host, peer: Peer) -> Sandbox:
 
 @pytest.fixture
 def from_peer(host: Host, peer: Peer, pod: Sandbox) -> Iterator[Conversation]:
-    """A connection in which the peer speaks first, and has spoken."""
+    """A connection that the peer has opened to the pod, with one message already echoed."""
     with (
         traffic.echo_server(pod.netns, host.root / "echo.log"),
         Conversation(peer.netns, host.root / "talk.log", host.addresses(pod)[0]) as conversation,
@@ -43,7 +43,7 @@ def from_peer(host: Host, peer: Peer, pod: Sandbox) -> Iterator[Conversation]:
 
 @pytest.fixture
 def from_pod(host: Host, peer: Peer, pod: Sandbox) -> Iterator[Conversation]:
-    """A connection in which the pod speaks first, and has spoken."""
+    """A connection that the pod has opened to the peer, with one message already echoed."""
     with (
         traffic.echo_server(peer.netns, host.root / "echo.log", port=17),
         Conversation(pod.netns, host.root / "talk.log", peer.addresses[0], port=17) as conversation,
@@ -54,7 +54,7 @@ def from_pod(host: Host, peer: Peer, pod: Sandbox) -> Iterator[Conversation]:
 
 
 def _remembered(host: Host, pod: Sandbox, peer: Peer) -> bool:
-    """Whether the worker has written down that the peer is active."""
+    """Whether the worker has recorded that the peer is active."""
     return peer.addresses[0] in (host.run_dir / host.id(pod) / "peers").read_text()
 
 
@@ -62,7 +62,7 @@ def _remembered(host: Host, pod: Sandbox, peer: Peer) -> bool:
 def test_an_open_connection_outlives_the_worker(
     host: Host, peer: Peer, pod: Sandbox, direction: str, request: pytest.FixtureRequest
 ) -> None:
-    """After kill -9 of the worker an open TCP connection goes on, whoever speaks first."""
+    """After SIGKILL of the worker an open TCP connection continues, whichever side sends first."""
     conversation: Conversation = request.getfixturevalue(direction)
     addresses, worker, supervisor = host.addresses(pod), host.worker(pod), host.supervisor(pod)
     wait_until(lambda: _remembered(host, pod, peer), what="the peer among the active ones")
@@ -75,7 +75,7 @@ def test_an_open_connection_outlives_the_worker(
 
 
 def test_the_interface_outlives_the_worker(host: Host, pod: Sandbox) -> None:
-    """Address, routes and interface index of ts0 are the same after the worker's death, and so is the UDP port."""
+    """After SIGKILL of the worker, ts0 has the same addresses, routes and interface index, and the node has the same UDP port."""
     before = (pod.netns.ip("address", "show", "ts0")[0]["ifindex"], host.ports(pod))
     host.worker(pod).kill()
     wait_until(lambda: host.running(pod), what="the node's return")
@@ -84,7 +84,7 @@ def test_the_interface_outlives_the_worker(host: Host, pod: Sandbox) -> None:
 
 
 def test_a_deleted_interface_is_made_again(host: Host, pod: Sandbox) -> None:
-    """``ip link delete ts0`` in the pod is repaired: interface, addresses and routes are back."""
+    """After ``ip link delete ts0`` in the pod, the interface is made again with its addresses and routes."""
     addresses = host.addresses(pod)
     pod.netns.run("ip", "link", "delete", "ts0")
     wait_until(lambda: "ts0" in pod.netns.links() and host.running(pod), what="ts0 with its addresses")
@@ -103,7 +103,7 @@ def _checks(host: Host, pod: Sandbox) -> bool:
 def test_a_dead_supervisor_is_repaired_by_the_next_enrolled_pod(
     host: Host, pod: Sandbox, from_peer: Conversation
 ) -> None:
-    """Without systemd, a supervisor that was killed is back after the next ADD of an enrolled pod; the connection goes on."""
+    """Without systemd, the next ADD of an enrolled pod restarts a killed supervisor, and an open connection continues."""
     addresses = host.addresses(pod)
     host.supervisor(pod).kill()
     wait_until(lambda: not host.processes(), what="the worker's end: it does not outlive its supervisor")
@@ -115,7 +115,7 @@ def test_a_dead_supervisor_is_repaired_by_the_next_enrolled_pod(
 
 
 def test_a_pass_through_repairs_nothing(host: Host, pod: Sandbox) -> None:
-    """A pod that is not enrolled does not pay for others: its ADD starts no process."""
+    """ADD of a pod that is not enrolled starts no process, even if another pod's supervisor is dead."""
     host.supervisor(pod).kill()
     wait_until(lambda: not host.processes(), what="the worker's end")
     host.start(Pod("plain"))

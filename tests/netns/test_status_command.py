@@ -1,4 +1,4 @@
-"""``tailscale-cni status``: what a person sees of a host's nodes."""
+"""``tailscale-cni status``: what it prints about a host's nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.kit.wait import wait_until
 
 
 def test_status_shows_every_node(host: Host) -> None:
-    """A row per enrolled pod, with its name, its addresses and its state; as JSON the same."""
+    """``status`` prints a row per enrolled pod with name, addresses and state, as a table or as JSON."""
     for name in ("one", "two"):
         host.addresses(host.start(Pod.enrolled(name, namespace=f"of-{name}")))
     host.start(Pod("plain"))
@@ -36,7 +36,7 @@ def test_status_shows_every_node(host: Host) -> None:
 
 
 def test_status_says_whom_a_node_talks_to(host: Host) -> None:
-    """By which path a node talks to others, and when it shook hands last; one that talks to nobody is idle."""
+    """``status`` shows a node's path to its peers and its last handshake. A node without traffic is idle."""
     a, b, c = (host.start(Pod.enrolled(name)) for name in ("a-talker", "a-listener", "a-hermit"))
     (_, address), _ = host.addresses(b), host.addresses(c)
     with traffic.web_server(b.netns, host.root / "web.log"):
@@ -52,7 +52,7 @@ def test_status_says_whom_a_node_talks_to(host: Host) -> None:
 
 
 def test_status_of_one_namespace(host: Host) -> None:
-    """``-n`` leaves the other namespaces out."""
+    """``status -n`` prints only the nodes of one namespace."""
     for name in ("one", "two"):
         host.addresses(host.start(Pod.enrolled(name, namespace=f"of-{name}")))
     said = host.command("status", "--state-dir", str(host.state_dir), "-n", "of-two")
@@ -61,7 +61,7 @@ def test_status_of_one_namespace(host: Host) -> None:
 
 
 def test_status_fails_when_a_node_does_not_run(host: Host, control: ControlPlane) -> None:
-    """A node that is not Running makes the exit status 1, and is shown with its state."""
+    """If a node is not Running, ``status`` exits with 1 and shows the node."""
     host.configure(readyTimeout="0s")
     with control.outage():
         host.start(Pod.enrolled("waiting"))
@@ -72,21 +72,24 @@ def test_status_fails_when_a_node_does_not_run(host: Host, control: ControlPlane
 
 
 def test_status_of_a_host_without_nodes(host: Host) -> None:
-    """No node is no error, and said in a sentence; as JSON it is an empty list."""
+    """Without nodes ``status`` succeeds and prints a sentence, or an empty list as JSON."""
     assert host.command("status", "--state-dir", str(host.state_dir)) == "No pod on this host is a node.\n"
     document = json.loads(host.command("status", "--state-dir", str(host.state_dir), "-o", "json"))
     assert document["items"] == []
 
 
 def _credentials(host: Host) -> tuple[list[dict[str, Any]], str]:
-    """What ``status`` says of credentials, as JSON and to a person."""
+    """The credentials in the JSON of ``status``, and its standard error, which is for people."""
     done = host.netns.attempt(host.runtime.plugin, "status", "--state-dir", str(host.state_dir), "-o", "json")
     found: list[dict[str, Any]] = json.loads(done.stdout)["credentials"]
     return found, done.stderr.decode()
 
 
 def test_status_says_when_the_credential_ends(new_host: NewHost, control: ControlPlane) -> None:
-    """Of a Headscale API key, with how to make another one if that is soon; never more than a note, and only where somebody answers."""
+    """``status`` says when a Headscale API key expires, and explains how to replace it if that is soon.
+
+    If the control plane does not answer, the JSON has a note and nothing is printed.
+    """
     host = headscale(new_host, control)
     host.start(Pod.enrolled("ends"))
     file = str(host.root / "apikey")
@@ -112,7 +115,7 @@ def test_status_says_when_the_credential_ends(new_host: NewHost, control: Contro
 def test_status_says_nothing_of_what_does_not_end(
     new_host: NewHost, control: ControlPlane, host: Host
 ) -> None:
-    """An OAuth client does not, and nobody can be asked of a static key."""
+    """``status`` prints no expiry for an OAuth client, which does not expire, and no credential for a static key."""
     client = oauth(new_host, control)
     client.start(Pod.enrolled("stays"))
     ((stays,), said) = _credentials(client)

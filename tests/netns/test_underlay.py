@@ -1,4 +1,4 @@
-"""Where a worker's sockets are, and hosts that are themselves on a tailnet."""
+"""The namespace of a worker's sockets, and hosts that are on a tailnet themselves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def _kubernetes_address(sandbox: Sandbox, version: int = 4) -> str:
 
 @pytest.mark.parametrize("underlay", ["host", "pod"])
 def test_the_workers_sockets_are_where_the_underlay_says(host: Host, peer: Peer, underlay: str) -> None:
-    """The worker is in the host's namespace or in the pod's, its supervisor always in the host's; either way the pod is reached by name."""
+    """``underlay`` decides whether the worker is in the host's or in the pod's namespace. Peers reach the pod by name either way.
+
+    The supervisor is always in the host's namespace.
+    """
     host.configure(underlay=underlay)
     web = host.start(Pod.enrolled(f"under-{underlay}"))
     host.addresses(web)
@@ -45,7 +48,7 @@ def test_the_workers_sockets_are_where_the_underlay_says(host: Host, peer: Peer,
 
 
 def test_pods_are_reached_directly_at_the_hosts_address(host: Host, peer: Peer) -> None:
-    """With the host's underlay a peer's path to a pod is direct: to the host's address and the node's own UDP port."""
+    """With ``underlay: host`` a peer's path to a pod is direct: to the host's address and the node's own UDP port."""
     web = host.start(Pod.enrolled("direct"))
     host.addresses(web)
     (port,) = host.ports(web)
@@ -56,7 +59,7 @@ def test_pods_are_reached_directly_at_the_hosts_address(host: Host, peer: Peer) 
 
 
 def test_a_host_with_a_tailnet_address_reaches_its_pods(host: Host) -> None:
-    """Where the host's own address is a 100.x one, kubelet's probe from it is answered on eth0, before and after CHECK."""
+    """If the host has a 100.x address, a pod answers kubelet's probe from that address on eth0, before and after CHECK."""
     host.netns.run("ip", "address", "add", f"{HOST_TAILNET}/32", "dev", "eth0")
     web = host.start(Pod.enrolled("probed"))
     host.addresses(web)
@@ -70,7 +73,7 @@ def test_a_host_with_a_tailnet_address_reaches_its_pods(host: Host) -> None:
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("guard", ["on", "off"])
 def test_a_neighbours_forged_packet(host: Host, guard: str, version: int) -> None:
-    """A neighbour's packet with a tailnet address as its source does not arrive; it would, without antiSpoofing."""
+    """A neighbour's packet with a tailnet address as its source is dropped. Without ``antiSpoofing`` it arrives."""
     host.netns.run("ip", "address", "add", f"{HOST_TAILNET}/32", "dev", "eth0")
     host.configure(antiSpoofing=guard == "on")
     web, neighbour = host.start(Pod.enrolled("victim")), host.start(Pod("neighbour"))
@@ -88,7 +91,7 @@ def test_a_neighbours_forged_packet(host: Host, guard: str, version: int) -> Non
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("guard", ["on", "off"])
 def test_a_neighbour_does_not_reach_the_tailnet_address(host: Host, guard: str, version: int) -> None:
-    """A packet to the pod's tailnet address that did not come over the tailnet is dropped; not so without antiSpoofing."""
+    """A neighbour's packet to the pod's tailnet address is dropped. Without ``antiSpoofing`` it arrives."""
     host.configure(antiSpoofing=guard == "on")
     web, neighbour = host.start(Pod.enrolled("aimed")), host.start(Pod("neighbour"))
     address = host.addresses(web)[0 if version == 4 else 1]
@@ -97,13 +100,14 @@ def test_a_neighbour_does_not_reach_the_tailnet_address(host: Host, guard: str, 
     with traffic.inbox(web.netns, host.root / "inbox.log") as inbox:
         traffic.send(neighbour.netns, address, "aimed")
         traffic.send(neighbour.netns, target, "honest")
-        word = inbox.stdout.readline().decode().split()[1]  # the address before it may be masqueraded
+        # Only the text counts: the source address in front of it may be masqueraded.
+        word = inbox.stdout.readline().decode().split()[1]
     assert word == ("honest" if guard == "on" else "aimed")
 
 
 @pytest.fixture
 def on_tailnet(world: World, new_host: Callable[..., Host]) -> Iterator[Host]:
-    """A host that runs a kernel tailscaled of its own and sends everything through an exit node."""
+    """A host that runs its own tailscaled with a kernel interface and sends everything through an exit node."""
     host = new_host()
     with Netns("exit") as elsewhere:
         world.wire.plug(elsewhere)
@@ -124,7 +128,7 @@ def _offers_exit(own: Peer, address: str) -> bool:
 
 
 def test_workers_do_not_tunnel_inside_the_hosts_tunnel(world: World, on_tailnet: Host, peer: Peer) -> None:
-    """On a host whose tailscaled uses an exit node, a worker's packets still leave by the host's own link, and paths are direct."""
+    """If the host's tailscaled uses an exit node, a worker's packets still use the host's own link, and paths are direct."""
     host = on_tailnet
     anybody = host.netns.ip("route", "get", world.control.address)[0]
     assert anybody["dev"] == "tailscale0"

@@ -1,4 +1,4 @@
-"""Another build is installed, and nodes that run get its programs."""
+"""Upgrades: another build is installed, and running nodes get its programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.kit.wait import wait_until
 
 
 def _upgrade(host: Host) -> str:
-    """What ``upgrade`` says. Raises Failed."""
+    """Run ``upgrade`` and return what it prints. Raises Failed."""
     done = host.netns.attempt(host.runtime.plugin, "upgrade", "--state-dir", host.state_dir)
     if done.returncode:
         raise Failed(done.stderr.decode())
@@ -24,20 +24,20 @@ def _upgrade(host: Host) -> str:
 
 
 def _builds(host: Host, pod: Sandbox) -> set[str]:
-    """Of which the node's programs are, by the directories that they were unpacked to."""
+    """The builds of the node's programs: the names of the directories that they were unpacked to."""
     programs = (process.link("exe") for process in (host.supervisor(pod), host.worker(pod)))
     return {program.removeprefix(f"{host.state_dir}/cache/").partition("/")[0] for program in programs}
 
 
 def _start(host: Host, name: str) -> Sandbox:
-    """A pod that is on the tailnet."""
+    """Start a pod and wait until it is on the tailnet."""
     pod = host.start(Pod.enrolled(name))
     wait_until(lambda: host.running(pod), what=f"{name} on the tailnet")
     return pod
 
 
 def test_connections_outlive_an_upgrade(host: Host, peer: Peer) -> None:
-    """Both programs are of the new build; addresses, port and open connections are as before, whoever speaks; the old build is gone."""
+    """An upgrade replaces both programs and removes the old build. Addresses, port and open connections of both sides survive."""
     pod = _start(host, "upgraded")
     before = host.addresses(pod), host.ports(pod), host.supervisor(pod).pid
     old = _builds(host, pod)
@@ -67,9 +67,9 @@ def test_connections_outlive_an_upgrade(host: Host, peer: Peer) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("program", ["worker", "supervisor"])
 def test_a_version_that_does_not_work_costs_one_node(host: Host, program: str) -> None:
-    """A node that does not come back ends the upgrade, and is named; the next one keeps its programs, also at the next try.
+    """If a node fails to reconnect, the upgrade stops and names it. The other node keeps its programs, even after a second try.
 
-    Mended, all have it: the next try starts what has ended, too.
+    Once the build works, the next ``upgrade`` upgrades all nodes and starts those that have ended.
     """
     pods = [_start(host, name) for name in ("first", "second")]
     old, workers = _builds(host, pods[0]), [host.worker(pod) for pod in pods]
@@ -94,7 +94,7 @@ def _fails(host: Host) -> int:
 
 
 def test_a_node_that_another_file_starts_is_left_alone(host: Host, tmp_path: Path) -> None:
-    """Its programs would come with that file: the error names it, and the node goes on."""
+    """``upgrade`` refuses a node that another file starts. The error names that file, and the node continues."""
     pod = _start(host, "elsewhere")
     worker = host.worker(pod)
     other = tmp_path / "tailscale-cni"

@@ -19,7 +19,7 @@ TABLE = ("table", "52")
 
 
 def _findings(host: Host, sandbox: Sandbox) -> str:
-    """What CHECK finds wrong with a pod that is not as it was left."""
+    """What CHECK finds wrong with a pod. Asserts that CHECK fails with code 109."""
     with pytest.raises(CNIError) as error:
         host.runtime.check(sandbox)
     assert error.value.code == 109
@@ -40,7 +40,7 @@ def _findings(host: Host, sandbox: Sandbox) -> str:
     ],
 )
 def test_check_names_what_is_broken(host: Host, broken: str, named: str) -> None:
-    """CHECK passes on what ADD made, and names each thing that somebody broke, unless the supervisor has repaired it by then."""
+    """CHECK passes after ADD, and names what was broken since, unless the supervisor has already repaired it."""
     web = host.start(Pod.enrolled("check"))
     v4, v6 = host.addresses(web)
     host.runtime.check(web)
@@ -51,7 +51,7 @@ def test_check_names_what_is_broken(host: Host, broken: str, named: str) -> None
 
 
 def test_check_names_a_firewall_that_accepts_and_add_mends_it(host: Host) -> None:
-    """CHECK names the rules whose drops were turned into accepts, and a second ADD of the pod puts them right."""
+    """CHECK names firewall rules that were changed from drop to accept, and a second ADD of the pod repairs them."""
     sandbox = host.sandbox(Pod.enrolled("firewall"))
     previous = host.runtime.add_primary(sandbox)
     host.runtime.chained("ADD", sandbox, prevResult=previous)
@@ -64,7 +64,7 @@ def test_check_names_a_firewall_that_accepts_and_add_mends_it(host: Host) -> Non
 
 
 def test_check_names_another_interface_in_the_nodes_place(host: Host) -> None:
-    """CHECK names an interface that has the name of the node's, and is not its TUN."""
+    """CHECK names an interface that is called ts0 but is not the node's TUN."""
     web = host.start(Pod.enrolled("bridge"))
     host.addresses(web)
     for command in ("set ts0 down", "set ts0 name mine", "add ts0 type bridge", "set ts0 up"):
@@ -73,7 +73,7 @@ def test_check_names_another_interface_in_the_nodes_place(host: Host) -> None:
 
 
 def test_check_does_not_mind_what_others_added(host: Host) -> None:
-    """CHECK passes when later plugins, or the pod itself, have added interfaces, addresses, rules and tables."""
+    """CHECK ignores interfaces, addresses, rules and tables that later plugins or the pod itself added."""
     web = host.start(Pod.enrolled("others"))
     host.addresses(web)
     for command in (
@@ -89,7 +89,7 @@ def test_check_does_not_mind_what_others_added(host: Host) -> None:
 
 
 def test_check_names_a_node_that_does_not_run(host: Host) -> None:
-    """CHECK fails when nobody looks after the node any more."""
+    """CHECK fails if the node's supervisor does not run."""
     web = host.start(Pod.enrolled("dead"))
     host.addresses(web)
     host.supervisor(web).kill()
@@ -98,7 +98,7 @@ def test_check_names_a_node_that_does_not_run(host: Host) -> None:
 
 
 def test_check_passes_while_the_address_is_pending(host: Host, control: ControlPlane) -> None:
-    """CRI-O checks right after ADD: a node that never was Running is no failure."""
+    """CHECK passes if the node has never been Running yet, because CRI-O calls CHECK right after ADD."""
     host.configure(readyTimeout="0s")
     with control.outage():
         web = host.start(Pod.enrolled("pending"))
@@ -108,7 +108,7 @@ def test_check_passes_while_the_address_is_pending(host: Host, control: ControlP
 
 
 def test_check_of_a_pod_that_was_never_added(host: Host) -> None:
-    """CHECK of a pod that wants to be a node and is unknown here is code 3."""
+    """CHECK of an annotated pod that was never added fails with code 3."""
     unknown = host.sandbox(Pod.enrolled("unknown"))
     previous = host.runtime.add_primary(unknown)
     with pytest.raises(CNIError) as error:
@@ -132,11 +132,11 @@ def _valid(*sandboxes: Sandbox) -> list[dict[str, str]]:
     ids=["all", "one", "empty", "null", "absent"],
 )
 def test_gc_removes_what_is_not_valid(host: Host, control: ControlPlane, given: Any, left: list[str]) -> None:
-    """GC ends the nodes that the runtime does not list; an empty list and null mean all of them, no list at all means none."""
+    """GC ends the nodes that the runtime does not list. An empty list or null ends all nodes, a missing list ends none."""
     a, b = host.start(Pod.enrolled("gc-a")), host.start(Pod.enrolled("gc-b"))
     for sandbox in (a, b):
         host.addresses(sandbox)
-    shutil.rmtree(host.runtime.cache)  # else libcni itself calls DEL for what it remembers
+    shutil.rmtree(host.runtime.cache)  # otherwise libcni itself calls DEL for what is in its cache
     host.runtime.call("GC", **given(a, b))
     assert sorted(node["name"] for node in control.nodes() if node["name"].startswith("gc-")) == left
     assert len(host.nodes()) == 2 * len(left)
@@ -145,7 +145,7 @@ def test_gc_removes_what_is_not_valid(host: Host, control: ControlPlane, given: 
 
 
 def test_gc_leaves_other_networks_alone(host: Host) -> None:
-    """GC of one network does not touch another network's attachments."""
+    """GC of one network leaves another network's attachments alone."""
     web = host.start(Pod.enrolled("network"))
     host.addresses(web)
     environ = {"CNI_COMMAND": "GC", "CNI_PATH": str(host.runtime.bin)}
@@ -155,7 +155,7 @@ def test_gc_leaves_other_networks_alone(host: Host) -> None:
 
 
 def test_gc_goes_on_after_one_that_cannot_be_removed(host: Host, control: ControlPlane) -> None:
-    """An attachment whose record cannot be read does not keep GC from the others."""
+    """If an attachment's record cannot be read, GC still removes the others."""
     bad, good = host.start(Pod.enrolled("gc-bad")), host.start(Pod.enrolled("gc-good"))
     for sandbox in (bad, good):
         host.addresses(sandbox)
@@ -171,14 +171,14 @@ def test_gc_goes_on_after_one_that_cannot_be_removed(host: Host, control: Contro
 
 
 def test_status_is_good_whatever_the_control_plane_does(host: Host, control: ControlPlane) -> None:
-    """STATUS looks at this host alone: an outage of the control plane is none of the host's."""
+    """STATUS succeeds during an outage of the control plane, because it checks only the host."""
     host.runtime.status()
     with control.outage():
         host.runtime.status()
 
 
 def test_status_tells_why_no_pod_could_be_enrolled(host: Host) -> None:
-    """STATUS fails with code 50 when the entry of the list is none, as every ADD does."""
+    """STATUS fails with code 50 if the plugin's entry in the network list is invalid, because every ADD fails then."""
     host.configure(readyTimeout="soon")
     with pytest.raises(CNIError) as error:
         host.runtime.status()
@@ -187,7 +187,7 @@ def test_status_tells_why_no_pod_could_be_enrolled(host: Host) -> None:
 
 
 def test_status_is_good_whatever_is_in_the_configuration_file(host: Host) -> None:
-    """A typing error there keeps the pods from starting that ask to be nodes, and does not make the Kubernetes node NotReady."""
+    """STATUS succeeds with an invalid config.yaml, so the Kubernetes node stays Ready. Only ADD of enrolled pods fails."""
     file = host.root / "config.yaml"
     file.write_text("readyTimeout: soon\n")
     host.configure(configFile=str(file))
@@ -198,7 +198,7 @@ def test_status_is_good_whatever_is_in_the_configuration_file(host: Host) -> Non
 
 
 def test_validate_asks_for_the_versions(host: Host) -> None:
-    """libcni's validation of the list calls VERSION and finds the list's version among ours."""
+    """libcni's validation of the network list calls VERSION and finds the list's version among the supported ones."""
     assert host.runtime.call("VALIDATE") is not None
     done = host.runtime.exec_plugin({"CNI_COMMAND": "VERSION"}, {"cniVersion": "1.1.0"})
     answer = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""The Go programs' own tests: worker, supervisor and devcontrol, on real TUN devices in network namespaces of their own."""
+"""The Go programs' own tests, for worker, supervisor and devcontrol, on real TUN devices in their own network namespaces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = [
 
 @pytest.fixture(scope="session")
 def programs(scratch: Path) -> Path:
-    """The three programs, as they are shipped and as the other suites use them, where any user can execute them."""
+    """A directory with the three programs, as shipped and as the other suites use them. Any user can execute them."""
     directory = scratch / "programs"
     directory.mkdir(mode=0o755)
     for program in (*builds.workers().iterdir(), builds.devcontrol()):
@@ -32,7 +32,7 @@ def programs(scratch: Path) -> Path:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("module", "package"), PACKAGES)
 def test_the_go_programs_pass_their_own_tests(module: Path, package: str, programs: Path) -> None:
-    """`go test` of a package, with the features that are linked into the artefact."""
+    """``go test`` of each package passes, with the features that are linked into the artefact."""
     done = subprocess.run(
         ["go", "test", "-count=1", "-trimpath", f"-tags={TAGS}", f"./{package}"],
         check=False,
