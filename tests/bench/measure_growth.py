@@ -2,8 +2,8 @@
 
 Every node knows all nodes that it may talk to. So memory grows with the tailnet, and each change costs CPU time on all of its nodes, as
 with any Tailscale client. A policy that lets pods see few nodes (docs/acl.md) has the effect of a small tailnet, because the control plane
-sends a node only those nodes that it may talk to. Ours is the pod's two processes; the anchor is a tailscaled with userspace networking.
-There are two of each, so that pages shared by processes of one program count for none of them.
+sends a node only those nodes that it may talk to. The product's side is the pod's two processes; the anchor is a tailscaled with userspace
+networking. There are two of each, so that pages shared by processes of one program count for none of them.
 """
 
 from __future__ import annotations

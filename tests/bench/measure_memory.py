@@ -1,10 +1,10 @@
 """The memory of an enrolled pod: the private pages (Private_Clean and Private_Dirty of smaps_rollup) of its two processes.
 
-Two pods of ours and a tailscaled in each mode are in one tailnet, of 12 nodes or of 50; the others are nodes that run nowhere. For a minute
-some of these come and go, one per second, because every change makes a node rebuild its netmap. They continue while samples are taken, one
-every ten seconds. tailscaled grows meanwhile, so the ratio is larger at first (rows m: after half a minute, with fewer changes). The
-tailnet of 50 nodes follows, with the same processes. There are two of each, as on any host with more than one pod, so that pages shared by
-processes of one program count for none of them. The anchor is the smaller of tailscaled's two modes.
+Two enrolled pods and a tailscaled in each mode are in one tailnet, of 12 nodes or of 50; the others are nodes that run nowhere. For a
+minute some of these come and go, one per second, because every change makes a node rebuild its netmap. They continue while samples are
+taken, one every ten seconds. tailscaled grows meanwhile, so the ratio is larger at first (rows m: after half a minute, with fewer changes).
+The tailnet of 50 nodes follows, with the same processes. There are two of each, as on any host with more than one pod, so that pages shared
+by processes of one program count for none of them. The anchor is the smaller of tailscaled's two modes.
 
 A Go program keeps the memory that it once needed. Every seven seconds the worker checks whether it has grown and has little to do; if so,
 it collects garbage and returns memory. It has no memory limit, which would halve its speed (buffers that are not in use would count as

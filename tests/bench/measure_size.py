@@ -1,7 +1,7 @@
 """The size of the artefact, which is one file on each host, and of what it unpacks there, which is mostly Go programs.
 
 The worker is tailscale without the features that no pod needs (`workers/tags.txt`), and without symbols; the supervisor contains no
-tailscale. The rest is Python: ours, pyroute2, PyYAML, and the bytecode of all of it.
+tailscale. The rest is Python: tailscale_cni, pyroute2, PyYAML, and the bytecode of all of it.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def serve(stack: ExitStack, lab: Lab, far: Peer, netns: Netns, address: str) -> 
 
 
 def compare(lab: Lab, traffic: Traffic, ends: dict[str, Contestant]) -> list[Row]:
-    """Rows of ours over each of the others. If nothing arrives at another end, its test is repeated; ours is not."""
+    """Rows of the enrolled pod over each other end. If nothing arrives at another end, its test is repeated; the pod's is not."""
     seconds = 1 if lab.quick else 3
     ask = {name: partial(end.rate, traffic, seconds) for name, end in ends.items()}
     ours = ask.pop("ours")

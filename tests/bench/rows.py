@@ -1,4 +1,4 @@
-"""The rows of the table: samples of ours and, in some rows, of an anchor, and a bound."""
+"""The rows of the table: samples of the product and, in some rows, of an anchor, and a bound."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Row:
     """One row of the table.
 
     With an ``anchor`` the figure is the median of the ratios of the rounds, so that disturbances of the machine affect both sides. Without
-    an anchor it is the median of ours.
+    an anchor it is the median of ``ours``.
     """
 
     letter: str
@@ -50,7 +50,7 @@ class Row:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The values that the bound applies to: a ratio for each round, or ours in the row's unit."""
+        """The values that the bound applies to: a ratio for each round, or ``ours`` in the row's unit."""
         if self.anchor is not None:
             return tuple(mine / theirs for mine, theirs in zip(self.ours, self.anchor, strict=True))
         return tuple(value / UNITS[self.unit] for value in self.ours)

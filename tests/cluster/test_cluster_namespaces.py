@@ -58,14 +58,14 @@ def test_a_namespace_enrols_its_pods(cluster: Cluster, control: ControlPlane) ->
 
 
 def test_a_node_is_called_after_its_owner(cluster: Cluster, control: ControlPlane) -> None:
-    """A bare pod keeps a suffix like that of a Deployment's pod in its hostname, because the API shows that the pod has no owner."""
+    """A bare pod whose name ends like that of a Deployment's pod keeps this suffix in its hostname: the API shows that it has no owner."""
     with Pod(cluster, "my-dhcpd", {ENABLED: "true"}) as pod:
         pod.ready()
         wait_until(lambda: control.node("my-dhcpd"), what="the node my-dhcpd")
 
 
 def test_an_annotation_that_came_later_is_heard_of(cluster: Cluster, control: ControlPlane) -> None:
-    """Once you remove the cached answer as docs/namespaces.md says, the next pod gets an annotation that its namespace got since."""
+    """If you remove the cached annotations as docs/namespaces.md says, the next pod gets the namespace's new annotation."""
     with Pod(cluster, "early", namespace="plain") as pod:
         pod.ready()
         assert not pod.interface("ts0").exists
@@ -135,7 +135,7 @@ def known(cluster: Cluster) -> set[str]:
 
 
 def make_old(cluster: Cluster, name: str) -> None:
-    """Make the cached answer about a namespace so old that the host asks the API again."""
+    """Let a namespace's cached annotations expire, so that the host reads them from the API again."""
     path = f"{STATE_DIR}/namespaces/{name}.json"
     document = json.loads((cluster.machine.root / path.lstrip("/")).read_text())
     cluster.machine.write(path, json.dumps(document | {"asked": 0, "until": 0}), mode=0o600)
