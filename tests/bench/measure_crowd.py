@@ -2,11 +2,11 @@
 
 Fifty pods that start at once share the machine's cores, so CPU time decides. Python needs most of a tenth of a second per pod. A worker
 needs half of that if it starts alone, and more if forty-nine others become its peers meanwhile. The worker watches only the part of this
-news that it needs (the news of peers as JSON, for both ends of a bus within one process, was more than half of it), and ADD waits for a
-notification of its address instead of polling. tailscaled pays for `iptables` instead. The calls take locks per pod, and no lock around
-slow operations. On a full host, ADD also pays for operations that look at all attachments: the search for a free UID and port, and the
-repair that is part of ADD and reads two short files per running attachment. The pod's neighbours learn of it, if they may see it, from the
-control plane, which batches such news for 0.8 s, as Headscale does.
+news that it needs (the news of peers as JSON, for both ends of a bus within one process, was more than half of the CPU time), and ADD waits
+for a notification of its address instead of polling. tailscaled pays for `iptables` instead. The calls take locks per pod, and no lock
+around slow operations. On a full host, ADD also pays for operations that look at all attachments: the search for a free UID and port, and
+the repair that is part of ADD and reads two short files per running attachment. The pod's neighbours learn of it, if they may see it, from
+the control plane, which batches such news for 0.8 s, as Headscale does.
 """
 
 from __future__ import annotations

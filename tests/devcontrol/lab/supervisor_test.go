@@ -538,7 +538,7 @@ func TestSupervisorAttendsOutside(t *testing.T) {
 	WaitUntil(t, "its words are in the log", func() bool { return p.Err.Has("by the way\n") })
 }
 
-// The supervisor refuses to start a worker as root or without a user ID.
+// The supervisor refuses to start a worker as root, or with invalid arguments.
 func TestSupervisorRefuses(t *testing.T) {
 	t.Parallel()
 	program := Program(t, "supervisor")
