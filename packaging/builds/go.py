@@ -18,9 +18,9 @@ DEVCONTROL = PACKAGING.parent / "tests" / "devcontrol"
 TOOLS = PACKAGING.parent / "tests" / "tools"
 
 WORKER_ENVIRON = {"GOEXPERIMENT": "nogreenteagc"}
-"""The collector of Go 1.25: the new one is faster on large heaps, and makes that of an idle worker a tenth larger."""
+"""Use the collector of Go 1.25: the new one is faster on large heaps, but makes the heap of an idle worker a tenth larger."""
 
-# What a developer may have set for other work, and would make another program of the same sources.
+# Variables that a developer may have set for other work, and that would change the result of a build.
 CHANGES_RESULTS = {"GOAMD64", "GOARM64", "GOEXPERIMENT", "GODEBUG", "GOFIPS140"}
 
 
@@ -36,7 +36,7 @@ def go_toolchain() -> Path:
 
 
 def go_environ(**more: str) -> dict[str, str]:
-    """The environment for the pinned `go`: the caller's, without what would change the result."""
+    """The environment for the pinned `go`: the caller's, without the variables that would change the result."""
     toolchain = go_toolchain()
     environ = {name: value for name, value in os.environ.items() if name not in CHANGES_RESULTS}
     environ |= {
@@ -50,9 +50,9 @@ def go_environ(**more: str) -> dict[str, str]:
 
 
 def sources(module: Path, *, tests: bool = False) -> Iterator[Path]:
-    """The files of a Go module that a build of it may read, in a fixed order; its tests too if asked for.
+    """The files of a Go module that a build of it may read, in a fixed order; with `tests`, also the files of its tests.
 
-    As Go itself does, it passes over names that begin with a dot or an underscore.
+    Like Go itself, it skips names that begin with a dot or an underscore.
     """
     for folder, folders, names in os.walk(module):
         folders[:] = sorted(name for name in folders if name[0] not in "._" and name != "testdata")
@@ -72,11 +72,11 @@ def go_build(
     env: dict[str, str] | None = None,
     patches: Sequence[Path] = (),
 ) -> Path:
-    """Build `{name: package path}` of a module, statically, and return the directory that holds the programs.
+    """Build `{name: package path}` of a module, statically, and return the directory that contains the programs.
 
     `tags` are separated by commas, `env` is added to the environment (GOARM64, GODEBUG …), and `patches` are patch files for modules
-    that this one requires (builds/patches.py). The directory is named after the module and the content of all that goes in. Raises
-    subprocess.CalledProcessError after the compiler has said why on standard error; ValueError where a patch does not fit.
+    that this module requires (builds/patches.py). The directory is named after the module and a digest of all inputs. Raises
+    subprocess.CalledProcessError, after the compiler has printed its errors, and ValueError if a patch does not apply.
     """
     added = {"CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": goarch, **(env or {})}
     content = (
@@ -100,15 +100,15 @@ def go_build(
 
 
 def module_sources(module: Path) -> Path:
-    """Where `go vet` and `go test` run for a module of ours: its directory, or its copy with the patched modules that it is built of."""
+    """The directory in which `go vet` and `go test` run for one of our modules: the module, or a copy that requires the patched modules."""
     patches = {WORKERS: PATCHES, TOOLS: TAILSCALE_PATCHES}.get(module, ())
     return patched_sources(module, patches, go_toolchain(), go_environ()) if patches else module
 
 
 def workers(goarch: str = "amd64") -> Path:
-    """The directory of `worker` and `supervisor`, as the artefact of that architecture carries them.
+    """The directory of `worker` and `supervisor`, as the artefact of that architecture contains them.
 
-    workers/tags.txt leaves out the features of tailscale that no enrolled pod uses; workers/features.txt says why the others stay.
+    workers/tags.txt leaves out the features of tailscale that no enrolled pod uses; workers/features.txt gives the reasons for the others.
     """
     return go_build(
         WORKERS,
@@ -122,10 +122,10 @@ def workers(goarch: str = "amd64") -> Path:
 
 
 def devcontrol() -> Path:
-    """`devcontrol`, the control plane for the demo and the tests. It is never shipped."""
+    """`devcontrol`, the control plane for the demo and the tests. It is not part of the artefact."""
     return go_build(DEVCONTROL, {"devcontrol": "."}, goarch=machine_goarch()) / "devcontrol"
 
 
 def machine_goarch() -> str:
-    """This machine's architecture, in Go's words."""
+    """This machine's architecture, as GOARCH names it."""
     return {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]

@@ -1,7 +1,7 @@
-"""The lock files: what setup.cfg asks for, resolved for every supported Python at once, with hashes; and the Go modules.
+"""The lock files: the requirements of setup.cfg, resolved for all supported Python versions at once, with hashes; and the Go modules.
 
-The Go modules follow tailscale.com. Its newest release is taken whose `go` line the toolchain of packaging/go.lock satisfies, and all of
-whose modules the module proxy serves.
+The Go modules follow tailscale.com. They require its newest release whose `go` line the toolchain of packaging/go.lock satisfies, and
+whose modules are all available from the module proxy.
 """
 
 import configparser
@@ -19,7 +19,7 @@ HEADER = "# Made by `make lock` from setup.cfg. Do not edit.\n"
 
 
 def lock() -> None:
-    """Write the lock files in packaging/ anew, with the newest versions that setup.cfg allows."""
+    """Write the lock files in packaging/ again, with the newest versions that setup.cfg allows."""
     setup = configparser.ConfigParser()
     setup.read(PACKAGING.parent / "setup.cfg")
     runtime = setup["options"]["install_requires"]
@@ -31,7 +31,7 @@ def lock() -> None:
 
 
 def write(target: Path, requirements: str) -> None:
-    """Resolve the requirements, one a line, into a lock file."""
+    """Resolve the requirements, one per line, into a lock file."""
     command = [str(venv().parent / "uv"), "pip", "compile", "--universal", "--python-version=3.10", "--quiet"]
     options = ["--generate-hashes", "--no-header", "--no-annotate", "--only-binary=:all:"]
     with tempfile.NamedTemporaryFile("w", suffix=".in") as file:
@@ -45,7 +45,7 @@ def write(target: Path, requirements: str) -> None:
 
 
 def lock_go() -> None:
-    """Bring the Go modules to the newest tailscale.com that can be built, and say what to look at."""
+    """Update the Go modules to the newest tailscale.com that can be built, and print what must be reviewed."""
     for version in releases():
         if refused := next(
             (why for module in (WORKERS, DEVCONTROL, TOOLS) if (why := require(module, version))), None
@@ -76,7 +76,7 @@ def releases() -> list[str]:
 
 
 def newest_first(versions: list[str], current: str) -> list[str]:
-    """The stable ones of some versions, newest first, down to the current one."""
+    """The stable versions among `versions`, newest first, down to the current one."""
     numbers = {
         version: tuple(map(int, found.groups()))
         for version in versions
@@ -88,9 +88,9 @@ def newest_first(versions: list[str], current: str) -> list[str]:
 
 
 def require(module: Path, version: str) -> str | None:
-    """Have a module require that version of tailscale.com. If that cannot be, leave it as it was and return why.
+    """Make a module require that version of tailscale.com. If that fails, restore the module's files and return the reason.
 
-    The tests of others' packages may need modules that cannot be had; what is built may not.
+    A module may be unavailable if only the tests of other packages need it, but not if the build needs it.
     """
     files = {path: path.read_bytes() for path in (module / "go.mod", module / "go.sum")}
     try:
@@ -110,7 +110,7 @@ def require(module: Path, version: str) -> str | None:
 
 
 def go(module: Path, *arguments: str) -> str:
-    """What the pinned `go` prints in a module. Raises subprocess.CalledProcessError with what it says."""
+    """Run the pinned `go` in a module, and return what it prints. Raises subprocess.CalledProcessError with the error output."""
     done = subprocess.run(
         [str(go_toolchain()), *arguments],
         cwd=module,

@@ -1,1 +1,1 @@
-"""What the product costs, beside what a pod would otherwise run: ``make bench``."""
+"""The costs of the product, compared with those of what a pod would otherwise run: ``make bench``."""

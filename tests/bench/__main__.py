@@ -1,6 +1,6 @@
-"""Take all measures once, print the table, keep it in dist/bench.json, draw it, and write docs/performance.md from it.
+"""Take all measurements once, print the table, save it in dist/bench.json, draw plots, and write docs/performance.md.
 
-``python -m tests.bench [--quick] [LETTER …]``: a quick run, or one of some rows, is kept under another name, and changes no page.
+``python -m tests.bench [--quick] [LETTER …]``: a quick run, or a run of only some rows, is saved under another name and writes no page.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ MEASURES: dict[str, Measure] = {
     "m": measure_growth.measure,
     "o": measure_minting.measure,
 }
-"""By the letters of their rows, in the order in which they are taken."""
+"""The measurements by the letters of their rows, in the order in which they are taken."""
 
 
 def main() -> int:
-    """0 when every bound is kept."""
+    """Run the bench; return 0 if every bound is kept."""
     parser = argparse.ArgumentParser(
         prog="tests.bench", description=__doc__.splitlines()[0] if __doc__ else None
     )
@@ -56,7 +56,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("The bench makes network namespaces: please run it as root.", file=sys.stderr)
         return 1
-    print(f"{tools.artefact()}, {tools.clients()}, {tools.devcontrol()}", file=sys.stderr)  # built by now
+    print(f"{tools.artefact()}, {tools.clients()}, {tools.devcontrol()}", file=sys.stderr)  # builds them
     rows: list[Row] = []
     wanted = set("".join(options.letters))
     try:
@@ -70,7 +70,7 @@ def main() -> int:
             with Lab.opened(quick=options.quick) as lab:
                 rows += measure(lab)
             print(f"{time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    finally:  # a run that breaks off after half an hour says what it knows
+    finally:  # a run that fails after half an hour prints what it has measured
         rows.sort(key=lambda row: row.letter)
         print(report.table(rows))
     run = report.Run.of("bench-some" if wanted else "bench-quick" if options.quick else "bench", rows)

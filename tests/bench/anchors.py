@@ -1,4 +1,4 @@
-"""What a pod would run otherwise: tailscaled, as a sidecar or the operator starts it, and ``tailscale up``."""
+"""The anchor: what a pod would otherwise run. This is tailscaled, as a sidecar or the operator starts it, and ``tailscale up``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.kit.wait import wait_until
 
 
 class Sidecar:
-    """tailscaled with a kernel interface or, ``userspace``, without one, in a namespace that has a way to the control plane.
+    """tailscaled with a kernel interface or, with ``userspace``, without one, in a namespace that can reach the control plane.
 
-    As Tailscale's container image starts it: with its own choice of a firewall, and iptables at hand. Only its logs are off, as ours
-    are. ``start`` and ``up`` are what is measured.
+    It is configured as in Tailscale's container image: it chooses a firewall itself, and iptables is installed. Only its log upload is off,
+    as for our worker. `start`, which includes ``tailscale up``, is what the bench measures.
     """
 
     def __init__(self, control: ControlPlane, netns: Netns, root: Path, *, userspace: bool = False) -> None:
@@ -41,7 +41,7 @@ class Sidecar:
         self._daemon: Daemon | None = None
 
     def start(self) -> None:
-        """From nothing to a node with its address."""
+        """Start tailscaled and run ``tailscale up``; return when the node has its address."""
         env = {"TS_DISABLE_PORTMAPPER": "1", "HOME": str(self.root), "PATH": os.defpath + ":/usr/sbin:/sbin"}
         self._daemon = Daemon(self._daemon_argv, log=self.root / "log", env=env)
         wait_until(self._socket.exists, what="tailscaled's socket", poll=0.001)
@@ -49,24 +49,24 @@ class Sidecar:
 
     @property
     def address(self) -> str:
-        """Its IPv4 address on the tailnet."""
+        """The node's IPv4 tailnet address."""
         return run([*self._client, "ip", "-4"]).strip()
 
     def close(self) -> None:
-        """Log out, and end."""
+        """Log out, and stop tailscaled."""
         if self._daemon:
             wait_until(self._logs_out, what=f"the logout of {self.root.name}")
             self._daemon.close()
 
     def _logs_out(self) -> bool:
-        """Whether it does, or has: the first answer is lost where a call of its own to the control plane ends at that moment."""
+        """Whether the node is logged out. The first answer is lost if another of tailscaled's calls to the control plane ends just then."""
         done = attempt([*self._client, "logout"])
         return done.returncode == 0 or b"no nodekey to log out" in done.stderr
 
 
 @contextlib.contextmanager
 def sidecar(control: ControlPlane, netns: Netns, root: Path, *, userspace: bool = False) -> Iterator[Sidecar]:
-    """One that is not started yet, and logs out at the end."""
+    """A sidecar that is not started yet; it logs out at the end of the block."""
     made = Sidecar(control, netns, root, userspace=userspace)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""What a program costs, from exec to exit: wall time, and the CPU time of it and the children that it waited for."""
+"""The cost of running a program, from exec to exit: wall time, and the CPU time of the program and the children that it waited for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.kit.process import CLEAN
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds."""
+    """Wall time and CPU time in seconds."""
 
     wall: float
     cpu: float
@@ -26,9 +26,9 @@ def cost(
     stdin: Path = Path(os.devnull),
     stdout: Path = Path(os.devnull),
 ) -> Cost:
-    """Of one call. Raises OSError when it fails: a call that fails is no measurement.
+    """Run a program once, and return its cost. Raises OSError if it fails, because a failed run is no measurement.
 
-    With posix_spawn and wait4: subprocess.Popen costs more than what is measured here, and not always the same.
+    It uses posix_spawn and wait4, because subprocess.Popen costs more than what is measured here, and a varying amount.
     """
     files = [
         (os.POSIX_SPAWN_OPEN, 0, str(stdin), os.O_RDONLY, 0),

@@ -1,4 +1,4 @@
-"""Where everything is measured: one tailnet on this machine, in namespaces of its own, for the whole run."""
+"""The environment of a measurement: one tailnet on this machine, in its own network namespaces."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.kit.wire import Wire
 from .rows import Row
 
 BATCH = "800ms"
-"""How often nodes hear of one another's changes: as Headscale tells them (tuning.batch_change_delay)."""
+"""The interval in which the control plane batches the nodes' changes, as Headscale does (tuning.batch_change_delay)."""
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A wire, a control plane on it, and room for more; what is made here ends with the block that asked for it."""
+    """A wire, a control plane on it, and a directory. Hosts and peers that are created here end with their block."""
 
     wire: Wire
     control: ControlPlane
@@ -34,29 +34,29 @@ class Lab:
 
     @property
     def rounds(self) -> int:
-        """How often things are measured, at the least."""
+        """The minimum number of rounds of a measurement."""
         return 3 if self.quick else 7
 
     @classmethod
     @contextlib.contextmanager
     def opened(cls, *, quick: bool, batch: str = BATCH) -> Iterator[Lab]:
-        """A new tailnet with nobody in it, whose nodes hear of one another once in ``batch``."""
+        """A new, empty tailnet, whose control plane batches the nodes' changes for ``batch``."""
         with tempfile.TemporaryDirectory(prefix="tscni-") as directory:
             root = Path(directory)
-            root.chmod(0o711)  # workers are no root, and pass through
+            root.chmod(0o711)  # workers do not run as root, but must pass through this directory
             with Wire() as wire, ControlPlane(wire, root / "control", batch=batch) as control:
                 yield cls(wire, control, root, quick)
 
     @contextlib.contextmanager
     def host(self, name: str, **config: Any) -> Iterator[Host]:
-        """A machine that runs pods, with a default route as any has; ``config`` is for our plugin's conflist entry."""
+        """A host with a default route, as any host has; ``config`` is added to tailscale-cni's conflist entry."""
         with Host(self.wire, self.control, self.root / name, **config) as host:
             host.netns.run("ip", "route", "add", "default", "dev", "eth0")
             yield host
 
     @contextlib.contextmanager
     def peer(self, name: str, *, userspace: bool = False) -> Iterator[Peer]:
-        """A machine with tailscaled, in a namespace of its own on the wire."""
+        """A machine with tailscaled, in its own namespace on the wire."""
         with ExitStack() as stack:
             netns = stack.enter_context(Netns(name))
             self.wire.plug(netns)
@@ -64,11 +64,11 @@ class Lab:
 
 
 Measure = Callable[[Lab], list[Row]]
-"""Takes samples, and gives lines of the table. Its module's docstring is what docs/performance.md says of them."""
+"""A function that takes samples and returns rows of the table. Its module's docstring becomes a section of docs/performance.md."""
 
 
 def calm_down() -> None:
-    """Return once the machine does next to nothing; after two minutes that it does not, there is no measuring here: TimeoutError."""
+    """Wait until the machine is nearly idle. Raises TimeoutError after two minutes, because a busy machine gives no useful figures."""
     wait_until(_is_calm, 120, what="the machine to be calm")
 
 
@@ -80,7 +80,7 @@ def _is_calm() -> bool:
 
 
 def _cpu_ticks() -> tuple[int, int]:
-    """Busy ones and all, of all cores (/proc/stat)."""
+    """The busy ticks and all ticks of all cores (/proc/stat)."""
     user, nice, system, idle, iowait, *others = map(
         int, Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]
     )

@@ -1,12 +1,12 @@
 """Many pods at once, and many pods on one host.
 
-Fifty pods that come at once share the machine's cores, so what counts is CPU. Python's part of one is most of a tenth of a second; a
-worker's is half of that where it starts alone, and more where forty-nine others become its peers meanwhile. It watches only what it needs
-of that (the news of peers as JSON, for both sides of a bus within one process, was more than half of it), and ADD waits to be told of its
-address and does not ask. tailscaled pays for `iptables` instead. The calls take locks per pod, and none around what is slow. A pod on a
-full host pays for what looks at all attachments: the free uid and port, and the repair that rides on ADD, which reads two short files for
-each that runs. Its neighbours hear of it if they may see it, from the control plane, which gathers such news for 0.8 s, as Headscale
-does.
+Fifty pods that start at once share the machine's cores, so CPU time decides. Python needs most of a tenth of a second per pod. A worker
+needs half of that if it starts alone, and more if forty-nine others become its peers meanwhile. The worker watches only the part of this
+news that it needs (the news of peers as JSON, for both ends of a bus within one process, was more than half of the CPU time), and ADD waits
+for a notification of its address instead of polling. tailscaled pays for `iptables` instead. The calls take locks per pod, and no lock
+around slow operations. On a full host, ADD also pays for operations that look at all attachments: the search for a free UID and port, and
+the repair that is part of ADD and reads two short files per running attachment. The pod's neighbours learn of it, if they may see it, from
+the control plane, which batches such news for 0.8 s, as Headscale does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .rows import Bound, Row, interleave
 
 NUMBERS = itertools.count()
 SOME = 8
-"""Calls at a time, where their time is not measured."""
+"""The number of calls at a time when their time is not measured."""
 PEOPLE_SEE_PODS = """{
     "tagOwners": {"tag:k8s-pod": [], "tag:person": []},
     "acls": [{"action": "accept", "src": ["tag:person"], "dst": ["tag:k8s-pod:*"]}],
@@ -38,14 +38,14 @@ PEOPLE_SEE_PODS = """{
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Rows f and h."""
+    """Measure rows f and h."""
     with lab.host("crowd", readyTimeout="60s") as host:
-        enrol(host)  # the first one unpacks the artefact
+        enrol(host)  # the first ADD unpacks the artefact
         return [*at_once(lab, host), *one_more(lab, host)]
 
 
 def at_once(lab: Lab, host: Host) -> list[Row]:
-    """Row f."""
+    """Measure row f."""
     size = 10 if lab.quick else 50
     failures: list[float] = []
     seconds = interleave(
@@ -63,10 +63,10 @@ def at_once(lab: Lab, host: Host) -> list[Row]:
 
 
 def ours_at_once(host: Host, size: int, failures: list[float]) -> float:
-    """Seconds until all are Running; those that were not are counted.
+    """Seconds until all pods are Running; the number of those that failed is appended to ``failures``.
 
-    That they are is their supervisor's word, a file: asking the nodes themselves, again and again, would be most of the CPU.
-    Afterwards they are asked.
+    Whether a node is Running is read from a file of its supervisor, because polling the nodes' LocalAPI would be most of the CPU time. The
+    nodes themselves are queried afterwards.
     """
     made = [(sandbox, host.runtime.add_primary(sandbox)) for sandbox in pods(host, size)]
 
@@ -86,9 +86,9 @@ def ours_at_once(host: Host, size: int, failures: list[float]) -> float:
 
 
 def anchors_at_once(lab: Lab, size: int) -> float:
-    """Seconds until as many sidecars are up."""
+    """Seconds until ``size`` sidecars are up."""
     with ExitStack() as stack:
-        # Entered first, left last: a daemon ends with the thread that started it.
+        # Entered first and left last, because a daemon ends with the thread that started it.
         pool = stack.enter_context(ThreadPoolExecutor(size))
         sidecars = []
         for _ in range(size):
@@ -102,9 +102,9 @@ def anchors_at_once(lab: Lab, size: int) -> float:
 
 
 def one_more(lab: Lab, host: Host) -> list[Row]:
-    """Row h: where pods do not see one another, as docs/acl.md has it, and where everybody sees everybody, as a new tailnet has it.
+    """Measure row h with pods that do not see each other, as in docs/acl.md, and with nodes that all see each other, as in a new tailnet.
 
-    Half of the anchor's samples are taken before the others come, half when they have gone: a machine is not as fast all the time.
+    Half of the anchor's samples are taken before the other pods start and half after they end, because a machine's speed varies.
     """
     size, rounds = (20, lab.rounds) if lab.quick else (200, 2 * lab.rounds)
     policy = lab.root / "policy.hujson"
@@ -127,7 +127,7 @@ def one_more(lab: Lab, host: Host) -> list[Row]:
         remove_all(host, crowd)
         first += adds(lab, host, rounds // 2)
     what = f"ADD of the {size}th pod, over the first"
-    # No round of theirs is at the time of one of the first's.
+    # No round of the other rows is at the time of a round of the first pod.
     anchor = (median(first),) * rounds
     return [
         Row("h", "ADD of the first pod", "ms", first, None, None),
@@ -138,7 +138,7 @@ def one_more(lab: Lab, host: Host) -> list[Row]:
 
 
 def adds(lab: Lab, host: Host, rounds: int) -> tuple[float, ...]:
-    """Seconds of one more ADD, each on a machine that is calm: the end of the one before wakes its neighbours, too."""
+    """Seconds of ADD of one more pod, in each round on an idle machine, because the end of the previous pod wakes its neighbours, too."""
     samples = []
     for _ in range(rounds):
         if not lab.quick:
@@ -148,17 +148,17 @@ def adds(lab: Lab, host: Host, rounds: int) -> tuple[float, ...]:
 
 
 def pods(host: Host, count: int) -> list[Sandbox]:
-    """Sandboxes of pods that want to be nodes."""
+    """Sandboxes of pods that are annotated, but not added yet."""
     return [host.sandbox(Pod.enrolled(f"crowd-{next(NUMBERS)}x")) for _ in range(count)]
 
 
 def see(host: Host, crowd: list[Sandbox], peers: int) -> bool:
-    """Whether all of them run, and the last one knows of so many nodes."""
+    """Whether all pods are Running, and the last one sees ``peers`` other nodes."""
     known = host.node(crowd[-1]).get("Peer") or {}
     return len(known) == peers and all(host.running(sandbox) for sandbox in crowd)
 
 
 def remove_all(host: Host, sandboxes: list[Sandbox]) -> None:
-    """Their end, some at once."""
+    """Delete pods, some at a time."""
     with ThreadPoolExecutor(SOME) as pool:
         list(pool.map(partial(remove, host), sandboxes))

@@ -1,14 +1,14 @@
-"""A pod that is enrolled waits for its node: from the runtime's exec to the result, with the tailnet address on its interface.
+"""The start of an enrolled pod: from the runtime's exec to the result, with the tailnet address on the pod's interface.
 
-The anchor is what a sidecar does: `tailscaled`, then `tailscale up`, in a namespace on the same control plane, with `iptables` at hand and
-its own choice of a firewall, as in Tailscale's container image. Half of it is `iptables`; for orientation there is userspace networking
-too, which needs no firewall and no interface. ADD includes the pod's firewall, routes and rules.
+The anchor is a sidecar: `tailscaled`, then `tailscale up`, in a namespace on the same control plane, with `iptables` installed and with its
+own choice of a firewall, as in Tailscale's container image. Half of the sidecar's time is `iptables`. For orientation, the table also has
+userspace networking, which needs neither firewall nor interface. ADD includes the pod's firewall, routes and rules.
 
-The floor is tsnet: linking and starting a Go program of 20 MB, and three exchanges with the control plane, which is on the same machine:
-over the Internet those are most of the time, for both sides. What is ours on top is Python: TUN, state on the disk (each record is written
-through), starting the processes, and configuring the kernel. The worker starts before Python imports what it configures with, and both
-run while the node registers. DEL logs out, so that the control plane forgets the node at once, and removes everything; where the control
-plane does not answer, it gives up after 1.5 s.
+The floor is tsnet: linking and starting a Go program of 20 MB, and three exchanges with the control plane. Here the control plane is on the
+same machine; over the Internet, the exchanges are most of the time for both sides. Python adds the TUN device, state on the disk (each
+record is written through), starting the processes, and configuring the kernel. The worker starts before Python imports the modules that
+configure the kernel, and both run while the node registers. DEL logs out, so that the control plane forgets the node at once, and removes
+everything. If the control plane does not answer, DEL gives up after 1.5 s.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ NUMBERS = itertools.count()
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Rows b and j."""
+    """Measure rows b and j."""
     with lab.host("enrolled") as host:
-        enrol(host)  # the first one unpacks the artefact
+        enrol(host)  # the first ADD unpacks the artefact
         add = interleave(
             lab.rounds,
             ours=lambda: enrol(host),
@@ -51,7 +51,7 @@ def measure(lab: Lab) -> list[Row]:
 
 
 def enrol(host: Host) -> float:
-    """Seconds of our ADD. The pod goes again, and did have its address."""
+    """Seconds of tailscale-cni's ADD. The pod is checked for its tailnet address, and deleted."""
     sandbox, seconds = add(host)
     if not host.addressed(sandbox):
         raise TimeoutError(f"{sandbox.pod.name} has started without its tailnet address")
@@ -60,7 +60,7 @@ def enrol(host: Host) -> float:
 
 
 def add(host: Host) -> tuple[Sandbox, float]:
-    """A pod whose primary interface is there, and the seconds of our ADD."""
+    """Start a pod on the primary CNI, then call tailscale-cni's ADD; return the sandbox and the seconds of that ADD."""
     sandbox = host.sandbox(Pod.enrolled(f"pod-{next(NUMBERS)}x"))
     previous = host.runtime.add_primary(sandbox)
     started = time.perf_counter()
@@ -69,7 +69,7 @@ def add(host: Host) -> tuple[Sandbox, float]:
 
 
 def unenrol(host: Host, *, outage: bool = False) -> float:
-    """Seconds of our DEL."""
+    """Seconds of tailscale-cni's DEL."""
     sandbox, _ = add(host)
     with host.control.outage() if outage else nullcontext():
         started = time.perf_counter()
@@ -80,14 +80,14 @@ def unenrol(host: Host, *, outage: bool = False) -> float:
 
 
 def remove(host: Host, sandbox: Sandbox) -> None:
-    """The end of a pod. Raises CNIError."""
+    """Delete a pod and its namespace. Raises CNIError."""
     host.runtime.delete(sandbox)
     sandbox.netns.close()
     host.sandboxes.remove(sandbox)
 
 
 def start_sidecar(lab: Lab, *, userspace: bool = False) -> float:
-    """Seconds from exec to a node with its address."""
+    """Seconds from exec until a sidecar's node has its address."""
     with Netns("sidecar") as netns:
         lab.wire.plug(netns)
         root = lab.root / f"sidecar-{next(NUMBERS)}"

@@ -1,9 +1,9 @@
-"""What a node costs as its tailnet grows: its memory, and its CPU for each node anywhere that joins and leaves.
+"""The cost of a node as its tailnet grows: its memory, and its CPU time for each other node that joins and leaves.
 
-Every node knows every other one that it may talk to. So memory grows with the tailnet, and each change is work for all of its nodes; both
-are what they are for any Tailscale client. A policy that lets pods see little (docs/acl.md) makes tailnets small: the control plane
-names only those that a node may talk to. Ours is the pod's two processes, the anchor a tailscaled with userspace networking; there are
-two of each, so that what processes of one program share counts for none of them.
+Every node knows all nodes that it may talk to. So memory grows with the tailnet, and each change costs CPU time on all of its nodes, as
+with any Tailscale client. A policy that lets pods see few nodes (docs/acl.md) has the effect of a small tailnet, because the control plane
+sends a node only those nodes that it may talk to. The product's side is the pod's two processes; the anchor is a tailscaled with userspace
+networking. There are two of each, so that pages shared by processes of one program count for none of them.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from .rows import Row
 
 SIZES = (12, 100, 500)
 CHANGES = 10
-"""Nodes that join and leave, one after the other."""
+"""The number of nodes that join and leave, one after the other."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A node: its processes, found anew, for the worker can be another one."""
+    """A node and its processes, which are looked up each time, because the worker may have been restarted."""
 
     processes: Callable[[], list[Process]]
 
     @property
     def memory(self) -> float:
-        """Private bytes."""
+        """The private memory of the processes in bytes."""
         return float(sum(process.private_memory for process in self.processes()))
 
     @property
     def cpu(self) -> float:
-        """Seconds so far."""
+        """The CPU time of the processes so far, in seconds."""
         return sum(process.cpu for process in self.processes())
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Rows m; in QUICK for the smallest tailnet only."""
+    """Measure rows m; in a quick run only for the smallest tailnet."""
     with ExitStack() as stack:
         host = stack.enter_context(lab.host("growth"))
         peer, _ = [stack.enter_context(lab.peer(f"anchor-{n}", userspace=True)) for n in range(2)]
@@ -56,9 +56,9 @@ def measure(lab: Lab) -> list[Row]:
 
 
 def at(lab: Lab, size: int, ours: Contestant, anchor: Contestant) -> list[Row]:
-    """The rows of one size."""
+    """Measure the rows of one size of the tailnet."""
     crowd = Crowd(lab.control, size)
-    pass_time(3 if lab.quick else 20)  # they collect their garbage
+    pass_time(3 if lab.quick else 20)  # the nodes collect their garbage
     before = ours.cpu, anchor.cpu
     for n in range(CHANGES):
         node = lab.control.add_stranger(f"passer-by-{size}-{n}")

@@ -1,13 +1,12 @@
-"""What an enrolled pod costs while nothing happens to it, on a host with forty of them: CPU, of the supervisor and the worker.
+"""The CPU time of an idle enrolled pod, of its supervisor and worker, on a host with forty such pods.
 
-A worker that is idle keeps up its poll, its relay and its STUN, and looks at its own memory. The figure is per minute, the median over
-the pods.
+An idle worker keeps up its poll, its relay and its STUN, and checks its own memory. The figure is per minute, the median of the pods.
 
-A pod that starts or stops is a change of the host's interfaces. Tailscale would look at all of them and judge whether its network is
-another one. The worker hides the interfaces of pods from it, so that nothing has changed, looks for the same price however many there
-are, and does not even hear of those that have nothing but a link-local address: a filter on the socket leaves that in the kernel. The
-figure is what comes on top of an idle node's, before and after; one that is less than nothing is noise. The pod that comes and goes is
-not enrolled. One that is enrolled is also a change of the tailnet, for all of its nodes, wherever they are: it is in the table for
+A pod that starts or stops changes the host's interfaces. Tailscale would then look at all of them and decide whether its network has
+changed. The worker hides the interfaces of pods from Tailscale, so that nothing has changed, and the look costs the same for any number of
+pods. It does not even receive events of interfaces that have only a link-local address, because a filter on the socket drops them in the
+kernel. The figure is the time in addition to that of an idle node, before and after; a negative figure is noise. The pod that starts and
+stops is not enrolled. An enrolled pod is also a change of the tailnet, for all of its nodes on all hosts; it is in the table for
 orientation.
 """
 
@@ -30,7 +29,7 @@ NUMBERS = itertools.count()
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Row g; in QUICK with ten pods, for some seconds."""
+    """Measure row g; in a quick run with ten pods, for some seconds."""
     size, settle, seconds, guests = (10, 8, 5, 1) if lab.quick else (40, 30, 60, 4)
     with lab.host("idle", readyTimeout="60s") as host:
         pods = [host.start(Pod.enrolled(f"idle-{n}x")) for n in range(size)]
@@ -54,7 +53,7 @@ def measure(lab: Lab) -> list[Row]:
 
 
 def per_minute(host: Host, pods: list[Sandbox], seconds: int) -> tuple[float, ...]:
-    """Seconds of CPU that each pod's node takes in a minute."""
+    """The CPU time of each pod's node, in seconds per minute."""
     before = [cpu(host, pod) for pod in pods]
     pass_time(seconds)
     return tuple((cpu(host, pod) - b) * 60 / seconds for pod, b in zip(pods, before, strict=True))
@@ -63,9 +62,9 @@ def per_minute(host: Host, pods: list[Sandbox], seconds: int) -> tuple[float, ..
 def neighbour(
     host: Host, pods: list[Sandbox], make: Callable[[str], Pod], guests: int
 ) -> tuple[float, float]:
-    """Seconds of CPU that a neighbour takes, on average, while pods start and stop; and how many seconds pass.
+    """A neighbour's mean CPU time while ``guests`` pods start and stop, and the time that passes, both in seconds.
 
-    A second and a half each: what tailscale does about it comes up to a second late.
+    It waits 1.5 s after each start and stop, because tailscale reacts up to a second late.
     """
     before, started = [cpu(host, pod) for pod in pods], time.monotonic()
     for _ in range(guests):
@@ -78,5 +77,5 @@ def neighbour(
 
 
 def cpu(host: Host, pod: Sandbox) -> float:
-    """Seconds so far, of its supervisor and its worker."""
+    """The CPU time of a pod's supervisor and worker so far, in seconds."""
     return host.supervisor(pod).cpu + host.worker(pod).cpu

@@ -1,14 +1,14 @@
-"""What an enrolled pod holds in memory: the private pages (Private_Clean and Private_Dirty of smaps_rollup) of its two processes.
+"""The memory of an enrolled pod: the private pages (Private_Clean and Private_Dirty of smaps_rollup) of its two processes.
 
-Two pods of ours and a tailscaled of either mode are on one tailnet, of 12 nodes or of 50; the others are nodes that nobody runs. For a
-minute some of these come and go, one a second, because every change makes a node build anew what it knows; they go on while samples are
-taken, one every ten seconds. Tailscaled grows meanwhile, so that a ratio is a larger one at first (rows m: after half a minute, with
-fewer changes). The tailnet of 50 nodes comes after that, with the same processes. There are two of each, as on any host with more than
-one pod, so that what processes of one program share counts for none of them. The anchor is the smaller of tailscaled's two modes.
+Two enrolled pods and a tailscaled in each mode are in one tailnet, of 12 nodes or of 50; the others are nodes that run nowhere. For a
+minute some of these come and go, one per second, because every change makes a node rebuild its netmap. They continue while samples are
+taken, one every ten seconds. tailscaled grows meanwhile, so the ratio is larger at first (rows m: after half a minute, with fewer changes).
+The tailnet of 50 nodes follows, with the same processes. There are two of each, as on any host with more than one pod, so that pages shared
+by processes of one program count for none of them. The anchor is the smaller of tailscaled's two modes.
 
-A Go program that has once been busy keeps what it took. The worker looks every seven seconds whether it has grown and has little to do,
-collects, and gives back; it has no memory limit, which would halve its speed (buffers that nobody touches would count as live).
-After ten seconds at full speed and thirty at rest it has to be where it was, after as much rest, before.
+A Go program keeps the memory that it once needed. Every seven seconds the worker checks whether it has grown and has little to do; if so,
+it collects garbage and returns memory. It has no memory limit, which would halve its speed (buffers that are not in use would count as
+live). After ten seconds at full speed and thirty at rest, its memory must be close to its value before, measured after as much rest.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .rows import Bound, Row
 
 SIZES = (12, 50)
 AT_MOST = {12: Bound(12)}
-"""MB, by the size of the tailnet."""
+"""Bounds in MB, by the size of the tailnet."""
 
 
 class Crowd:
-    """Nodes that nobody runs, as many as a tailnet of some size lacks."""
+    """Nodes that run nowhere, as many as are missing for a tailnet of ``size`` nodes."""
 
     def __init__(self, control: ControlPlane, size: int) -> None:
         self.control = control
@@ -42,12 +42,12 @@ class Crowd:
         self.there = [self._join() for _ in range(size - len(control.nodes()))]
 
     def close(self) -> None:
-        """All of them leave."""
+        """Remove all of them from the tailnet."""
         for node in self.there:
             self.control.delete_node(node)
 
     def churn(self, seconds: int) -> None:
-        """One a second: goes offline, comes back, or leaves for good with another one in its place."""
+        """Change one node per second: it goes offline, comes back, or is deleted and replaced by another one."""
         for second in range(seconds):
             match second % 3:
                 case 0:
@@ -64,7 +64,7 @@ class Crowd:
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Rows d and e; in QUICK after a few seconds only, and in the smaller tailnet."""
+    """Measure rows d and e; in a quick run after only a few seconds, and in the smaller tailnet."""
     with ExitStack() as stack:
         host = stack.enter_context(lab.host("memory"))
         peers = [stack.enter_context(lab.peer(f"mode-{u}", userspace=u)) for u in (False, True)]
@@ -78,7 +78,7 @@ def measure(lab: Lab) -> list[Row]:
 
 
 def at_rest(lab: Lab, crowd: Crowd, size: int, ours: Callable[[], int], peers: list[Peer]) -> list[Row]:
-    """Row d."""
+    """Measure row d."""
     settle, pause = (9, 2) if lab.quick else (60, 10)
     crowd.churn(settle)
     mine, theirs = [], []
@@ -96,14 +96,14 @@ def at_rest(lab: Lab, crowd: Crowd, size: int, ours: Callable[[], int], peers: l
 
 
 def after_traffic(stack: ExitStack, lab: Lab, host: Host, pod: Sandbox, far: Peer) -> list[Row]:
-    """Row e."""
+    """Measure row e."""
     busy, rest = (2, 12) if lab.quick else (10, 30)
     end = serve(stack, lab, far, pod.netns, host.addresses(pod)[0])
-    pass_time(rest)  # the other nodes have just gone
+    pass_time(rest)  # the other nodes have just left
     before = float(host.private_memory(pod))
     after = []
     for turn in range(1 if lab.quick else 5):
-        # Again if nothing came: there would be nothing to be given back.
+        # Try again if nothing arrived, because then there is no memory to return.
         wait_until(partial(end.rate, TRAFFIC[turn % 2], busy), what="traffic")
         pass_time(rest)
         after.append(float(host.private_memory(pod)))

@@ -1,7 +1,7 @@
-"""A pod whose key is made for it: ADD with an OAuth client and with a Headscale API key, over the same at an earlier commit.
+"""ADD of a pod whose auth key is created for it, by an OAuth client and by a Headscale API key, compared with an earlier commit.
 
-The anchor is the artefact of commit 80d3202, which spoke HTTP itself because the import of requests takes 70 to 130 ms. Today that import
-runs in a process that ADD starts first, beside its own records, locks and claims.
+The anchor is the artefact of commit 80d3202, which has its own HTTP client because the import of requests takes 70 to 130 ms. Today that
+import runs in a process that ADD starts first, while ADD handles its records, locks and claims.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BASELINE = "80d3202"
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Row o."""
+    """Measure row o."""
     rows = []
     for name, kind in (("an OAuth client", oauth), ("a Headscale API key", headscale)):
         with ExitStack() as stack:
@@ -53,7 +53,7 @@ def _new_host(stack: ExitStack, lab: Lab, name: str, **config: Any) -> Host:
 
 
 def baseline() -> Path:
-    """The artefact of the commit that is compared with, built from the repository's history once."""
+    """The artefact of the anchor's commit, built once from the repository's history."""
 
     def build(directory: Path) -> None:
         packed = subprocess.run(

@@ -1,12 +1,12 @@
-"""A pod that is not enrolled pays for one start of Python, and next to nothing else.
+"""A call for a pod that is not enrolled costs one start of Python, and next to nothing else.
 
-The floor is `python3 -I -S -c pass`: a plugin in Python starts that, whatever it does. What comes on top is reading the call, the note of
-the host's configuration, whether that is still what it was, and prevResult; what comes off is Python's own tidying at its end, which the
-fast path leaves out, so that the figure can be below 1. It is measured as `install` writes it: the kernel starts the interpreter (a shell
-that looks for one costs 0.11 more), and the fast path's bytecode is beside its text (compiling the text costs 0.15 to 0.2 more, and is
-what happens after an upgrade of Python until `install` is run again). Where there is a kubeconfig, what the pod's namespace has said is
-read too. Beside it, for orientation: a meta plugin of the CNI project, a static Go program, which reads and echoes the same prevResult,
-with iptables at hand as on any host of Kubernetes: without, it takes three times as long to find out.
+The floor is `python3 -I -S -c pass`, which every plugin in Python has to start. Additional costs are reading the call, the note of the
+host's configuration, the check that the note is up to date, and prevResult. The fast path leaves out Python's cleanup at exit, so the
+figure can be below 1. The artefact is as `install` writes it: the kernel starts the interpreter (a shell that searches for one costs 0.11
+more), and the fast path's bytecode is beside its text (compiling the text costs 0.15 to 0.2 more, which happens after an upgrade of Python
+until you run `install` again). With a kubeconfig, the cached annotations of the pod's namespace are read, too. For orientation, the table
+also has a meta plugin of the CNI project, a static Go program that reads and echoes the same prevResult. iptables is installed, as on any
+Kubernetes host; without it, the Go plugin takes three times as long to find out.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ PREV_RESULT = {
     "dns": {},
 }
 CALLS = 15
-"""In one sample."""
+"""The number of calls in one sample."""
 
 AT_MOST = Bound(1.15)
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Row a, for each verb and each Python; in QUICK for the newest Python alone."""
+    """Measure row a for each verb and each Python; in a quick run only for the newest Python."""
     pythons = [(version, python) for version, python in interpreters().items() if version >= SUPPORTED]
     plain, asked = Installed(lab.root / "plain"), Installed(lab.root / "asked", "kubeconfig: /nonexistent\n")
     asked.has_asked("default")
@@ -74,7 +74,7 @@ def measure(lab: Lab) -> list[Row]:
 
 
 def install(python: Path, plugin: Path) -> Path:
-    """The artefact as this Python's ``install`` writes it."""
+    """Write the artefact to ``plugin`` as ``install`` does with this Python, and return the path."""
     script = "import sys, pathlib; sys.path.insert(0, sys.argv[1] + '/site-packages')\n"
     script += "from tailscale_cni.build.interpreter import fit_to_python\n"
     script += "pathlib.Path(sys.argv[2]).write_bytes(fit_to_python(pathlib.Path(sys.argv[1]), sys.argv[3]))"
@@ -84,7 +84,7 @@ def install(python: Path, plugin: Path) -> Path:
 
 
 class Installed:
-    """A host on which ``install`` has noted what the fast path must know."""
+    """A host on which ``install`` has written the note for the fast path."""
 
     def __init__(self, root: Path, configuration: str = "tags: [tag:k8s-pod]\n") -> None:
         self.root, self.state = root, root / "state"
@@ -100,7 +100,7 @@ class Installed:
         files.write_json(str(self.state / "enroll.json"), view)
 
     def has_asked(self, namespace: str) -> None:
-        """The API has answered just now, and for long: that its pods do not want to be nodes."""
+        """Cache an answer of the API that is valid for an hour: the namespace has no annotations."""
         Namespaces(str(self.state)).renew(namespace, dict, wait=True)
         note = self.state / "namespaces" / f"{namespace}.json"
         document = json.loads(note.read_text(encoding="utf-8"))
@@ -108,7 +108,7 @@ class Installed:
 
 
 class Call:
-    """One CNI call for a pod that nobody has annotated, again and again."""
+    """A CNI call for a pod without annotations, which can be repeated."""
 
     def __init__(self, host: Installed, verb: str = "ADD") -> None:
         config = {
@@ -125,7 +125,7 @@ class Call:
         self.stdin.write_text(json.dumps({**config, "type": "tailscale-cni", **host.roots}))
 
     def cost(self, *argv: str | Path) -> Cost:
-        """The median of some calls, wall and CPU each: one alone is shorter than what a scheduler does in between."""
+        """The medians of wall and CPU time of several calls, because a single call is shorter than the scheduler's disturbances."""
         costs = [
             cost(argv, environ={**ENVIRON, "CNI_COMMAND": self.verb}, stdin=self.stdin) for _ in range(CALLS)
         ]
@@ -133,7 +133,7 @@ class Call:
 
 
 def compare(lab: Lab, what: str, call: Call, ours: Argv, anchor: Argv, bound: Bound | None) -> list[Row]:
-    """Two lines, wall and CPU."""
+    """Two rows, for wall and CPU time."""
     costs = interleave(lab.rounds, ours=lambda: call.cost(*ours), anchor=lambda: call.cost(*anchor))
     rows = []
     for name, one in (("wall", lambda c: c.wall), ("CPU", lambda c: c.cpu)):

@@ -1,9 +1,9 @@
-"""Deciding what a pod should be is a small part of an ADD: importing the policy, parsing annotations, permissions, and the node's name.
+"""The policy is a small part of an ADD: importing it, parsing annotations, permissions, and the node's name.
 
-It is timed in fresh interpreters, from what the artefact has unpacked: from the moment when a call has been read, as for every pod, until
-the pod's intent is there. A process that only reads the host's configuration is timed beside it and subtracted: every enrolled ADD reads
-that, whatever it says. What the ADD would import later anyway counts as the policy's. No API is asked: the pod's name says what it is one
-of, and `config.yaml` says what its namespace wants.
+It is timed in fresh interpreters with the unpacked artefact: from the moment when the call has been read, as for every pod, until the pod's
+intent exists. A process that only reads the host's configuration is timed beside it and subtracted, because every enrolled ADD reads the
+configuration anyway. Imports that ADD needs later as well count as the policy's. The API is not used: the pod's name tells its owner, and
+`config.yaml` has the annotations of its namespace.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .measure_passthrough import PREV_RESULT, install
 from .rows import Bound, Row, interleave
 
 CALLS = 5
-"""In one sample."""
+"""The number of calls in one sample."""
 
 CONFIGURATION = """
 oauthClientSecretFile: /etc/tailscale-cni/oauth-client-secret
@@ -49,7 +49,7 @@ READING = "from tailscale_cni.config import load_config; assert load_config(aske
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Row l, for each Python; in QUICK for the newest alone."""
+    """Measure row l for each Python; in a quick run only for the newest Python."""
     pythons = [(version, python) for version, python in interpreters().items() if version >= SUPPORTED]
     rows = []
     for (major, minor), python in pythons[-1:] if lab.quick else pythons:
@@ -67,7 +67,7 @@ def measure(lab: Lab) -> list[Row]:
 
 
 class Call:
-    """An ADD, and what this Python has unpacked of the artefact on a host."""
+    """An ADD, and the site-packages that this Python has unpacked from the artefact on a host."""
 
     def __init__(self, host: Host, python: Path) -> None:
         install(python, host.runtime.plugin)
@@ -80,7 +80,7 @@ class Call:
         self.environ = host.runtime.environ("ADD", pod)
 
     def seconds(self, work: str) -> tuple[float, float]:
-        """Of some work after reading the call, wall and CPU: the medians of several processes."""
+        """Seconds of ``work`` after the call has been read, wall and CPU: the medians of several processes."""
         argv: list[str | Path] = [self.python, "-IS", "-c", TIMED.format(work=work), self.site]
         said = [run(argv, stdin=self.stdin, env=self.environ).split() for _ in range(CALLS)]
         return median(float(wall) for wall, _ in said), median(float(cpu) for _, cpu in said)

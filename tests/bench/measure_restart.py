@@ -1,12 +1,12 @@
-"""A worker that is killed is not missed: the interface, its addresses and the pod's connections outlive it.
+"""The death of a worker is a short gap: the interface, its addresses and the pod's connections outlive the worker.
 
-The gap is what the other end of an open TCP connection waits for its answer, when it speaks at the moment of the kill. The supervisor
-starts a worker that has been well for ten seconds again at once; the rest is one start of the worker, its map from the control plane,
-and a path to each peer that was active before: a handshake that is made before there is one is lost, and WireGuard tries again after
-five seconds. A peer answers the new worker only when the control plane has told it of the new worker's disco key: where that gathers
-its news, as Headscale does for 0.8 s, this is the longest part, and as long as what is left of that time when the worker dies: the
-kills are spread over it. In an upgrade the supervisor begins anew as well, with the programs of another build: the gap is the longest
-that one waits for an answer while `tailscale-cni upgrade` runs and the connection is never silent.
+The gap is the time that the other end of an open TCP connection waits for an answer if it sends at the moment of the kill. The supervisor
+restarts a worker at once if the worker has been well for ten seconds. The rest of the gap is one start of the worker, its netmap from the
+control plane, and a path to each peer that was active before: a handshake without a path is lost, and WireGuard tries again after five
+seconds. A peer answers the new worker only when the control plane has sent it the new worker's disco key. If the control plane batches its
+news, as Headscale does for 0.8 s, this is the longest part: what is left of the 0.8 s when the worker dies. So the kills are spread over
+that time. In an upgrade the supervisor is restarted as well, with the programs of another build. There the gap is the longest wait for an
+answer while `tailscale-cni upgrade` runs and the connection is never silent.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from .rows import Bound, Row
 
 AT_MOST = Bound(1.0)
 WELL = 11.0
-"""Seconds after which the supervisor takes a worker as one that has been well, and one more."""
+"""Seconds after which the supervisor regards a worker as well, plus one."""
 GATHERED = float(BATCH.removesuffix("ms")) / 1000
-"""Seconds in which news are gathered."""
+"""The interval in seconds in which the control plane batches news."""
 BUILDS = itertools.count(1)
 AT_ONCE = "0s"
-"""Where they are not."""
+"""The interval of a control plane that does not batch news."""
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Row i: of a tailnet whose nodes hear of one another at once, and of one where they do every 0.8 s, as with Headscale."""
+    """Measure row i in a tailnet whose nodes learn of changes at once, and in one where they do every 0.8 s, as with Headscale."""
     if lab.quick:
         return gaps(lab, BATCH)
     with Lab.opened(quick=False, batch=AT_ONCE) as prompt:
@@ -44,11 +44,11 @@ def measure(lab: Lab) -> list[Row]:
 
 
 def gaps(lab: Lab, batch: str) -> list[Row]:
-    """With either side speaking first."""
+    """Measure the gaps with either side speaking first."""
     with lab.peer("far") as far, lab.host("restart") as host:
         pod = host.start(Pod.enrolled("restart"))
         here, there = host.addresses(pod)[0], far.addresses[0]
-        far.ping(here)  # it has heard of the pod by then
+        far.ping(here)  # afterwards the peer knows the pod
         rows = []
         with (
             traffic.echo_server(pod.netns, lab.root / "echo-pod"),
@@ -68,12 +68,12 @@ def gaps(lab: Lab, batch: str) -> list[Row]:
 
 
 def news(batch: str) -> str:
-    """As the table says it."""
+    """The interval as it is named in the table."""
     return "at once" if batch == AT_ONCE else f"every {batch}"
 
 
 def pauses(lab: Lab) -> Iterator[float]:
-    """Seconds before each kill: an answer comes with the control plane's news, and all kills would be as far from them."""
+    """Seconds before each kill. They vary, because otherwise all kills would have the same distance from the control plane's last news."""
     if lab.quick:
         yield 1
         return
@@ -82,13 +82,13 @@ def pauses(lab: Lab) -> Iterator[float]:
 
 
 def phases(lab: Lab) -> Iterator[float]:
-    """Seconds, over the time in which news are gathered; one in QUICK."""
+    """Offsets in seconds, spread over the interval in which news is batched; only one in a quick run."""
     for turn in range(1 if lab.quick else lab.rounds):
         yield turn * GATHERED / lab.rounds
 
 
 def gap(host: Host, pod: Sandbox, conversation: traffic.Conversation, pause: float) -> float:
-    """Seconds from the kill to the answer, of a worker that has been well for that long."""
+    """Seconds from the kill to the answer, of a worker that has run for ``pause`` seconds."""
     pass_time(pause)
     worker = host.worker(pod)
     ask(conversation, "before")
@@ -99,9 +99,9 @@ def gap(host: Host, pod: Sandbox, conversation: traffic.Conversation, pause: flo
 
 
 def upgrade_gap(host: Host, conversation: traffic.Conversation, pause: float) -> float:
-    """The longest that one waits for an answer while the host's node gets the programs of another build, in seconds."""
+    """The longest wait for an answer while the host's node is upgraded to another build, in seconds."""
     host.runtime.replace_plugin(tools.other_build(next(BUILDS)))
-    host.command("status", "--state-dir", str(host.state_dir))  # unpacks them, as ``install`` does
+    host.command("status", "--state-dir", str(host.state_dir))  # unpacks the programs, as ``install`` does
     pass_time(pause)
     gaps = [0.0]
     with ThreadPoolExecutor(1) as pool:
@@ -115,7 +115,7 @@ def upgrade_gap(host: Host, conversation: traffic.Conversation, pause: float) ->
 
 
 def ask(conversation: traffic.Conversation, line: str) -> None:
-    """Say something, and have it come back. Raises Failed where the connection has ended."""
+    """Send a line, and wait until it comes back. Raises Failed if the connection has ended."""
     conversation.say(line)
     if (heard := conversation.heard_within(30)) != line:
         raise Failed(f"{heard!r} came back for {line!r}: the connection has not outlived the worker")

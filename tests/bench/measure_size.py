@@ -1,7 +1,7 @@
-"""The artefact is one file on each host; what it unpacks there is most of it Go programs.
+"""The size of the artefact, which is one file on each host, and of what it unpacks there, which is mostly Go programs.
 
-The worker is tailscale without the features that no pod needs (`workers/tags.txt`), and without symbols; the supervisor has no
-tailscale in it. The rest is Python: ours, pyroute2, PyYAML, and the bytecode of all of it.
+The worker is tailscale without the features that no pod needs (`workers/tags.txt`), and without symbols; the supervisor contains no
+tailscale. The rest is Python: tailscale_cni, pyroute2, PyYAML, and the bytecode of all of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .rows import Bound, Row
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Row k."""
+    """Measure row k."""
     with lab.host("size") as host:
         host.start(Pod.enrolled("size"))
         (build,) = (host.state_dir / "cache").iterdir()

@@ -1,14 +1,15 @@
-"""What passes through `ts0`: TCP with one stream and with eight, and UDP with packets of 1200 bytes, both ways.
+"""The throughput of `ts0`: TCP with one stream and with eight, and UDP with packets of 1200 bytes, in both directions.
 
-The other end is always the same machine with tailscaled and a kernel interface; only the end that is measured changes. It is a pod of one
-host, with the same primary CNI: a pod of ours, one with a sidecar that has a kernel interface, one with a sidecar that has userspace
-networking, both started as in row b. They take turns in every round, so a ratio is of one round. The program is iperf3 in the pod.
-For orientation there is a machine too, where tailscaled needs no pod's way to the wire, and has its firewall switched off.
+The other end is always the same machine with tailscaled and a kernel interface; only the measured end changes. It is a pod on one host with
+the same primary CNI: an enrolled pod, a pod with a sidecar that has a kernel interface, or a pod with a sidecar that has userspace
+networking. The sidecars are started as in row b. The pods take turns in every round, so each ratio is of one round. The program is iperf3
+in the pod. For orientation, the table also has a machine on which tailscaled runs outside of any pod, with its firewall switched off.
 
-All are the same code of WireGuard, on the same two cores that the other end needs as well. What can be lost is at the edges: the
-TUN's offloads (without them it is a third), and the UDP sockets' buffers, which are as large as tailscaled's by the supervisor's hand: a
-worker has no capability, and would get what `net.core.rmem_max` allows. What can be won is the way: a worker's packets leave from the
-host, a sidecar's pass the pod's interface, the bridge, and the host's masquerading. Userspace networking has a second TCP between the two.
+All use the same code of WireGuard, on the same two cores that the other end needs as well. Throughput can be lost at two edges. Without the
+TUN's offloads it is a third. The UDP sockets need buffers as large as tailscaled's; the supervisor sets their size, because a worker has no
+capability and would get what `net.core.rmem_max` allows. Throughput can be gained on the path: a worker's packets leave from the host,
+while a sidecar's pass the pod's interface, the bridge, and the host's masquerading. Userspace networking has a second TCP between the two
+ends.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ PORT = "5201"
 
 @dataclass(frozen=True)
 class Traffic:
-    """What iperf3 is asked for, from the contestant (``sends``) or to it."""
+    """The options of an iperf3 test, and whether the measured end (``sends``) or the other end sends."""
 
     name: str
     options: tuple[str, ...]
@@ -60,13 +61,13 @@ TRAFFIC = [Traffic(name, options, sends) for name, options in KINDS.items() for 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One end: an iperf3 server that can be reached at a tailnet address. The other end is the client, whichever way it goes."""
+    """A measured end: an iperf3 server at a tailnet address. The other end is always the client, in both directions."""
 
     far: Peer
     address: str
 
     def rate(self, traffic: Traffic, seconds: int) -> float:
-        """Bits per second that arrive; 0 where a test that has begun came to nothing. Raises TimeoutError if none begins."""
+        """Bits per second that arrive; 0 if a test began but nothing arrived. Raises TimeoutError if no test begins."""
         report = wait_until(
             lambda: self._begun(traffic, seconds), 60, what=f"a measurement of {traffic}, {self.address}"
         )
@@ -75,9 +76,9 @@ class Contestant:
         )  # null where nothing came
 
     def _begun(self, traffic: Traffic, seconds: int) -> dict[str, Any] | None:
-        """What iperf3 says of a test; None where there was none.
+        """The report of one iperf3 test; None if the test did not begin.
 
-        Its server may not be done with the one before, or has lost the first datagram, for which it waits for ever.
+        The server may be busy with the previous test, or may wait forever for the first datagram, which was lost.
         """
         way = ["--reverse"] if traffic.sends else []
         client = ["iperf3", "--client", self.address, "--port", PORT, "--json", f"--time={seconds}"]
@@ -90,7 +91,7 @@ class Contestant:
         return report
 
     def is_near(self) -> bool:
-        """Whether there is a direct path by now."""
+        """Whether the path to the measured end is direct."""
         try:
             return "via DERP" not in self.far.ping(self.address)
         except Failed:
@@ -98,7 +99,7 @@ class Contestant:
 
 
 def measure(lab: Lab) -> list[Row]:
-    """Row c; in QUICK with one stream only."""
+    """Measure row c; in a quick run without the eight streams."""
     with ExitStack() as stack:
         host = stack.enter_context(lab.host("throughput"))
         far = stack.enter_context(lab.peer("far"))
@@ -120,7 +121,7 @@ def measure(lab: Lab) -> list[Row]:
 
 @contextlib.contextmanager
 def pod_with_sidecar(lab: Lab, host: Host, name: str, *, userspace: bool = False) -> Iterator[Sidecar]:
-    """A node that shares the namespace of a pod that is none of ours."""
+    """A sidecar that shares the namespace of a pod that is not enrolled."""
     pod = host.start(Pod(name))
     with sidecar(lab.control, pod.netns, lab.root / name, userspace=userspace) as anchor:
         anchor.start()
@@ -128,8 +129,8 @@ def pod_with_sidecar(lab: Lab, host: Host, name: str, *, userspace: bool = False
 
 
 def serve(stack: ExitStack, lab: Lab, far: Peer, netns: Netns, address: str) -> Contestant:
-    """An end that is ready."""
-    # Its report of each test would fill a pipe that nobody reads.
+    """Start the iperf3 server of a measured end, and wait until it listens and has a direct path."""
+    # The reports of its tests would fill a pipe that no process reads.
     server: list[str] = ["iperf3", "--server", "--port", PORT, "--logfile", os.devnull]
     stack.enter_context(netns.daemon(server, lab.root / f"iperf3-{address}"))
     listening = f"sport = :{PORT}"
@@ -140,7 +141,7 @@ def serve(stack: ExitStack, lab: Lab, far: Peer, netns: Netns, address: str) -> 
 
 
 def compare(lab: Lab, traffic: Traffic, ends: dict[str, Contestant]) -> list[Row]:
-    """Ours over each of the others. Where nothing of another's arrives it is asked again; ours is not."""
+    """Rows of the enrolled pod over each other end. If nothing arrives at another end, its test is repeated; the pod's is not."""
     seconds = 1 if lab.quick else 3
     ask = {name: partial(end.rate, traffic, seconds) for name, end in ends.items()}
     ours = ask.pop("ours")

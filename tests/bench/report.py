@@ -1,4 +1,4 @@
-"""What is made of the rows: the table that is printed, dist/bench.json, the plots, docs/performance.md."""
+"""The outputs of the bench: the printed table, dist/bench.json, the plots, and docs/performance.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADERS = ("", "measure", "median", "quartiles", "must be", "met")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For a terminal."""
+    """The table for a terminal."""
     cells = [HEADERS, *(_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
@@ -47,28 +47,28 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Run:
-    """One run, and the machine that it was on."""
+    """One run of the bench, and the machine that it ran on."""
 
     name: str
-    """``bench``, or what is said beside it of one that is not full."""
+    """``bench``, or another name if the run was not a full one."""
     rows: tuple[Row, ...]
     machine: dict[str, str]
     date: str
 
     @classmethod
     def of(cls, name: str, rows: Sequence[Row]) -> Run:
-        """Of now, and here."""
+        """A run of today on this machine."""
         return cls(name, tuple(rows), _machine(), time.strftime("%Y-%m-%d", time.gmtime()))
 
     def save(self) -> None:
-        """Write it to dist/bench.json; what is no full run to dist/bench-quick.json or dist/bench-some.json."""
+        """Write dist/bench.json; if the run was not a full one, dist/bench-quick.json or dist/bench-some.json."""
         DIST.mkdir(exist_ok=True)
         document: dict[str, Any] = {"date": self.date, "machine": self.machine}
         document["rows"] = [row.to_json() for row in self.rows]
         (DIST / f"{self.name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
     def draw(self) -> None:
-        """A plot per letter, each sample a point: dist/bench-a.png and .svg, and so on, beside the JSON."""
+        """Draw a plot per letter, with a point per sample: dist/bench-a.png and .svg, and so on, beside the JSON."""
         import matplotlib as mpl
 
         mpl.use("agg")
@@ -90,7 +90,7 @@ class Run:
             plt.close(figure)
 
     def write_page(self, measures: Sequence[ModuleType]) -> None:
-        """Write docs/performance.md: the table, and what each measure's module says of it."""
+        """Write docs/performance.md: the table, and the docstrings of the modules that measure."""
         lines = ["# What it costs", "", *INTRODUCTION, ""]
         lines += [f"Measured on {self.date} with `make bench`:", ""]
         lines += [f"- {key}: {value}" for key, value in self.machine.items()]
@@ -111,7 +111,7 @@ MARK = "<!-- below: by hand -->\n"
 
 
 def _kept() -> str:
-    """What people wrote below the generated part."""
+    """The part of the page that is written by hand, below the generated part."""
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
     return MARK + text.partition(MARK)[2]
 

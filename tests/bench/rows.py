@@ -1,4 +1,4 @@
-"""A figure of the table: samples of ours, of an anchor where there is one, and the bound that they must keep."""
+"""The rows of the table: samples of the product and, in some rows, of an anchor, and a bound."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 UNITS = {"s": 1.0, "ms": 1e-3, "MB": 1e6, "Gbit/s": 1e9, "": 1.0}
-"""What a sample's number is in: samples are seconds, bytes, bits per second, or counts; a table shows them in a unit."""
+"""The factors from a table's unit to the unit of a sample, which is seconds, bytes, bits per second, or a count."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What a median must be: at most, or at least, a number; and the lower quartile, where that is asked for too."""
+    """The bound of a median, an upper or a lower one, and optionally a lower bound of the lower quartile."""
 
     limit: float
     at_least: bool = False
     quartile: float | None = None
 
     def kept(self, values: Sequence[float]) -> bool:
-        """Whether the values keep it. A table's figure is rounded; this is not."""
+        """Whether the values keep the bound. They are not rounded, unlike the figures in the table."""
         middle = statistics.median(values)
         if not self.at_least:
             return middle <= self.limit
@@ -34,10 +34,10 @@ class Bound:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One row of the table.
 
-    With an ``anchor`` the figure is the median of the rounds' own ratios, so that what the machine does meanwhile
-    meets both sides; without one it is the median of ours.
+    With an ``anchor`` the figure is the median of the ratios of the rounds, so that disturbances of the machine affect both sides. Without
+    an anchor it is the median of ``ours``.
     """
 
     letter: str
@@ -46,29 +46,29 @@ class Row:
     ours: tuple[float, ...]
     anchor: tuple[float, ...] | None
     bound: Bound | None
-    """None: for information."""
+    """None in a row that is only for orientation."""
 
     @property
     def values(self) -> tuple[float, ...]:
-        """What the bound is about: a ratio for each round, or ours in the row's unit."""
+        """The values that the bound applies to: a ratio for each round, or ``ours`` in the row's unit."""
         if self.anchor is not None:
             return tuple(mine / theirs for mine, theirs in zip(self.ours, self.anchor, strict=True))
         return tuple(value / UNITS[self.unit] for value in self.ours)
 
     @property
     def met(self) -> bool:
-        """Whether the bound is kept; a row without one is."""
+        """Whether the bound is kept; True without a bound."""
         return self.bound is None or self.bound.kept(self.values)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, and what follows from it for those who only read."""
+        """The row as a JSON document, with the figures that are computed from it."""
         low, high = quartiles(self.values)
         figure = {"median": statistics.median(self.values), "quartiles": [low, high], "met": self.met}
         return {**asdict(self), **figure}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Row:
-        """What ``to_json`` gave."""
+        """Create a row from a document of ``to_json``."""
         bound = document["bound"]
         anchor = document["anchor"]
         return cls(
@@ -82,7 +82,7 @@ class Row:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """The lower and the upper one."""
+    """The lower and the upper quartile."""
     if len(values) == 1:
         return values[0], values[0]
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -90,9 +90,9 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def interleave(rounds: int, **contestants: Callable[[], T]) -> dict[str, tuple[T, ...]]:
-    """A sample of each contestant in every round; each second round in the opposite order.
+    """A sample of each contestant in every round; every second round has the opposite order.
 
-    What one leaves behind (a warm cache, a busy core) is met by the other as often.
+    Thus the effects that one contestant leaves behind (a warm cache, a busy core) affect each contestant equally often.
     """
     samples: dict[str, list[T]] = {name: [] for name in contestants}
     for turn in range(rounds):

@@ -1,4 +1,4 @@
-"""A Kubernetes API with RBAC and no kubelet: etcd and kube-apiserver, for what hosts ask of it. Nodes and pods are what a test says."""
+"""A Kubernetes API with RBAC and without a kubelet: etcd and kube-apiserver. The tests create the Nodes and pods."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE: Final = 180.0
 
 
 class Api(Actor):
-    """The API, with manifests/rbac.yaml applied."""
+    """A running API server with manifests/rbac.yaml applied."""
 
     def __init__(self, wire: Wire, directory: Path) -> None:
         directory.mkdir(parents=True)
@@ -44,7 +44,7 @@ class Api(Actor):
             self._cleanup = cleanup.pop_all()
 
     def close(self) -> None:
-        """The end of it."""
+        """Stop etcd and the API server."""
         self._cleanup.close()
 
     def _write(self) -> None:
@@ -57,14 +57,14 @@ class Api(Actor):
             self.kubeconfig(self.directory / f"{name}.conf", name)
 
     def _certify(self) -> None:
-        """As k3s does it: the certificate is good for the loopback address, too."""
+        """Create the API server's certificate, which is also valid for the loopback address, as with k3s."""
         certificate, key = self.directory / "api.crt", self.directory / "api.key"
         kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
         names = ("-subj", "/CN=api", "-addext", f"subjectAltName=IP:{self.address},IP:127.0.0.1")
         self.netns.run("openssl", "req", "-x509", *kind, *names, "-keyout", key, "-out", certificate)
 
     def access(self, user: str = "plugin", server: str = "") -> str:
-        """A kubeconfig for what hosts are given; ``server`` is another way to the API, as one on the host's loopback."""
+        """A kubeconfig for USER, as JSON; ``server`` replaces the API's URL, for example with one on the host's loopback address."""
         cluster = {
             "server": server or f"https://{self.address}:6443",
             "certificate-authority-data": b64encode((self.directory / "api.crt").read_bytes()).decode(),
@@ -80,7 +80,7 @@ class Api(Actor):
         return json.dumps(document)
 
     def kubeconfig(self, path: Path, user: str = "plugin") -> Path:
-        """The same, in a file."""
+        """Write a kubeconfig for USER to PATH, and return PATH."""
         path.touch(0o600)
         path.write_text(self.access(user))
         return path
@@ -120,7 +120,7 @@ class Api(Actor):
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Connections are taken and nothing is answered, for the length of a block."""
+        """For the length of a block, the API server accepts connections but does not answer."""
         os.kill(self._server.pid, signal.SIGSTOP)
         try:
             yield
@@ -136,7 +136,7 @@ class Api(Actor):
         return True
 
     def kubectl(self, *argv: str, stdin: str = "") -> str:
-        """What kubectl prints, as an admin. Raises Failed."""
+        """Run kubectl as an admin, and return what it prints. Raises Failed."""
         done = self.netns.attempt(
             programs.kubernetes() / "kubectl",
             f"--kubeconfig={self.directory / 'admin.conf'}",
@@ -149,26 +149,26 @@ class Api(Actor):
         return done.stdout.decode()
 
     def apply(self, manifest: str) -> None:
-        """Have it so."""
+        """Run `kubectl apply` with MANIFEST."""
         self.kubectl("apply", "--filename=-", stdin=manifest)
 
     def _there(self, kind: str, name: str) -> bool:
         return bool(self.kubectl("get", kind, name, "--ignore-not-found", "--output=name"))
 
     def add_node(self, name: str) -> None:
-        """A host has joined."""
+        """Create the Node of a host that joins the cluster."""
         self.apply(json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))
 
     def delete_node(self, name: str) -> None:
-        """An admin says that the host is gone."""
+        """Delete the Node of a host, as an admin does when the host is gone."""
         self.kubectl("delete", "node", name)
 
     def taint(self, name: str) -> None:
-        """An admin says that nothing runs on the host."""
+        """Taint a Node as out of service, as an admin does when nothing runs on the host any more."""
         self.kubectl("taint", "node", name, "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute")
 
     def place(self, pod: Pod, node: str) -> Pod:
-        """The same pod as it is with the API, on that Node, instead of another one of its name."""
+        """Create POD in the API on that Node, instead of a pod of the same name; return it with the UID from the API."""
         self.forget(pod)
         container = {"name": "app", "image": "localhost/none"}
         spec = {"nodeName": node, "containers": [container], "automountServiceAccountToken": False}
@@ -179,17 +179,17 @@ class Api(Actor):
         return Pod(pod.name, pod.namespace, pod.annotations, uid)
 
     def forget(self, pod: Pod) -> None:
-        """No pod has that name."""
+        """Delete the pod of that name, if there is one."""
         options = ("--ignore-not-found", "--force", "--grace-period=0", "--wait=true")
         self.kubectl("delete", "pod", pod.name, *options)
 
     def secrets(self) -> dict[str, Any]:
-        """The identities, by name."""
+        """The Secrets of the retained identities, by name."""
         found = json.loads(self.kubectl("get", "secrets", "--namespace=tailscale-cni", "--output=json"))
         return {item["metadata"]["name"]: item for item in found["items"]}
 
 
 def _owner(pod: str) -> dict[str, str]:
-    """By the shape of a pod's name, as its controller gives it."""
+    """The owner of a pod: a StatefulSet if the pod's name ends with a number, a ReplicaSet otherwise."""
     rest, _, last = pod.rpartition("-")
     return {"kind": "StatefulSet" if last.isdecimal() else "ReplicaSet", "name": rest}

@@ -1,6 +1,6 @@
-"""A real Kubernetes for the tests: etcd, the control plane, a kubelet and a containerd, all on one machine of their own.
+"""A real Kubernetes for the tests: etcd, the control plane, a kubelet and a containerd, all on a machine made of namespaces.
 
-The primary CNI is the reference bridge plugin. What is chained after it is the tests' business.
+The primary CNI is the reference bridge plugin. The tests decide what is chained after it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SERVICES: Final = "10.96.0.0/16"
 NODE: Final = "node1"
 SECOND: Final = "node2"
 PATIENCE: Final = 180.0
-"""Seconds for what takes a few when the machine has nothing else to do."""
+"""Seconds to wait for steps that take a few seconds on an idle machine."""
 
-# The control plane knows everybody by a token; the names are those that RBAC's own rules are written for.
+# The API server authenticates every component by a token; RBAC's own rules are written for these user names.
 TOKENS: Final = {
     "admin": ("admin", "system:masters"),
     "kubelet": (f"system:node:{NODE}", "system:nodes"),
@@ -73,7 +73,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 
 @dataclass(frozen=True)
 class Runtime:
-    """A containerd: where its programs are on the machine, how it is configured, and the newest CNI that it takes."""
+    """A containerd: name, configuration, the newest CNI version that it accepts, and the directory of its programs."""
 
     name: str
     config: str
@@ -82,12 +82,12 @@ class Runtime:
 
     @property
     def asks_status(self) -> bool:
-        """Whether it calls STATUS every few seconds: from cniVersion 1.1.0 on."""
+        """Whether it calls STATUS every few seconds: containerd does so from cniVersion 1.1.0 on."""
         return self.cni_version == "1.1.0"
 
     @property
     def path(self) -> str:
-        """Where it finds its programs; the plugins that it runs get the same."""
+        """The PATH of containerd and of the plugins that it runs."""
         debian = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return f"{self.directory}:{debian}" if self.directory else debian
 
@@ -98,7 +98,7 @@ def containerd_2() -> Runtime:
 
 
 def containerd_1() -> Runtime:
-    """Debian's containerd 1.6; it refuses results of cniVersion 1.1.0."""
+    """Debian's containerd 1.6, which rejects results of cniVersion 1.1.0."""
     return Runtime("containerd-1.6", CONTAINERD_1, "1.0.0")
 
 
@@ -110,7 +110,7 @@ RUNTIMES: Final[Mapping[str, Callable[[], Runtime]]] = {
 
 @dataclass(frozen=True)
 class Primary:
-    """A cluster's own network: a bridge and a subnet."""
+    """The primary CNI of a cluster: a bridge and a subnet."""
 
     name: str
     subnet: str
@@ -118,12 +118,12 @@ class Primary:
 
     @property
     def plugin(self) -> dict[str, Any]:
-        """What gives the pods their addresses."""
+        """The configuration of the bridge plugin, which assigns the pods' addresses."""
         ipam = {"type": "host-local", "ranges": [[{"subnet": self.subnet}]], "routes": [{"dst": "0.0.0.0/0"}]}
         return {"type": "bridge", "bridge": self.bridge, "isGateway": True, "hairpinMode": True, "ipam": ipam}
 
     def conflist(self, cni_version: str) -> dict[str, Any]:
-        """The network's list, as its installer writes it."""
+        """The primary CNI's list, as its installer writes it."""
         return {"cniVersion": cni_version, "name": self.name, "plugins": [self.plugin]}
 
 
@@ -135,7 +135,7 @@ class Host(Actor):
     """A machine with a containerd and a kubelet."""
 
     def __init__(self, name: str, runtime: Runtime, directory: Path, wire: Wire) -> None:
-        """It is plugged into WIRE, and keeps everything that outlives it in DIRECTORY."""
+        """Plug the host into WIRE; files that outlive the host are in DIRECTORY."""
         self.name = name
         self.runtime = runtime
         with ExitStack() as cleanup:
@@ -154,11 +154,11 @@ class Host(Actor):
             self._cleanup = cleanup.pop_all()
 
     def close(self) -> None:
-        """End it, with everything that it runs."""
+        """Stop the host and everything that runs on it."""
         self._cleanup.close()
 
     def _up(self) -> None:
-        """Bring it up to the point where it takes pods."""
+        """Start everything that the host needs to run pods."""
         raise NotImplementedError
 
     def _install_plugins(self) -> None:
@@ -167,7 +167,7 @@ class Host(Actor):
         self.machine.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 
     def _start(self, name: str, program: str | Path, **flags: str) -> None:
-        """Start a daemon; the flag `data_dir="x"` is `--data-dir=x`."""
+        """Start a daemon; the argument `data_dir="x"` becomes the flag `--data-dir=x`."""
         argv = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items()]
         self.daemons[name] = self.machine.start(name, program, *argv)
 
@@ -175,7 +175,7 @@ class Host(Actor):
         self._start(name, programs.kubernetes() / name, **flags)
 
     def start_containerd(self) -> None:
-        """Returns when its CRI answers."""
+        """Start containerd, and wait until its CRI answers."""
         self.machine.write("/etc/containerd/config.toml", self.runtime.config)
         self.daemons["containerd"] = self.machine.start(
             "containerd", "containerd", env={"PATH": self.runtime.path}
@@ -183,7 +183,7 @@ class Host(Actor):
         wait_until(lambda: self._succeeds(self._ctr("version")), PATIENCE, what="containerd answering")
 
     def start_kubelet(self) -> None:
-        """It goes on with the pods that it finds."""
+        """Start the kubelet, which continues with the pods that it finds."""
         self.machine.write("/etc/kubernetes/resolv.conf", "nameserver 127.0.0.1\n")
         self.machine.run("mkdir", "-p", STATIC_PODS)
         self.machine.write("/var/lib/kubelet/config.yaml", json.dumps(_kubelet_config()))
@@ -196,7 +196,7 @@ class Host(Actor):
         )
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop one daemon; what it had started goes on."""
+        """Stop one daemon; the processes that it started continue."""
         self.daemons.pop(name).stop(how)
 
     def _import_images(self) -> None:
@@ -217,12 +217,12 @@ class Host(Actor):
     # --- networks ------------------------------------------------------------------------------------------------
 
     def write_primary(self, primary: Primary, file: str = PRIMARY_FILE) -> None:
-        """Put the primary CNI's list where the runtime looks, as its own installer does it."""
+        """Write the primary CNI's list to the runtime's directory, as its own installer does."""
         self.machine.write(f"{CNI_CONF}/{file}", json.dumps(primary.conflist(self.runtime.cni_version)))
 
 
 class Cluster(Host):
-    """A cluster of one host, which is Ready and runs the control plane, too; others may join."""
+    """A cluster of one host, which is Ready and also runs the control plane; others may join."""
 
     def __init__(self, runtime: Runtime, directory: Path, wire: Wire) -> None:
         super().__init__(NODE, runtime, directory, wire)
@@ -303,7 +303,7 @@ class Cluster(Host):
         return self._succeeds((*self._kubectl(), "get", "--raw=/readyz"))
 
     def ready(self, node: str = NODE) -> bool:
-        """Whether a node takes pods."""
+        """Whether the Node is Ready."""
         return self.exists("node", node) and self.condition("node", node, "Ready") == "True"
 
     # --- kubectl -------------------------------------------------------------------------------------------------
@@ -312,11 +312,11 @@ class Cluster(Host):
         return (str(programs.kubernetes() / "kubectl"), f"--kubeconfig={KUBE}/admin.conf")
 
     def kubectl(self, *argv: str, stdin: str = "", timeout: float = 180.0) -> str:
-        """What kubectl prints. Raises Failed."""
+        """Run kubectl as an admin, and return what it prints. Raises Failed."""
         return self.machine.run(*self._kubectl(), *argv, stdin=stdin, timeout=timeout)
 
     def create(self, *manifests: Mapping[str, Any]) -> None:
-        """Create objects."""
+        """Create these objects in the API."""
         self.kubectl(
             "create",
             "--filename=-",
@@ -324,12 +324,12 @@ class Cluster(Host):
         )
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        """One object."""
+        """An object of the API, parsed from JSON."""
         found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "--output=json"))
         return found
 
     def exists(self, kind: str, name: str) -> bool:
-        """Whether there is such an object."""
+        """Whether the API has such an object."""
         return bool(self.kubectl("get", kind, name, "--ignore-not-found", "--output=name"))
 
     def condition(self, kind: str, name: str, condition: str) -> str:
@@ -339,7 +339,7 @@ class Cluster(Host):
 
 
 class Joined(Host):
-    """A second host of a cluster, which is Ready. Its pods' addresses are as those of the first one's: they never meet."""
+    """A second host of a cluster, which is Ready. Both have the same pod subnet, so their pods cannot reach each other."""
 
     def __init__(self, cluster: Cluster, directory: Path, wire: Wire) -> None:
         self.cluster = cluster
@@ -359,8 +359,8 @@ class Joined(Host):
 
 
 def _kubeconfig(address: str, token: str) -> dict[str, Any]:
-    # The API server signs its own certificate when it starts, for the address that it advertises; the file holds the
-    # authority's too.
+    # When the API server starts, it signs a certificate for the address that it advertises; the file also contains
+    # the certificate of the authority.
     server = {"server": f"https://{address}:6443", "certificate-authority": f"{KUBE}/pki/apiserver.crt"}
     return {
         "apiVersion": "v1",

@@ -43,7 +43,7 @@ def _root() -> None:
 
 @pytest.fixture(scope="session")
 def directory(scratch: Path) -> Path:
-    """The directory of everything that the suite writes."""
+    """The directory for all files that the suite writes."""
     directory = scratch / "cluster"
     directory.mkdir(mode=0o711)
     return directory
@@ -51,7 +51,7 @@ def directory(scratch: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wire() -> Iterator[Wire]:
-    """The network of hosts, control plane and peer."""
+    """The network between hosts, control plane and peer."""
     with Wire() as wire:
         yield wire
 
@@ -65,7 +65,7 @@ def control(wire: Wire, directory: Path) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="session")
 def peer(control: ControlPlane, wire: Wire, directory: Path) -> Iterator[Peer]:
-    """A laptop on the tailnet."""
+    """A laptop in the tailnet."""
     with Netns("laptop") as netns:
         wire.plug(netns)
         with Peer(control, netns, directory / "laptop", "laptop") as peer:
@@ -76,7 +76,7 @@ def peer(control: ControlPlane, wire: Wire, directory: Path) -> Iterator[Peer]:
 def cluster(
     request: pytest.FixtureRequest, wire: Wire, control: ControlPlane, directory: Path
 ) -> Iterator[Cluster]:
-    """A cluster with the plugin installed, as a person installs it. It ends with the last test that has it."""
+    """A cluster with the plugin installed by the documented command. It ends after the last test that uses it."""
     with Cluster(RUNTIMES[request.param](), directory / request.param, wire) as cluster:
         install(cluster, control)
         yield cluster

@@ -1,6 +1,6 @@
 """The demo on a real kubelet: one command installs the plugin, one annotation makes a pod a Tailscale node.
 
-The cluster is a whole Kubernetes on a machine of this kernel's namespaces; it leaves nothing.
+The cluster is a whole Kubernetes in namespaces of this kernel. It leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .pods import ENABLED, Pod
 
 
 def main() -> int:
-    """Play the story once; 0 when each of its claims was true."""
+    """Run the demo once; return 0 if everything that it claims was true."""
     step("Building the plugin, Kubernetes and containerd (cached: only the first time takes minutes)")
     show(f"{tools.artefact()}\nKubernetes {programs.version('kubernetes')} in {programs.kubernetes()}")
     show(f"containerd {programs.version('containerd')} in {programs.containerd()}")
     programs.debian(), tools.clients(), tools.reference_plugins()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tscni-") as directory:
-        Path(directory).chmod(0o711)  # workers are no root, and pass through
+        Path(directory).chmod(0o711)  # workers do not run as root, but must pass through this directory
         left = play(Path(directory))
     if left:
         print(f"left behind: {', '.join(sorted(left))}", file=sys.stderr)
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def play(root: Path) -> set[str]:
-    """The story; what it left behind."""
+    """Run the demo in ROOT, and return what it left behind."""
     with Wire() as wire:
         step("A control plane, as Tailscale or Headscale would be, and somebody's laptop on the tailnet")
         with ControlPlane(wire, root / "control") as control, Netns("peer") as elsewhere:
@@ -58,7 +58,7 @@ def play(root: Path) -> set[str]:
 
 
 def enrol(cluster: Cluster, control: ControlPlane, laptop: Peer) -> set[str]:
-    """The plugin is installed; a pod comes, is reached, and goes; what it left behind."""
+    """Install the plugin, create a pod, fetch its page, and delete it; return what it left behind."""
     step(f"tailscale-cni install --control-url={control.url} --auth-key-file=/root/authkey")
     show(install(cluster, control))
     before = traces(cluster, control)

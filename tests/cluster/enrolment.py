@@ -1,4 +1,4 @@
-"""tailscale-cni on a cluster of the tests: its installation, and what it has made there."""
+"""Installs tailscale-cni on a cluster of the tests, and finds what it creates there."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ LOG: Final = "/var/log/tailscale-cni.log"
 ROOT: Final = Path(__file__).parents[2]
 MARK: Final = "<!-- tests/cluster runs these lines -->\n```sh\n"
 STAY: Final = {*(Path(room).name for room in ROOMS), "enroll.json", "host", "install.json", "run"}
-"""What of it is there without a pod."""
+"""Files of the state directory that exist without a pod."""
 
 
 def install(host: Host, control: ControlPlane, oauth_secret: str = "") -> str:
-    """Install the artefact with the one command that README has; what it said. With an OAuth client's secret instead of an auth key."""
+    """Install the artefact with the command of the README, and return its output; OAUTH_SECRET replaces the auth key."""
     option = "oauth-client-secret" if oauth_secret else "auth-key"
     host.machine.write(f"/root/{option}", f"{oauth_secret or control.mint().key}\n", mode=0o600)
     options = [f"--control-url={control.url}", f"--{option}-file=/root/{option}"]
@@ -43,7 +43,7 @@ def install(host: Host, control: ControlPlane, oauth_secret: str = "") -> str:
 
 @contextmanager
 def configured(cluster: Host, **settings: Any) -> Iterator[None]:
-    """Besides what `install` wrote, these settings hold for the length of a block."""
+    """For the length of a block, add these settings to the configuration that `install` wrote."""
     written = (cluster.machine.root / CONFIG.lstrip("/")).read_text()
     cluster.machine.write(CONFIG, yaml.safe_dump(yaml.safe_load(written) | settings))
     try:
@@ -54,7 +54,7 @@ def configured(cluster: Host, **settings: Any) -> Iterator[None]:
 
 @contextmanager
 def oauth(cluster: Cluster, control: ControlPlane, **settings: Any) -> Iterator[None]:
-    """The host's auth keys are made by an OAuth client, for the length of a block."""
+    """For the length of a block, an OAuth client creates the host's auth keys."""
     client = control.new_client(tags=["tag:k8s-cni"])
     cluster.machine.write(OAUTH, f"{client.secret}\n", mode=0o600)
     with configured(cluster, oauthClientSecretFile=OAUTH, apiURL=control.url, **settings):
@@ -63,14 +63,14 @@ def oauth(cluster: Cluster, control: ControlPlane, **settings: Any) -> Iterator[
 
 
 def token(cluster: Cluster) -> str:
-    """Of the plugin's account, once it is there."""
+    """The token of the plugin's service account; empty until it exists."""
     return cluster.kubectl(
         "--namespace=kube-system", "get", "secret", "tailscale-cni", "--output=jsonpath={.data.token}"
     )
 
 
 def give_access(cluster: Cluster) -> None:
-    """Apply manifests/rbac.yaml, run the lines of docs/namespaces.md, and put what they wrote where the page says."""
+    """Apply manifests/rbac.yaml, run the commands of docs/namespaces.md, and move the kubeconfig to the path that the page names."""
     cluster.kubectl("apply", "--filename=-", stdin=(ROOT / "manifests" / "rbac.yaml").read_text())
     wait_until(lambda: token(cluster), what="the account's token")
     lines = (ROOT / "docs" / "namespaces.md").read_text().split(MARK)[1].split("```")[0]
@@ -82,12 +82,12 @@ def give_access(cluster: Cluster) -> None:
 
 
 def command(cluster: Host, *arguments: str) -> str:
-    """What the installed command prints. Raises Failed."""
+    """Run the installed command, and return what it prints. Raises Failed."""
     return cluster.machine.run(PLUGIN, *arguments)
 
 
 def logs(cluster: Host, length: int = 4000) -> list[tuple[str, str]]:
-    """The end of the logs that tell of pods, and of the nodes: name, text."""
+    """The ends of the logs that concern pods and nodes: name and text, LENGTH characters each."""
     daemons = [cluster.machine.directory / "log" / name for name in ("containerd", "kubelet")]
     nodes = sorted((cluster.machine.root / RUN_DIR.lstrip("/")).glob("*/log"))
     return [
@@ -97,13 +97,13 @@ def logs(cluster: Host, length: int = 4000) -> list[tuple[str, str]]:
 
 
 def helpers(cluster: Host) -> set[int]:
-    """The supervisors and workers on the host."""
+    """The process IDs of the supervisors and workers on the host."""
     processes = cluster.machine.processes().items()
     return {pid for pid, line in processes if line.split()[0].endswith(("/supervisor", "/worker"))}
 
 
 def traces(cluster: Cluster, control: ControlPlane) -> set[str]:
-    """Everything on the host and the tailnet that a pod can leave behind, a line for each: compare before with after."""
+    """A line for everything on the host and the tailnet that a pod can leave behind: compare the lines before and after."""
     machine = cluster.machine
     return {
         *(f"process {pid} {command}" for pid, command in machine.processes().items()),
@@ -116,7 +116,7 @@ def traces(cluster: Cluster, control: ControlPlane) -> set[str]:
 
 
 def traces_after(cluster: Cluster, control: ControlPlane, pod_uid: str) -> set[str]:
-    """The traces once kubelet has nothing left of that pod."""
+    """The traces once kubelet has removed all cgroups of the pod."""
     wait_until(
         lambda: not any(pod_uid in path for path in cluster.machine.cgroups()),
         what="the end of its cgroups",
@@ -125,7 +125,7 @@ def traces_after(cluster: Cluster, control: ControlPlane, pod_uid: str) -> set[s
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """What is there of pods: of the plugin files and directories, of the runtime and the primary CNI files."""
+    """Paths that belong to pods: the plugin's files and directories, and the files of the runtime and the primary CNI."""
     for top in (STATE_DIR, RUN_DIR):
         for directory, directories, files in os.walk(root / top.lstrip("/")):
             here = Path(directory).relative_to(root)
@@ -138,6 +138,6 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _interfaces(netns: Netns) -> set[str]:
-    """All but the primary CNI's bridge, which outlives its pods."""
+    """All interfaces except the primary CNI's bridge, which outlives its pods."""
     links = netns.ip("-details", "link")
     return {link["ifname"] for link in links if link.get("linkinfo", {}).get("info_kind") != "bridge"}

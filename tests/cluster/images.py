@@ -1,6 +1,6 @@
-"""Container images from a few files, in the archive format that `ctr images import` reads: docker save's.
+"""Builds container images from a few files, in the format of `docker save`, which `ctr images import` reads.
 
-No registry, no network, and the same bytes each time.
+No registry and no network are needed, and the same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Image:
 
     @property
     def reference(self) -> str:
-        """What pods call it."""
+        """The name by which pods refer to the image."""
         return f"localhost/{self.name}:test"
 
     def archive(self, files: Mapping[str, Path], links: Mapping[str, str]) -> bytes:
-        """One layer with executable FILES {path in the image: file here} and LINKS {path: target}."""
+        """The image as an archive: one layer with executable FILES {path in the image: local file} and LINKS {path: target}."""
         layer = _tar(
             {name: path.read_bytes() for name, path in files.items()}, links, directories=("tmp", "www")
         )

@@ -1,8 +1,8 @@
-"""Machines of the cluster suite: a whole host, made of this kernel's namespaces, that vanishes with its first process.
+"""Machines of the cluster suite: a whole host, made of this kernel's namespaces, that ends with its first process.
 
-A machine has its own processes, mounts, network, host name and cgroups, and a root file system that is this
-machine's own with everything written kept in memory. What runs on it finds the real paths (/opt/cni/bin,
-/var/lib/kubelet, /run …) and touches nothing outside. Kubernetes is none of this module's business.
+A machine has its own processes, mounts, network, host name and cgroups. Its root file system is the real one, but
+everything written stays in memory. Programs on the machine find the real paths (/opt/cni/bin, /var/lib/kubelet,
+/run …) and change nothing outside. This module knows nothing about Kubernetes.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from tests.kit.wait import wait_until
 
 HOME: Final = {**CLEAN, "HOME": "/root"}
 CONTROLLERS: Final = frozenset(("cpu", "cpuset", "hugetlb", "io", "memory", "pids"))
-"""What kubelet and runc work with."""
+"""The controllers that kubelet and runc need."""
 BOOT: Final = Path(__file__).with_name("boot.sh")
 JOIN: Final = Path(__file__).with_name("join.sh")
 
 
 @dataclass(frozen=True)
 class Cgroups:
-    """A cgroup of ours in every hierarchy of this kernel, version 1 or 2 (cgroups(7))."""
+    """The machine's cgroup in every hierarchy of this kernel, version 1 or 2 (cgroups(7))."""
 
     name: str
     opened: list[tuple[Path, str]] = field(default_factory=list)
 
     def hierarchies(self) -> Iterator[Path]:
-        """Where this kernel's are mounted."""
+        """Where this kernel's cgroup hierarchies are mounted."""
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             before, _, after = line.partition(" - ")
             mountpoint, kind = before.split()[4], after.split()[0]
@@ -44,7 +44,7 @@ class Cgroups:
                 yield Path(mountpoint)
 
     def make(self) -> None:
-        """Make ours in each, with a leaf for the machine's own processes."""
+        """Create the cgroup in each hierarchy, with a leaf for the machine's own processes."""
         for hierarchy in self.hierarchies():
             self._open_controllers(hierarchy)
             ours = hierarchy / self.name
@@ -53,7 +53,7 @@ class Cgroups:
             (ours / "host").mkdir()
 
     def _open_controllers(self, hierarchy: Path) -> None:
-        """Version 2: what the parent does not hand down, kubelet does not find."""
+        """Version 2: enable the controllers for child cgroups, because kubelet finds only these."""
         if not (hierarchy / "cgroup.controllers").exists():
             return
         handed_down = hierarchy / "cgroup.subtree_control"
@@ -63,36 +63,36 @@ class Cgroups:
             self.opened.append((handed_down, name))
 
     def _fill_cpuset(self, hierarchy: Path, ours: Path) -> None:
-        """Version 1: a new cpuset is empty, and no process can be in an empty one."""
+        """Version 1: fill the new cpuset, because an empty cpuset cannot hold a process."""
         if (ours / "cgroup.clone_children").exists() and (ours / "cpuset.cpus").exists():
             for name in ("cpuset.cpus", "cpuset.mems"):
                 (ours / name).write_text((hierarchy / name).read_text())
             (ours / "cgroup.clone_children").write_text("1")
 
     def directories(self) -> list[tuple[Path, Path]]:
-        """Each hierarchy's mount point, and our cgroup in it."""
+        """Each hierarchy's mount point, and the machine's cgroup in it."""
         return [(hierarchy, hierarchy / self.name) for hierarchy in self.hierarchies()]
 
     def clear_root(self) -> None:
-        """Move everything into the leaf: version 2 has no processes in inner cgroups."""
+        """Move all processes into the leaf, because in version 2 an inner cgroup cannot hold processes."""
         for hierarchy in self.hierarchies():
             ours = hierarchy / self.name
             for pid in (ours / "cgroup.procs").read_text().split():
                 (ours / "host" / "cgroup.procs").write_text(pid)
 
     def remove(self) -> None:
-        """Take them away; nothing may live in them any more."""
+        """Remove the cgroups, in which no process may be left."""
         for hierarchy in self.hierarchies():
             for directory, _, _ in os.walk(hierarchy / self.name, topdown=False):
                 Path(directory).rmdir()
         for handed_down, name in self.opened:
-            # Another machine that boots beside this one may be about to rely on it, and this kernel refuses it only afterwards.
+            # Another machine that boots at the same time may be about to use this controller, and the kernel refuses only once it does.
             if not any(handed_down.parent.glob("tscni-*")):
                 with suppress(OSError):
                     handed_down.write_text(f"-{name}")
 
     def empty(self) -> bool:
-        """Whether nothing lives in them."""
+        """Whether no process is left in the cgroups."""
         return not any(
             (Path(directory) / "cgroup.procs").read_text()
             for hierarchy in self.hierarchies()
@@ -102,7 +102,7 @@ class Cgroups:
 
 @dataclass
 class Daemon:
-    """A long-running process on a machine, known by the number that was recorded when it started."""
+    """A long-running process on a machine, and its log."""
 
     name: str
     entry: subprocess.Popen[str]
@@ -110,11 +110,11 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The process's number outside of the machine."""
+        """The process ID outside the machine."""
         return child_of(self.entry)
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 20) -> None:
-        """End it and wait until it is dead; one that does not listen is killed."""
+        """End the process and wait until it is dead; kill it if it still runs after TIMEOUT seconds."""
         if self.entry.poll() is not None:
             return
         pid = self.pid
@@ -127,7 +127,7 @@ class Daemon:
 
 
 class Machine(Actor):
-    """One machine. DIRECTORY is new, is at the same path on both sides, and holds the logs."""
+    """One machine. DIRECTORY must not exist; it has the same path inside and outside, and holds the logs."""
 
     def __init__(
         self, name: str, directory: Path, *, packages: Path, init: Path, shared: Sequence[Path] = ()
@@ -150,11 +150,11 @@ class Machine(Actor):
             self._cleanup = cleanup.pop_all()
 
     def close(self) -> None:
-        """End everything on it."""
+        """End everything on the machine."""
         self._cleanup.close()
 
     def _boot(self, packages: Path, init: Path, shared: Sequence[Path]) -> subprocess.Popen[str]:
-        """Start the first process. It dies with us, and everything on the machine dies with it."""
+        """Start the first process. It dies with this process, and everything on the machine dies with it."""
         self._places.write_text("".join(f"{ours}\t{place}\n" for place, ours in self._cgroups.directories()))
         seen = [self.directory, *shared]
         boot: list[str | Path] = [
@@ -196,19 +196,19 @@ class Machine(Actor):
 
     @property
     def root(self) -> Path:
-        """The machine's files, seen from outside."""
+        """The machine's root directory, as a path outside the machine."""
         return Path(f"/proc/{self.pid}/root")
 
     def within(self, *argv: str | Path) -> list[str | Path]:
-        """That command line, on the machine."""
+        """The command line that runs ARGV on the machine."""
         return [JOIN, self._places, "host", "nsenter", f"--target={self.pid}", "--all", "--", *argv]
 
     def run(self, *argv: str | Path, stdin: str = "", timeout: float = 60.0) -> str:
-        """What a program prints on the machine. Raises Failed."""
+        """Run a program on the machine, and return what it prints. Raises Failed."""
         return run(self.within(*argv), stdin=stdin, env=HOME, timeout=timeout)
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """A file on the machine, replaced as a whole."""
+        """Write a file on the machine; the new file replaces the old one atomically."""
         place = self.root / path.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         fresh = place.with_name(f".{place.name}.fresh")
@@ -217,11 +217,11 @@ class Machine(Actor):
         fresh.replace(place)
 
     def files(self, directory: str) -> list[Path]:
-        """What is in a directory of the machine, as paths outside."""
+        """The entries of a directory on the machine, as paths outside the machine."""
         return sorted((self.root / directory.lstrip("/")).iterdir())
 
     def cgroups(self) -> set[str]:
-        """Every cgroup on the machine, whatever the hierarchy."""
+        """The paths of all cgroups on the machine, from all hierarchies."""
         return {
             os.path.relpath(directory, ours)
             for _, ours in self._cgroups.directories()
@@ -229,7 +229,7 @@ class Machine(Actor):
         }
 
     def start(self, name: str, *argv: str | Path, env: Mapping[str, str] = {}) -> Daemon:
-        """Start a daemon of the machine; it ends with the machine at the latest."""
+        """Start a daemon on the machine; it ends with the machine at the latest."""
         log = self.directory / "log" / name
         with log.open("ab") as output:
             entry = subprocess.Popen(
@@ -245,7 +245,7 @@ class Machine(Actor):
         return daemon
 
     def processes(self) -> dict[int, str]:
-        """Every process that lives on the machine itself, not in a container: number outside, command line."""
+        """Every process on the machine itself, not in a container: process ID outside the machine, command line."""
         own = Path(f"/proc/{self.pid}/ns/pid").readlink()
         alive = {}
         for entry in Path("/proc").glob("[0-9]*"):
@@ -259,7 +259,7 @@ class Machine(Actor):
 
 
 def child_of(entry: subprocess.Popen[str]) -> int:
-    """The one child of a process that entered a PID namespace by forking (nsenter, unshare)."""
+    """The process ID of the only child of a process that entered a PID namespace by forking (nsenter, unshare)."""
 
     def children() -> list[str]:
         if entry.poll() is not None:

@@ -1,4 +1,4 @@
-"""Pods of the cluster suite, as kubectl and as the kernel see them."""
+"""Pods of the cluster suite, as kubectl and the kernel see them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 ENABLED: Final = "tailscale.com/enabled"
-# A page on port 80 for the readiness probe and for people; on port 7 what is sent comes back. It ends when it is told to, and not
-# only when kubelet kills it two seconds later.
+# The pod serves a page on port 80, also for the readiness probe, and echoes what it receives on port 7. It ends on SIGTERM,
+# so that kubelet need not kill it two seconds later.
 SERVE: Final = """
 echo "hello from $(hostname)" >/www/index.html
 nc -ll -p 7 -e cat &
@@ -30,7 +30,7 @@ wait
 
 
 def manifest(name: str, annotations: Mapping[str, str], *, namespace: str = "default") -> dict[str, Any]:
-    """A pod with a small web server, Ready when kubelet's HTTP probe reaches it."""
+    """The manifest of a pod with a small web server, which is Ready when kubelet's HTTP probe reaches it."""
     container = {
         "name": "app",
         "image": "localhost/busybox:test",
@@ -52,7 +52,7 @@ def manifest(name: str, annotations: Mapping[str, str], *, namespace: str = "def
 
 
 def deployment(name: str, replicas: int, annotations: Mapping[str, str]) -> dict[str, Any]:
-    """The same, several times, as a Deployment."""
+    """The manifest of a Deployment with REPLICAS such pods."""
     labels = {"app": name}
     metadata = {"labels": labels, "annotations": dict(annotations)}
     template = {"metadata": metadata, "spec": manifest(name, annotations)["spec"]}
@@ -65,7 +65,7 @@ def deployment(name: str, replicas: int, annotations: Mapping[str, str]) -> dict
 
 
 class ProcessNetns(Netns):
-    """The network namespace that a process is in; somebody else's."""
+    """The network namespace of a process, which this object does not own."""
 
     def __init__(self, process: Process) -> None:
         self.name = f"of process {process.pid}"
@@ -73,15 +73,15 @@ class ProcessNetns(Netns):
 
     @property
     def path(self) -> Path:
-        """As a file that can be entered."""
+        """The namespace as a file that can be entered."""
         return Path(f"/proc/{self.process.pid}/ns/net")
 
     def close(self) -> None:
-        """It is not ours to end."""
+        """Do nothing, because the namespace belongs to the process."""
 
 
 class SomePod:
-    """A pod of a cluster, whoever made it."""
+    """A pod of a cluster that exists already."""
 
     def __init__(self, cluster: Cluster, name: str, *, namespace: str = "default") -> None:
         self.cluster = cluster
@@ -90,7 +90,7 @@ class SomePod:
         self.uid: str = self.get()["metadata"]["uid"]
 
     def annotate(self, **annotations: str | None) -> None:
-        """`kubectl annotate`, with short names of ours; None takes one away."""
+        """Run `kubectl annotate`, with short names of the plugin's annotations; None removes an annotation."""
         words = [
             f"tailscale.com/{name}-" if value is None else f"tailscale.com/{name}={value}"
             for name, value in annotations.items()
@@ -98,23 +98,23 @@ class SomePod:
         self._kubectl("annotate", "--overwrite", "pod", self.name, *words)
 
     def delete(self, *options: str) -> None:
-        """`kubectl delete pod`. Raises Failed."""
+        """Run `kubectl delete pod`. Raises Failed."""
         self._kubectl("delete", "pod", self.name, *options)
 
     def gone(self, deadline: float = 120.0) -> None:
-        """Returns when Kubernetes has forgotten it. Raises Failed."""
+        """Wait until the API no longer has the pod. Raises Failed."""
         self._kubectl("wait", "--for=delete", f"pod/{self.name}", f"--timeout={deadline:g}s")
 
     def _kubectl(self, *argv: str) -> str:
         return self.cluster.kubectl(f"--namespace={self.namespace}", *argv)
 
     def get(self) -> dict[str, Any]:
-        """The object."""
+        """The pod's object in the API."""
         found: dict[str, Any] = json.loads(self._kubectl("get", "pod", self.name, "--output=json"))
         return found
 
     def ready(self, deadline: float = 120.0) -> Self:
-        """Itself, once it is Ready."""
+        """Wait until the pod is Ready, and return it."""
         try:
             self._kubectl("wait", "--for=condition=Ready", f"pod/{self.name}", f"--timeout={deadline:g}s")
         except Exception as error:
@@ -123,27 +123,27 @@ class SomePod:
 
     @property
     def address(self) -> str:
-        """What Kubernetes says its address is."""
+        """The pod's address, as Kubernetes reports it."""
         address: str = self.get()["status"]["podIP"]
         return address
 
     def exec(self, *argv: str) -> str:
-        """What a command prints in its container. Raises Failed."""
+        """Run a command in the pod's container, and return what it prints. Raises Failed."""
         return self._kubectl("exec", self.name, "--", *argv)
 
     def events(self, reason: str = "") -> list[str]:
-        """What kubelet and others said about it."""
+        """The messages of the pod's events, only those with REASON if it is given."""
         selector = f"involvedObject.uid={self.uid}" + (f",reason={reason}" if reason else "")
         found = json.loads(self._kubectl("get", "events", f"--field-selector={selector}", "--output=json"))
         return [event["message"] for event in found["items"]]
 
     def processes(self) -> list[Process]:
-        """All of its containers' processes: those whose cgroup has the pod's name."""
+        """All processes of the pod's containers: those whose cgroup has the pod's UID in its path."""
         return processes(lambda process: f"/pod{self.uid}/" in cgroup(process))
 
     @property
     def pause(self) -> Process:
-        """The process that holds its namespaces, waited for."""
+        """The process that holds the pod's namespaces, once it exists."""
         found = wait_until(
             lambda: [p for p in self.processes() if p.argv[:1] == ["/pause"]], what=f"{self.name}'s sandbox"
         )
@@ -151,16 +151,16 @@ class SomePod:
 
     @property
     def netns(self) -> ProcessNetns:
-        """Its network namespace of now."""
+        """The pod's current network namespace."""
         return ProcessNetns(self.pause)
 
     def interface(self, name: str) -> Any:
-        """testinfra's interface of that name, in the pod."""
+        """testinfra's interface with that name, in the pod."""
         return self.netns.interface(name)
 
 
 class Pod(SomePod, Actor):
-    """A pod of a cluster; it is deleted with the block that it was made for."""
+    """A new pod of a cluster, which is deleted at the end of the block."""
 
     def __init__(
         self,
@@ -174,12 +174,12 @@ class Pod(SomePod, Actor):
         super().__init__(cluster, name, namespace=namespace)
 
     def close(self) -> None:
-        """`kubectl delete pod`, unless it is gone already; returns when kubelet has ended it."""
+        """Delete the pod, unless it is gone already, and wait until kubelet has ended it."""
         self.delete("--ignore-not-found")
 
 
 class Deployment(Actor):
-    """A Deployment whose pods are Ready; it goes, and they with it, with the block that it was made for."""
+    """A Deployment whose pods are Ready. It is deleted with its pods at the end of the block."""
 
     def __init__(self, cluster: Cluster, name: str, replicas: int, annotations: Mapping[str, str]) -> None:
         self.cluster = cluster
@@ -188,18 +188,18 @@ class Deployment(Actor):
         self.rolled_out()
 
     def rolled_out(self) -> None:
-        """Returns when its pods are those of its template, and Ready."""
+        """Wait until all pods are of the current template and Ready."""
         self.cluster.kubectl("rollout", "status", f"deployment/{self.name}", "--timeout=120s")
 
     def annotate(self, **annotations: str | None) -> None:
-        """Change its template, with short names of ours; None takes one away."""
+        """Change the annotations of the template, with short names of the plugin's annotations; None removes an annotation."""
         metadata = {"annotations": {f"tailscale.com/{name}": value for name, value in annotations.items()}}
         patch = {"spec": {"template": {"metadata": metadata}}}
         self.cluster.kubectl("patch", "deployment", self.name, "--type=merge", f"--patch={json.dumps(patch)}")
 
     @property
     def pods(self) -> list[SomePod]:
-        """Those that are not ending."""
+        """The pods that are not being deleted."""
         found = self.cluster.kubectl("get", "pods", f"--selector=app={self.name}", "--output=json")
         return [
             SomePod(self.cluster, pod["metadata"]["name"])
@@ -208,13 +208,13 @@ class Deployment(Actor):
         ]
 
     def close(self) -> None:
-        """Returns when its pods are gone."""
+        """Delete the Deployment, and wait until its pods are gone."""
         self.cluster.kubectl("delete", "deployment", self.name)
         self.cluster.kubectl("wait", "--for=delete", "pod", f"--selector=app={self.name}", "--timeout=120s")
 
 
 def cgroup(process: Process) -> str:
-    """`/proc/PID/cgroup`; empty when the process is gone."""
+    """The contents of `/proc/PID/cgroup`; empty if the process is gone."""
     try:
         return Path(f"/proc/{process.pid}/cgroup").read_text()
     except OSError:

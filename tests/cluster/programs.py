@@ -1,7 +1,7 @@
-"""What a machine of the cluster suite runs, built or fetched once into the cache, by content.
+"""The programs that a machine of the cluster suite runs, built or downloaded once into a cache keyed by content.
 
-Kubernetes and containerd come from pinned Go modules; Debian's containerd, runc and etcd are unpacked without being
-installed; container images are made by hand.
+Kubernetes and containerd are built from pinned Go modules. Debian's containerd, runc and etcd are unpacked, but not
+installed. The container images are built by this suite.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PACKAGES: Final = ("busybox-static", "containerd", "etcd-server", "libseccomp2",
 
 
 def version(tool: str) -> str:
-    """The version of `kubernetes` or `containerd`, from the one place that names it."""
+    """The version of `kubernetes` or `containerd` that go.mod pins."""
     text = (TOOLS / tool / "go.mod").read_text()
     found = re.search(rf"\S+/{tool}(?:/v\d+)? (v\S+)", text)
     assert found, f"{tool}'s go.mod requires no {tool}"
@@ -37,7 +37,7 @@ def version(tool: str) -> str:
 
 @cache
 def kubernetes() -> Path:
-    """The directory of kubelet, kubectl and the control plane's programs."""
+    """The directory of kubelet, kubectl and the programs of the control plane."""
     stamp = "k8s.io/component-base/version"
     release = version("kubernetes")
     _, minor, _ = release.split(".")
@@ -49,7 +49,7 @@ def kubernetes() -> Path:
 
 @cache
 def containerd() -> Path:
-    """The directory of containerd 2.x, its shim and ctr; and of pause, which is ours."""
+    """The directory of containerd 2.x, its shim, ctr, and this suite's own pause."""
     flags = f"-s -w -X github.com/containerd/containerd/v2/version.Version={version('containerd')}"
     packages = {name: f"github.com/containerd/containerd/v2/cmd/{name}" for name in CONTAINERD}
     return builds.go_build(
@@ -63,17 +63,17 @@ def containerd() -> Path:
 
 @cache
 def debian() -> Path:
-    """A tree with the files of Debian's containerd 1.6, runc, etcd, openssl and busybox in it; nothing is installed."""
+    """A directory with the unpacked files of Debian's containerd 1.6, runc, etcd, openssl and busybox; nothing is installed."""
     try:
         return _unpacked()
     except (Failed, subprocess.CalledProcessError):
-        # The machine's lists were never fetched, or are out of date.
+        # The machine's package lists are missing or out of date.
         run([*APT, "update"], timeout=300)
         return _unpacked()
 
 
 def _unpacked() -> Path:
-    """The packages that apt offers now, by their names, versions and hashes."""
+    """Download and unpack the packages that apt offers now; names, versions and hashes are the key of the cache."""
     offered = run([*APT, "--print-uris", "download", *PACKAGES])
 
     def unpack(directory: Path) -> None:
@@ -90,7 +90,7 @@ def _unpacked() -> Path:
 
 @cache
 def image(name: str) -> Path:
-    """The archive of a container image: `pause` or `busybox`, tagged `localhost/NAME:test`."""
+    """The archive of the container image `pause` or `busybox`, tagged `localhost/NAME:test`."""
     contents = {
         "pause": (images.Image("pause", ("/pause",)), {"pause": containerd() / "pause"}, {}),
         "busybox": (

@@ -1,4 +1,4 @@
-"""The annotation table on a real kubelet: each row does what it says, and a wish that is refused is told where people look, and mended."""
+"""The annotations on a real kubelet: each does what its table row says, and a rejected one is in the pod's events and can be corrected."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from .pods import ENABLED, Pod, SomePod
 
 @pytest.fixture(scope="module", autouse=True)
 def trusting(cluster: Cluster, control: ControlPlane) -> Iterator[None]:
-    """A host whose keys have the tags that pods ask for; they may ask for one more than without any configuration."""
+    """A host whose auth keys get the tags that pods ask for; pods may ask for one tag more than by default."""
     with oauth(cluster, control, permissions={"*": {"tags": ["tag:media"]}}):
         yield
 
 
 def wishing(cluster: Cluster, name: str, **wishes: str) -> Pod:
-    """A pod that is enrolled and wishes this."""
+    """An enrolled pod with these annotations."""
     return Pod(cluster, name, {ENABLED: "true", **ours(wishes)})
 
 
 def ours(wishes: dict[str, str]) -> dict[str, str]:
-    """The annotations of those short names."""
+    """The annotations with these short names."""
     return {f"tailscale.com/{name}": value for name, value in wishes.items()}
 
 
 def node_of(control: ControlPlane, name: str) -> dict[str, Any]:
-    """The node of that name, waited for."""
+    """The node of that name, once it exists."""
     return wait_until(lambda: control.node(name), what=f"the node {name}")
 
 
 def refused(pod: SomePod) -> str:
-    """What kubelet says of a pod that does not start."""
+    """The latest event of kubelet about a pod that does not start, once there is one."""
     return wait_until(lambda: pod.events("FailedCreatePodSandBox"), what=f"an event of {pod.name}")[-1]
 
 
 def enabled(cluster: Cluster, control: ControlPlane) -> None:
-    """``"true"`` makes a node; ``"false"`` makes none, where everybody else would be one."""
+    """``"true"`` makes the pod a node; ``"false"`` does not, even on a host that enrolls all pods."""
     with configured(cluster, enroll="all"), Pod(cluster, "declines", {ENABLED: "false"}) as no:
         no.ready()
         assert not no.interface("ts0").exists
@@ -55,14 +55,14 @@ def enabled(cluster: Cluster, control: ControlPlane) -> None:
 
 
 def tags(cluster: Cluster, control: ControlPlane) -> None:
-    """The node has them instead of the host's."""
+    """The node has the annotation's tags instead of the host's."""
     with wishing(cluster, "tagged", tags="tag:media") as pod:
         pod.ready()
         assert node_of(control, "tagged")["tags"] == ["tag:media"]
 
 
 def hostname(cluster: Cluster, control: ControlPlane) -> None:
-    """The node is called so."""
+    """The node has the annotation's hostname."""
     with wishing(cluster, "misnamed", hostname="well-named") as pod:
         pod.ready()
         node = node_of(control, "well-named")
@@ -73,7 +73,7 @@ def hostname(cluster: Cluster, control: ControlPlane) -> None:
 
 
 def ephemeral(cluster: Cluster, control: ControlPlane) -> None:
-    """One that is not stays in the tailnet when its pod has ended; one that is does not, though it is a StatefulSet's by its name."""
+    """A node that is not ephemeral outlives its pod; an ephemeral one does not, even if the pod's name is like that of a StatefulSet's."""
     with (
         wishing(cluster, "stays", ephemeral="false") as stays,
         wishing(cluster, "goes-0", ephemeral="true") as goes,
@@ -89,7 +89,7 @@ def ephemeral(cluster: Cluster, control: ControlPlane) -> None:
 
 
 def required(cluster: Cluster, control: ControlPlane) -> None:
-    """While the control plane is away the pod does not start, and its events say why; then it does."""
+    """While the control plane is down, the pod does not start, and its events say why. Once it is back, the pod starts."""
     with control.outage():
         pod = wishing(cluster, "must", required="true")
         said = refused(pod)
@@ -115,12 +115,12 @@ DOES: Final[dict[str, Callable[[Cluster, ControlPlane], None]]] = {
 def test_an_annotation_does_what_its_row_says(
     cluster: Cluster, control: ControlPlane, row: Annotation
 ) -> None:
-    """Each row of the table that this version supports."""
+    """Each supported annotation does what its row of the table says."""
     DOES[row.name](cluster, control)
 
 
 def test_what_is_not_supported_yet_is_refused(cluster: Cluster, control: ControlPlane) -> None:
-    """Each of the other rows keeps the pod from starting, and its events name the annotation and the value."""
+    """An annotation that is not supported keeps the pod from starting, and the events name annotation and value."""
     before = helpers(cluster)
     with ExitStack() as stack:
         pods = {
@@ -137,7 +137,7 @@ def test_what_is_not_supported_yet_is_refused(cluster: Cluster, control: Control
 
 
 PERMITS: Final = """'"default": {"tags": ["tag:media", "tag:db"]} (below permissions)' in """ + CONFIG
-"""What an admin would write, and where."""
+"""The setting that would permit the tag, and its file."""
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ PERMITS: Final = """'"default": {"tags": ["tag:media", "tag:db"]} (below permiss
 def test_a_pod_starts_once_its_annotation_is_mended(
     cluster: Cluster, control: ControlPlane, wish: dict[str, str], said: list[str], mended: dict[str, Any]
 ) -> None:
-    """Its events name pod, annotation, value, and the setting that decides; `kubectl annotate` is enough for kubelet's next try."""
+    """The events name the pod, the annotation, its value and the setting; after `kubectl annotate`, kubelet's next attempt succeeds."""
     (name, value), *_ = wish.items()
     with wishing(cluster, "wishful", **wish) as pod:
         told = refused(pod)
@@ -171,12 +171,12 @@ HOSTILE: Final = {
     "newline": "web\nFAILED\x1b[31m",
     "nul": "web\0",
     "bidi": "web\u202egnp.exe",
-    "long": "x" * (262144 - 300),  # Kubernetes takes 256 KiB of annotations of a pod
+    "long": "x" * (262144 - 300),  # Kubernetes permits 256 KiB of annotations per pod
 }
 
 
 def test_hostile_annotations_are_told_in_a_line(cluster: Cluster, control: ControlPlane) -> None:
-    """Whatever an author wrote, the events name the annotation and are short and printable, and nobody becomes a node."""
+    """Whatever the annotation contains, the event names it and is short and printable, and the pod does not become a node."""
     before = helpers(cluster), {node["nodeKey"] for node in control.nodes()}
     with ExitStack() as stack:
         pods = [

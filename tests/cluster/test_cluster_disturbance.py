@@ -1,4 +1,4 @@
-"""What happens around a running node: restarts, outages, crashes. None of it may be felt, and none may leave anything."""
+"""Disturbances around a running node: restarts, outages, crashes. They interrupt no connection and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .pods import ENABLED, Pod
 def test_restarts_of_kubelet_and_containerd_are_not_felt(
     cluster: Cluster, control: ControlPlane, peer: Peer, tmp_path: Path
 ) -> None:
-    """A TCP connection over the tailnet stays open while kubelet and containerd are restarted, and the pod stays the same."""
+    """A TCP connection over the tailnet stays open while kubelet and containerd restart, and the pod keeps its sandbox."""
     with Pod(cluster, "steady", {ENABLED: "true"}) as pod:
         pod.ready()
         address = reachable(control, peer, "steady")
@@ -41,7 +41,7 @@ def test_restarts_of_kubelet_and_containerd_are_not_felt(
 def test_pod_starts_without_control_plane_and_joins_when_it_is_back(
     cluster: Cluster, control: ControlPlane, peer: Peer
 ) -> None:
-    """A control plane that is down keeps no pod from starting; the node is reachable when it is back."""
+    """A pod starts while the control plane is down, and its node is reachable once the control plane is back."""
     control.stop()
     try:
         pod = Pod(cluster, "patient", {ENABLED: "true"})
@@ -55,7 +55,7 @@ def test_pod_starts_without_control_plane_and_joins_when_it_is_back(
 
 
 def test_killed_sandbox_becomes_a_node_again(cluster: Cluster, control: ControlPlane, peer: Peer) -> None:
-    """When the pause process dies, kubelet makes the pod a new sandbox; there is one node of its name, and it answers."""
+    """When the pause process dies, kubelet makes a new sandbox for the pod; the tailnet has one node of that name, and it answers."""
     with Pod(cluster, "phoenix", {ENABLED: "true"}) as pod:
         pod.ready()
         reachable(control, peer, "phoenix")
@@ -69,7 +69,7 @@ def test_killed_sandbox_becomes_a_node_again(cluster: Cluster, control: ControlP
 
 
 def test_pod_deleted_while_containerd_is_down_leaves_nothing(cluster: Cluster, control: ControlPlane) -> None:
-    """A deletion that the runtime hears of only after its restart is as complete as any."""
+    """If a pod is deleted while containerd is down, nothing of the pod is left once containerd has restarted."""
     with Pod(cluster, "first", {ENABLED: "true"}) as first:
         first.ready()
     before = traces_after(cluster, control, first.uid)
@@ -86,7 +86,7 @@ def test_pod_deleted_while_containerd_is_down_leaves_nothing(cluster: Cluster, c
 
 @pytest.fixture(autouse=True)
 def all_up(cluster: Cluster, control: ControlPlane) -> None:
-    """Every test finds the control plane and the node up."""
+    """Before each test, the control plane and the cluster's Node are up."""
     control.start()
     wait_until(cluster.ready, what="the node being Ready")
 
@@ -100,7 +100,7 @@ def reachable(control: ControlPlane, peer: Peer, name: str) -> str:
 
 
 def pings(peer: Peer, address: str) -> bool:
-    """Whether a peer reaches an address; one that lost the control plane too hears of new nodes when it is back there."""
+    """Whether the peer reaches an address; it learns of new nodes only when it, too, is connected to the control plane again."""
     try:
         return bool(peer.ping(address))
     except Failed:
@@ -108,18 +108,18 @@ def pings(peer: Peer, address: str) -> bool:
 
 
 def answered(conversation: Conversation, line: str) -> bool:
-    """Whether what is said comes back over the connection."""
+    """Whether a line that is sent over the connection comes back."""
     conversation.say(line)
     return conversation.heard() == line
 
 
 def names(control: ControlPlane, prefix: str) -> list[str]:
-    """The nodes whose names begin like that."""
+    """The names of the nodes that begin with PREFIX."""
     return [node["name"] for node in control.nodes() if node["name"].startswith(prefix)]
 
 
 def without_daemons(lines: set[str]) -> set[str]:
-    """Traces without the node's own daemons, which a restart gives other numbers."""
+    """The traces without the host's own daemons, which get new process IDs when they restart."""
     return {
         line
         for line in lines

@@ -1,4 +1,4 @@
-"""Nodes that move with their pods from host to host, on a real cluster of two."""
+"""Nodes that move with their pods from host to host, on a real cluster with two hosts."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ LASTING: Final = {ENABLED: "true", "tailscale.com/ephemeral": "false"}
 
 
 class Hosts(NamedTuple):
-    """Both hosts of a cluster. The second one can be cut off: the control plane is on the first."""
+    """Both hosts of a cluster. The second one can be cut off, because the control plane runs on the first."""
 
     first: Cluster
     second: Joined
 
     def warnings(self) -> str:
-        """For a test that failed: what the plugin and the nodes have said."""
+        """The logs of the plugin and the nodes on both hosts, for the report of a failed test."""
         return "\n".join(
             f"== {host.name} {name}\n{text}" for host in self for name, text in logs(host)
         ) + self.log(self.first)
 
     def log(self, host: Host) -> str:
-        """A line per call of the plugin."""
+        """The plugin's log on a host: a line per call."""
         path = host.machine.root / LOG.lstrip("/")
         return path.read_text() if path.exists() else ""
 
 
 @pytest.fixture(scope="module")
 def hosts(wire: Wire, control: ControlPlane, directory: Path) -> Iterator[Hosts]:
-    """Two hosts with the plugin, an OAuth client, and access to the cluster's API as docs/namespaces.md gives it."""
+    """Two hosts with the plugin, an OAuth client, and access to the cluster's API as described in docs/namespaces.md."""
     with (
         Cluster(containerd_2(), directory / "two-first", wire) as first,
         Joined(first, directory / "two-second", wire) as second,
@@ -63,13 +63,13 @@ def hosts(wire: Wire, control: ControlPlane, directory: Path) -> Iterator[Hosts]
 
 
 def stateful_set(name: str) -> dict[str, Any]:
-    """One pod, which lasts."""
+    """The manifest of a StatefulSet with one pod, whose node is not ephemeral."""
     template = deployment(name, 1, {ENABLED: "true"})
     return {**template, "kind": "StatefulSet", "spec": {**template["spec"], "serviceName": name}}
 
 
 def spread(name: str, annotations: Mapping[str, str]) -> dict[str, Any]:
-    """A Deployment whose next pod is always on the other host."""
+    """The manifest of a Deployment with one pod, whose next pod is always placed on the other host."""
     made = deployment(name, 1, annotations)
     term = {"labelSelector": {"matchLabels": {"app": name}}, "topologyKey": "kubernetes.io/hostname"}
     made["spec"]["template"]["spec"]["affinity"] = {
@@ -80,7 +80,7 @@ def spread(name: str, annotations: Mapping[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def only_on(cluster: Cluster, node: str) -> Iterator[None]:
-    """New pods go there, for the length of a block."""
+    """For the length of a block, new pods are placed on NODE."""
     other = SECOND if node == NODE else NODE
     cluster.kubectl("cordon", other)
     try:
@@ -91,7 +91,7 @@ def only_on(cluster: Cluster, node: str) -> Iterator[None]:
 
 @contextmanager
 def workload(cluster: Cluster, made: Mapping[str, Any]) -> Iterator[str]:
-    """Its pods are Ready; they end with the block. Its name."""
+    """Create a workload, wait until its pods are Ready, and delete it at the end of the block. Yields its name."""
     kind, name = made["kind"].lower(), made["metadata"]["name"]
     cluster.create(made)
     try:
@@ -103,7 +103,7 @@ def workload(cluster: Cluster, made: Mapping[str, Any]) -> Iterator[str]:
 
 
 def addresses(control: ControlPlane, name: str) -> list[str]:
-    """Of a node that is online, waited for."""
+    """The addresses of a node, once it is online."""
     node = wait_until(
         lambda: (found := control.node(name)) and found["online"] and found, what=f"the node {name}"
     )
@@ -111,12 +111,12 @@ def addresses(control: ControlPlane, name: str) -> list[str]:
 
 
 def names(control: ControlPlane, prefix: str) -> list[str]:
-    """The nodes whose names begin so."""
+    """The sorted names of the nodes that begin with PREFIX."""
     return sorted(node["name"] for node in control.nodes() if node["name"].startswith(prefix))
 
 
 def secret(cluster: Cluster, name: str) -> dict[str, Any]:
-    """What the cluster keeps of an identity; nothing while it has no keys of it."""
+    """The record of an identity in the cluster; empty while the cluster does not have the identity's keys."""
     found = cluster.kubectl(
         "--namespace=tailscale-cni", "get", "secret", name, "--ignore-not-found", "--output=json"
     )
@@ -128,17 +128,17 @@ def secret(cluster: Cluster, name: str) -> dict[str, Any]:
 
 
 def holder(cluster: Cluster, name: str) -> str:
-    """The Node that has an identity; empty while nobody has."""
+    """The Node that holds an identity; empty if none does."""
     return str((secret(cluster, name).get("holder") or {}).get("node", ""))
 
 
 def is_held_elsewhere(cluster: Cluster, name: str, node: str) -> bool:
-    """Whether another Node has an identity by now."""
+    """Whether another Node than NODE holds an identity."""
     return holder(cluster, name) not in ("", node)
 
 
 def node_of(cluster: Cluster, pod: str) -> str:
-    """Where a pod is Ready; empty while it is not."""
+    """The Node on which a pod is Ready; empty if the pod is not Ready."""
     found = json.loads(cluster.kubectl("get", "pod", pod, "--ignore-not-found", "--output=json") or "{}")
     conditions = found.get("status", {}).get("conditions", [])
     ready = any(row["type"] == "Ready" and row["status"] == "True" for row in conditions)
@@ -150,7 +150,7 @@ def node_of(cluster: Cluster, pod: str) -> str:
 
 
 def answers(peer: Peer, address: str) -> bool:
-    """Whether a peer reaches it."""
+    """Whether the peer reaches an address."""
     try:
         return bool(peer.ping(address))
     except Failed:
@@ -160,7 +160,7 @@ def answers(peer: Peer, address: str) -> bool:
 def test_a_drained_pod_is_the_same_node_on_the_other_host(
     hosts: Hosts, control: ControlPlane, peer: Peer, record_property: Record
 ) -> None:
-    """`kubectl drain`, and postgres-0 is at the same addresses, under the same name, where it comes up."""
+    """After `kubectl drain`, the StatefulSet's pod has the same hostname and tailnet addresses on the other host."""
     cluster = hosts.first
     with only_on(cluster, SECOND):
         cluster.create(stateful_set("postgres"))
@@ -186,9 +186,9 @@ def test_a_drained_pod_is_the_same_node_on_the_other_host(
 def test_ten_rollouts_between_two_hosts_keep_names_and_addresses(
     hosts: Hosts, control: ControlPlane, record_property: Record
 ) -> None:
-    """Each new pod is on the other host, and is for a moment plex-1; then it is plex, and nothing is left.
+    """After each of ten rollouts to the other host, the new pod's node, plex-1 for a moment, is plex, and no second node is left.
 
-    One that lasts has its addresses, too; an ephemeral one, beside it, its name.
+    A node that is not ephemeral keeps its addresses, too; an ephemeral one keeps only its name.
     """
     cluster = hosts.first
     with (
@@ -215,9 +215,9 @@ def test_ten_rollouts_between_two_hosts_keep_names_and_addresses(
 
 
 def test_a_host_that_is_cut_off_keeps_its_identities(hosts: Hosts, control: ControlPlane) -> None:
-    """Its pod is elsewhere another node, until its Node is deleted: then the identity moves.
+    """A host that is cut off keeps its identities, and its pod is a new node elsewhere; once the Node is deleted, the identity moves.
 
-    When it is back, it ends what it ran.
+    When the host is back, it ends the nodes that it ran.
     """
     cluster, second = hosts
     with only_on(cluster, SECOND):

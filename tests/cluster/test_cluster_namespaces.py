@@ -1,4 +1,4 @@
-"""Annotations of namespaces, asked of the real API server with what docs/namespaces.md gives a host."""
+"""Annotations of namespaces, which a host reads from the real API server with the access of docs/namespaces.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .pods import ENABLED, Pod, ProcessNetns, cgroup, manifest
 
 @pytest.fixture(scope="module", autouse=True)
 def namespaces(cluster: Cluster) -> Iterator[None]:
-    """Two namespaces, of which media is annotated, and a host that may ask, as the page says it."""
+    """Two namespaces, of which only media is annotated, and a host with access to the API as described in docs/namespaces.md."""
     for name in ("media", "plain"):
         cluster.kubectl("create", "namespace", name)
         wait_until(lambda name=name: account(cluster, name), what=f"the account of {name}")  # type: ignore[misc]
@@ -34,14 +34,14 @@ def namespaces(cluster: Cluster) -> Iterator[None]:
 
 
 def account(cluster: Cluster, namespace: str) -> str:
-    """The account that its pods run by, once it is there."""
+    """The default service account of a namespace; empty until it exists."""
     return cluster.kubectl(
         f"--namespace={namespace}", "get", "serviceaccount", "default", "--ignore-not-found", "--output=name"
     )
 
 
 def test_a_namespace_enrols_its_pods(cluster: Cluster, control: ControlPlane) -> None:
-    """A pod that says nothing is a node in a namespace that says so, and not in another one; a pod has the last word."""
+    """A pod without annotations is a node if its namespace is annotated; the pod's own annotation overrides the namespace's."""
     with (
         Pod(cluster, "film", namespace="media") as film,
         Pod(cluster, "shy", {ENABLED: "false"}, namespace="media") as shy,
@@ -58,14 +58,14 @@ def test_a_namespace_enrols_its_pods(cluster: Cluster, control: ControlPlane) ->
 
 
 def test_a_node_is_called_after_its_owner(cluster: Cluster, control: ControlPlane) -> None:
-    """A bare pod whose name looks like a workload's with five random characters keeps them: the API knows that nobody made it."""
+    """A bare pod whose name ends like that of a Deployment's pod keeps this suffix in its hostname: the API shows that it has no owner."""
     with Pod(cluster, "my-dhcpd", {ENABLED: "true"}) as pod:
         pod.ready()
         wait_until(lambda: control.node("my-dhcpd"), what="the node my-dhcpd")
 
 
 def test_an_annotation_that_came_later_is_heard_of(cluster: Cluster, control: ControlPlane) -> None:
-    """What a namespace says is asked for again: the page's line has the next pod wait for it."""
+    """If you remove the cached annotations as docs/namespaces.md says, the next pod gets the namespace's new annotation."""
     with Pod(cluster, "early", namespace="plain") as pod:
         pod.ready()
         assert not pod.interface("ts0").exists
@@ -81,7 +81,7 @@ def test_an_annotation_that_came_later_is_heard_of(cluster: Cluster, control: Co
 
 
 def test_a_pod_overrides_its_namespace(cluster: Cluster, control: ControlPlane) -> None:
-    """What a namespace says holds for each annotation that a pod does not have."""
+    """The namespace's annotation applies to a pod that does not have the annotation itself."""
     hostname = "tailscale.com/hostname"
     cluster.kubectl("annotate", "namespace", "media", f"{hostname}=by-namespace")
     cluster.machine.run("rm", "-f", f"{STATE_DIR}/namespaces/media.json")
@@ -100,10 +100,10 @@ def test_a_pod_overrides_its_namespace(cluster: Cluster, control: ControlPlane) 
 
 
 def test_pods_start_while_the_api_hangs(cluster: Cluster, control: ControlPlane) -> None:
-    """An API server that takes connections and answers none keeps no pod from starting.
+    """An API server that accepts connections but does not answer keeps no pod from starting.
 
-    Not the system's, nor those of a namespace that nobody has seen; those of one that is known are nodes by what was known.
-    The log says that nobody answered.
+    Pods of kube-system and of an unknown namespace start without a node; pods of a known namespace are enrolled by the cached
+    annotations. The log warns that the API did not answer.
     """
     with Pod(cluster, "first", namespace="media") as pod:
         pod.ready()
@@ -125,17 +125,17 @@ def test_pods_start_while_the_api_hangs(cluster: Cluster, control: ControlPlane)
 
 
 def pod_of(line: str) -> str:
-    """Of a log line."""
+    """The pod that a log line is about."""
     return next((word[4:] for word in line.split() if word.startswith("pod=")), "")
 
 
 def known(cluster: Cluster) -> set[str]:
-    """The namespaces that the host has seen."""
+    """The namespaces whose annotations the host has cached."""
     return {path.stem for path in cluster.machine.files(f"{STATE_DIR}/namespaces")}
 
 
 def make_old(cluster: Cluster, name: str) -> None:
-    """Ten seconds and more ago."""
+    """Let a namespace's cached annotations expire, so that the host reads them from the API again."""
     path = f"{STATE_DIR}/namespaces/{name}.json"
     document = json.loads((cluster.machine.root / path.lstrip("/")).read_text())
     cluster.machine.write(path, json.dumps(document | {"asked": 0, "until": 0}), mode=0o600)
@@ -143,9 +143,9 @@ def make_old(cluster: Cluster, name: str) -> None:
 
 @contextmanager
 def hanging_api(cluster: Cluster) -> Iterator[None]:
-    """The API server is stopped in the middle of whatever it does, for the length of a block."""
+    """For the length of a block, the API server is stopped by SIGSTOP."""
     daemon = cluster.daemons["kube-apiserver"]
-    pids = (daemon.pid, daemon.entry.pid)  # nsenter stops with its child, and goes on by itself
+    pids = (daemon.pid, daemon.entry.pid)  # nsenter stops with its child, but needs its own SIGCONT
     os.kill(pids[0], signal.SIGSTOP)
     try:
         yield
@@ -156,20 +156,20 @@ def hanging_api(cluster: Cluster) -> Iterator[None]:
 
 
 class StaticPods(Actor):
-    """Pods that kubelet starts by itself, and ends when their files go."""
+    """Pods that kubelet starts from files, and ends when the files are removed."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.ports: list[int] = []
 
     def close(self) -> None:
-        """Returns when their servers are gone."""
+        """Remove the files, and wait until the pods' web servers have ended."""
         for path in self.cluster.machine.files(STATIC_PODS):
             path.unlink()
         wait_until(lambda: not any(map(self._server, self.ports)), what="the end of the static pods")
 
     def start(self, name: str, namespace: str, port: int) -> Process:
-        """One with a web server on that port, waited for; the server."""
+        """Start a pod with a web server on PORT; return the server's process once it runs."""
         pod = manifest(name, {}, namespace=namespace)
         (container,) = pod["spec"]["containers"]
         container["command"] = ["httpd", "-f", "-p", str(port), "-h", "/www"]
@@ -179,7 +179,7 @@ class StaticPods(Actor):
         return wait_until(lambda: self._server(port), what=f"the static pod {name}")
 
     def _server(self, port: int) -> Process | None:
-        """The web server of that port, in whichever pod of this cluster."""
+        """The web server on that port, in any pod of this cluster."""
 
         def is_it(process: Process) -> bool:
             command = ["httpd", "-f", "-p", str(port)]

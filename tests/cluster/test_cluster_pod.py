@@ -1,4 +1,4 @@
-"""What a pod of a real kubelet gains, keeps, and leaves behind."""
+"""What an enrolled pod of a real kubelet gets, keeps, and leaves behind."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .pods import ENABLED, Deployment, Pod
 
 @pytest.fixture(scope="module")
 def web(cluster: Cluster) -> Iterator[Pod]:
-    """A pod with one annotation, which kubelet's HTTP probe found Ready."""
+    """A pod with one annotation, which is Ready by kubelet's HTTP probe."""
     with Pod(cluster, "web", {ENABLED: "true"}) as pod:
         yield pod.ready()
 
 
 def test_annotated_pod_is_a_tailscale_node(web: Pod, control: ControlPlane, peer: Peer) -> None:
-    """A pod with one annotation has ts0 with the tailnet addresses of its node, and a peer opens its page by name."""
+    """A pod with one annotation has ts0 with its node's tailnet addresses, and a peer fetches the pod's page by name."""
     node = wait_until(lambda: control.node("web"), what="the node web")
     assert node["tags"] == ["tag:k8s-pod"]
     wait_until(lambda: set(node["addresses"]) <= set(web.interface("ts0").addresses), what="ts0's addresses")
@@ -34,7 +34,7 @@ def test_annotated_pod_is_a_tailscale_node(web: Pod, control: ControlPlane, peer
 
 
 def test_kubernetes_sees_the_primary_address_only(web: Pod) -> None:
-    """The address of an enrolled pod's status is the primary CNI's, and the only one."""
+    """The status of an enrolled pod has the primary CNI's address, and no other one."""
     status = web.get()["status"]
     assert ipaddress.ip_address(status["podIP"]) in ipaddress.ip_network(PRIMARY.subnet)
     assert status["podIPs"] == [{"ip": status["podIP"]}]
@@ -42,14 +42,14 @@ def test_kubernetes_sees_the_primary_address_only(web: Pod) -> None:
 
 
 def test_kubelet_probe_reaches_an_enrolled_pod(web: Pod, cluster: Cluster) -> None:
-    """kubelet's HTTP probe comes from the host to the pod's own address, and goes on succeeding once there is a tailnet."""
+    """kubelet's HTTP probe, which goes from the host to the pod's primary address, succeeds also once the pod is in the tailnet."""
     assert cluster.condition("pod", web.name, "Ready") == "True"
     assert web.exec("wget", "-qO-", f"http://{web.address}/").strip() == "hello from web"
     assert fetch(cluster.machine.netns, f"http://{web.address}/") == "hello from web"
 
 
 def test_status_command_shows_the_pod(web: Pod, cluster: Cluster, control: ControlPlane) -> None:
-    """`tailscale-cni status` on the host shows the pod, its node's name and that it is Running."""
+    """`tailscale-cni status` shows the pod, its node's name, and that the node is Running."""
     wait_until(lambda: control.node("web"), what="the node web")
     words = command(cluster, "status").splitlines()[1].split()
     assert words[:3] == ["default", web.name, f"web.{control.domain}"]
@@ -57,7 +57,7 @@ def test_status_command_shows_the_pod(web: Pod, cluster: Cluster, control: Contr
 
 
 def test_replicas_are_named_after_their_deployment(cluster: Cluster, control: ControlPlane) -> None:
-    """Pods of a Deployment that start at once get nodes of their own, named after it without hash, suffix and kind."""
+    """Pods of a Deployment that start at the same time become different nodes, named after it without hash, suffix and kind."""
     with Deployment(cluster, "plex-deployment", 3, {ENABLED: "true"}):
         nodes = wait_until(lambda: named(control, "plex", 3), what="three nodes")
         assert {node["name"] for node in nodes} == {"plex", "plex-1", "plex-2"}
@@ -66,7 +66,7 @@ def test_replicas_are_named_after_their_deployment(cluster: Cluster, control: Co
 
 
 def test_pod_without_annotation_is_untouched(cluster: Cluster, control: ControlPlane) -> None:
-    """A pod that asks for nothing has the primary CNI's interfaces, rules and routes, and no more; nothing runs for it."""
+    """A pod without annotations has only the primary CNI's interfaces, rules and routes, and no process runs for it."""
     nodes = {node["name"] for node in control.nodes()}
     before = helpers(cluster)
     with Pod(cluster, "plain") as pod:
@@ -78,10 +78,10 @@ def test_pod_without_annotation_is_untouched(cluster: Cluster, control: ControlP
 
 
 def test_probe_from_a_host_with_a_tailnet_address(cluster: Cluster) -> None:
-    """The probe arrives also where the host's own address, and so the probe's source, is a tailnet address."""
+    """kubelet's probe reaches the pod also if the host's address, from which the probe comes, is a tailnet address."""
     host = cluster.machine.netns
     with Pod(cluster, "before") as pod:
-        pod.ready()  # so that the bridge is there
+        pod.ready()  # creates the bridge
     route = ("10.88.0.0/24", "dev", "cni0")
     host.run("ip", "address", "add", "100.101.102.103/32", "dev", "lo")
     host.run("ip", "route", "replace", *route, "src", "100.101.102.103")
@@ -96,7 +96,7 @@ def test_probe_from_a_host_with_a_tailnet_address(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("how", [(), ("--force", "--grace-period=0")], ids=["graceful", "forced"])
 def test_deleted_pod_leaves_nothing(cluster: Cluster, control: ControlPlane, how: tuple[str, ...]) -> None:
-    """After `kubectl delete pod`, also by force, the host and the tailnet are as they were before the pod."""
+    """After `kubectl delete pod`, also with --force, the host and the tailnet are as before the pod."""
     with Pod(cluster, "first", {ENABLED: "true"}) as first:
         first.ready()
     before = traces_after(cluster, control, first.uid)
@@ -110,7 +110,7 @@ def test_deleted_pod_leaves_nothing(cluster: Cluster, control: ControlPlane, how
 
 
 def test_refused_annotation_is_told_by_kubelet(cluster: Cluster) -> None:
-    """A value that cannot be is in the pod's events, with the annotation's name and what was expected of it."""
+    """An annotation with an invalid value is in the pod's events, with its name, its value and what was expected."""
     with Pod(cluster, "wrong", {ENABLED: "maybe"}) as pod:
         message = wait_until(lambda: pod.events("FailedCreatePodSandBox"), what="an event")[0]
         assert ENABLED in message
@@ -118,6 +118,6 @@ def test_refused_annotation_is_told_by_kubelet(cluster: Cluster) -> None:
 
 
 def named(control: ControlPlane, prefix: str, count: int) -> list[dict[str, Any]]:
-    """That many nodes whose names begin like that; none while there are fewer."""
+    """The nodes whose names begin with PREFIX, if there are COUNT of them; otherwise none."""
     found = [node for node in control.nodes() if node["name"].startswith(prefix)]
     return found if len(found) == count else []

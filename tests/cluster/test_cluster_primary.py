@@ -1,4 +1,4 @@
-"""The primary CNI's list changes under us, as k3s, Calico and Cilium do it: the next pods are enrolled and on the network of now."""
+"""The primary CNI's list changes, as by k3s, Calico and Cilium: the next pods are enrolled and get the new primary network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHER = Primary("net2", "10.99.0.0/24", "cni1")
 
 @pytest.fixture(autouse=True)
 def primary(cluster: Cluster) -> Iterator[None]:
-    """Each test finds the cluster's own network, and leaves it."""
+    """Restore the cluster's own primary CNI after each test."""
     yield
     for path in cluster.machine.files(CNI_CONF):
         if path.name not in ("00-tailscale-cni.conflist", PRIMARY_FILE):
@@ -29,7 +29,7 @@ def primary(cluster: Cluster) -> Iterator[None]:
 
 
 def test_rewritten_with_another_subnet(cluster: Cluster, control: ControlPlane) -> None:
-    """The primary's installer writes its list anew, with another subnet."""
+    """If the primary CNI's installer writes its list with another subnet, the next pod is enrolled and has an address of that subnet."""
     changed = Primary(PRIMARY.name, "10.98.0.0/24", "cni2")
     cluster.write_primary(changed)
     heard_of(cluster, changed)
@@ -37,20 +37,20 @@ def test_rewritten_with_another_subnet(cluster: Cluster, control: ControlPlane) 
 
 
 def test_rewritten_as_it_was(cluster: Cluster, control: ControlPlane) -> None:
-    """The primary's installer writes its list anew, as at every start: nobody is dropped."""
+    """If the primary CNI's installer writes the same list again, as it does at every start, the next pod is enrolled."""
     cluster.write_primary(PRIMARY)
     assert_next_pod_is_enrolled(cluster, control, PRIMARY)
 
 
 def test_renamed(cluster: Cluster, control: ControlPlane) -> None:
-    """The primary's list gets another file name."""
+    """If the primary CNI's list gets another file name, the next pod is enrolled."""
     conf = cluster.machine.root / CNI_CONF.lstrip("/")
     (conf / PRIMARY_FILE).rename(conf / "05-renamed.conflist")
     assert_next_pod_is_enrolled(cluster, control, PRIMARY)
 
 
 def test_broken(cluster: Cluster, control: ControlPlane) -> None:
-    """A list that cannot be read keeps the network that there was."""
+    """If the primary CNI's list cannot be parsed, the next pod is enrolled and is on the previous network."""
     cluster.machine.write(
         f"{CNI_CONF}/{PRIMARY_FILE}", '{"cniVersion": "1.0.0", "name": "net1", "plugins": ['
     )
@@ -58,15 +58,15 @@ def test_broken(cluster: Cluster, control: ControlPlane) -> None:
 
 
 def test_replaced_by_another_network(cluster: Cluster, control: ControlPlane) -> None:
-    """The primary is uninstalled, and another one takes its place."""
+    """If another primary CNI replaces the first, the next pod is enrolled and is on the new network."""
     cluster.write_primary(OTHER, "20-other.conflist")
     (cluster.machine.root / CNI_CONF.lstrip("/") / PRIMARY_FILE).unlink()
-    heard_of(cluster, OTHER)  # a late DEL renews our list, too, which the ADD under way cannot see
+    heard_of(cluster, OTHER)  # a late DEL also updates the list, unseen by an ADD that runs
     assert_next_pod_is_enrolled(cluster, control, OTHER)
 
 
 def test_pod_of_the_old_network_leaves_nothing(cluster: Cluster, control: ControlPlane) -> None:
-    """A pod that was added on a network with another name is a node until it is deleted, and no longer."""
+    """A pod that was added on a network with another name is a node until the pod is deleted, but not longer."""
     with Pod(cluster, "resident", {ENABLED: "true"}) as pod:
         pod.ready()
         wait_until(lambda: control.node("resident"), what="the node resident")
@@ -77,7 +77,7 @@ def test_pod_of_the_old_network_leaves_nothing(cluster: Cluster, control: Contro
 
 
 def heard_of(cluster: Cluster, primary: Primary) -> None:
-    """Wait until our list is the primary's of now: containerd 2 asks for our STATUS, 1.6 calls us when a pod comes or goes."""
+    """Wait until the plugin's list has the current primary CNI: containerd 2 calls STATUS, 1.6 calls only when a pod starts or ends."""
     if cluster.runtime.asks_status:
         in_step(cluster, primary)
         return
@@ -87,13 +87,13 @@ def heard_of(cluster: Cluster, primary: Primary) -> None:
 
 
 def in_step(cluster: Cluster, primary: Primary) -> None:
-    """Returns when our list begins with the primary's plugin."""
+    """Wait until the plugin's list begins with the primary CNI's plugin."""
     ours = cluster.machine.root / CNI_CONF.lstrip("/") / "00-tailscale-cni.conflist"
     wait_until(lambda: json.loads(ours.read_text())["plugins"][0] == primary.plugin, what="our list in step")
 
 
 def assert_next_pod_is_enrolled(cluster: Cluster, control: ControlPlane, primary: Primary) -> None:
-    """The next pod is a node, and its Kubernetes address is of that network."""
+    """Start a pod, and assert that it is a node and that its Kubernetes address is of the network."""
     with Pod(cluster, "newcomer", {ENABLED: "true"}) as pod:
         pod.ready()
         assert ipaddress.ip_address(pod.address) in ipaddress.ip_network(primary.subnet)

@@ -1,4 +1,4 @@
-"""What a Deployment's nodes are called on a real kubelet, and who they are, when its pods are replaced."""
+"""Hostnames and identities of a Deployment's nodes on a real kubelet, when its pods are replaced."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .pods import ENABLED, Deployment, SomePod
 LASTING = {ENABLED: "true", "tailscale.com/ephemeral": "false"}
 
 SETTLED = 10.0
-"""Seconds after the end of a pod by which who takes its place is who it was, and stays it."""
+"""Seconds after a pod's end within which its successor has its name and identity for good."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def trusting(cluster: Cluster, control: ControlPlane) -> Iterator[None]:
-    """A host with an OAuth client, whose pods may have the tags that they like."""
+    """A host with an OAuth client, whose pods may have any tags."""
     with oauth(cluster, control, permissions={"*": "all"}):
         yield
 
 
 @pytest.fixture
 def tailnet(control: ControlPlane) -> Iterator[ControlPlane]:
-    """The tailnet; the nodes that outlive the test's pods are removed from it."""
+    """The tailnet; nodes that outlive the test's pods are removed from it."""
     there = {node["id"] for node in control.nodes()}
     yield control
     for node in control.nodes():
@@ -39,12 +39,12 @@ def tailnet(control: ControlPlane) -> Iterator[ControlPlane]:
 
 
 def called(control: ControlPlane, prefix: str) -> dict[str, dict[str, Any]]:
-    """The nodes whose names begin like that, online or not, by name."""
+    """The nodes whose names begin with PREFIX, online or not, by name."""
     return {node["name"]: node for node in control.nodes() if node["name"].startswith(prefix)}
 
 
 def are(control: ControlPlane, deployment: Deployment, names: set[str]) -> dict[str, tuple[str, ...]] | None:
-    """The addresses of a Deployment's pods by their nodes' names, when these are its nodes and each pod has one's addresses."""
+    """The addresses of a Deployment's nodes by name; None unless the nodes are NAMES, all online, and its pods have their addresses."""
     nodes = called(control, deployment.name)
     if set(nodes) != names or not all(node["online"] for node in nodes.values()):
         return None
@@ -54,13 +54,13 @@ def are(control: ControlPlane, deployment: Deployment, names: set[str]) -> dict[
 
 
 def tailnet_addresses(pod: SomePod) -> set[str]:
-    """What a pod has on ts0 that is a tailnet's."""
+    """The tailnet addresses on a pod's ts0."""
     there = pod.interface("ts0").addresses if "ts0" in pod.netns.links() else []
     return {address for address in there if not address.startswith("fe80:")}
 
 
 def restart(cluster: Cluster, *deployments: Deployment) -> None:
-    """`kubectl rollout restart`; returns when the pods of before are gone."""
+    """Run `kubectl rollout restart`, and wait until the old pods are gone."""
     old = [pod for deployment in deployments for pod in deployment.pods]
     cluster.kubectl("rollout", "restart", *(f"deployment/{each.name}" for each in deployments))
     for deployment in deployments:
@@ -70,10 +70,10 @@ def restart(cluster: Cluster, *deployments: Deployment) -> None:
 
 
 def test_ten_rollouts(cluster: Cluster, tailnet: ControlPlane) -> None:
-    """Once the old pod is gone, the new one has its name and, where nodes last, its addresses; no second node is left.
+    """After a rollout the new pod's node has the old name and, unless it is ephemeral, the old addresses; no second node is left.
 
-    That is so within ten seconds, ten times, and stays so: the next rollout begins as soon as it is so, and finds nobody settled for
-    longer; after the last one, it is looked at again ten seconds later. An ephemeral node keeps its name, and is another one.
+    This is so within ten seconds, in ten rollouts, of which each begins as soon as the previous one has settled, and still ten
+    seconds after the last one. An ephemeral node keeps its name, but is a new node.
     """
     if cluster.runtime.name != "containerd-2":
         pytest.skip("ten rollouts are long, and what they try is not the runtime's: containerd 2 alone")
@@ -96,7 +96,7 @@ def test_ten_rollouts(cluster: Cluster, tailnet: ControlPlane) -> None:
 
 
 def test_a_rollout_takes_a_tag_away(cluster: Cluster, tailnet: ControlPlane) -> None:
-    """The node is the same one, at the same addresses, and does not have the tag any more."""
+    """After a rollout with one tag less, the node is the same one, at the same addresses, without the tag."""
     tags = {"tailscale.com/tags": "tag:k8s-pod,tag:media"}
     with Deployment(cluster, "less", 1, LASTING | tags) as less:
         first = wait_until(lambda: are(tailnet, less, {"less"}), what="the node less")
@@ -110,7 +110,7 @@ def test_a_rollout_takes_a_tag_away(cluster: Cluster, tailnet: ControlPlane) -> 
 
 
 def test_three_replicas_keep_their_three_names(cluster: Cluster, tailnet: ControlPlane) -> None:
-    """And no node is left beside them: in a rolling update, with their addresses, whichever pod is deleted, and all at once."""
+    """Three replicas keep their three hostnames, and no other node is left, whichever pods are replaced; a rollout keeps the addresses."""
     with Deployment(cluster, "web", 3, LASTING) as web:
         three = partial(are, tailnet, web, {"web", "web-1", "web-2"})
         first = wait_until(three, what="three nodes")
@@ -122,7 +122,7 @@ def test_three_replicas_keep_their_three_names(cluster: Cluster, tailnet: Contro
 
 
 def replace(deployment: Deployment, leavers: list[SomePod]) -> None:
-    """Delete pods; returns when they are gone, and others are Ready in their place."""
+    """Delete pods, and wait until they are gone and other pods are Ready in their place."""
     for pod in leavers:
         pod.delete("--wait=false")
     for pod in leavers:

@@ -1,4 +1,4 @@
-"""The way back, and in again: what `uninstall` and a second `install` mean for the pods of a real kubelet."""
+"""The effects of `uninstall`, and of a second `install`, on the pods of a real kubelet."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .pods import ENABLED, Pod
 
 @pytest.fixture(autouse=True)
 def installed_again(cluster: Cluster, control: ControlPlane) -> Iterator[None]:
-    """The next test finds the plugin installed."""
+    """Install the plugin again after each test."""
     yield
     install(cluster, control)
 
 
 def test_uninstall_falls_back_to_the_primary(cluster: Cluster, control: ControlPlane) -> None:
-    """After `uninstall` nothing of the plugin is on the host, and a pod that is annotated is an ordinary one, which `install` names."""
+    """After `uninstall` nothing of the plugin is on the host, annotated pods start without a node, and the next `install` lists them."""
     command(cluster, "uninstall")
     assert [path.name for path in cluster.machine.files(CNI_CONF)] == [PRIMARY_FILE]
     assert not (cluster.machine.root / PLUGIN.lstrip("/")).exists()
@@ -36,7 +36,7 @@ def test_uninstall_falls_back_to_the_primary(cluster: Cluster, control: ControlP
 
 
 def test_second_install_disturbs_no_pod(cluster: Cluster, control: ControlPlane) -> None:
-    """`install` on a host that has it leaves the running nodes alone, and the next pod is enrolled."""
+    """A second `install` does not disturb running nodes, and the next pod is enrolled."""
     with Pod(cluster, "resident", {ENABLED: "true"}) as pod:
         pod.ready()
         node = wait_until(lambda: control.node("resident"), what="the node resident")

@@ -1,4 +1,4 @@
-"""Identities that the cluster keeps: hosts that share a real API, with RBAC as manifests/rbac.yaml gives it, and no kubelet."""
+"""Identities in the cluster's Secrets: hosts that share a real API, with the RBAC of manifests/rbac.yaml, and no kubelet."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ from .apiserver import Api
 
 KUBECONFIG = f"{CONFIG}/kubeconfig"
 BALANCER = "127.0.0.1:6444"
-"""Where every host of k3s reaches the API, whichever its servers are."""
+"""The address at which every host of k3s reaches the API, independent of the servers' addresses."""
 
 SUFFIXES = iter(f"{a}{b}" for a in "bcdfghjklm" for b in "npqrstvwxz")
 
 
 class Place:
-    """A host, and the Node that the API knows it as."""
+    """A host, and the name of its Node in the API."""
 
     def __init__(self, api: Api, host: Host, node: str) -> None:
         self.api, self.host, self.node = api, host, node
         api.add_node(node)
 
     def start(self, pod: Pod) -> Sandbox:
-        """As a scheduler and a kubelet do it."""
+        """Create the pod in the API and start it on the host, as a scheduler and a kubelet do."""
         return self.host.start(self.api.place(pod, self.node))
 
     def stop(self, sandbox: Sandbox) -> None:
-        """DEL; then the API forgets the pod."""
+        """Call DEL, then delete the pod in the API."""
         self.host.runtime.delete(sandbox)
         self.api.forget(sandbox.pod)
 
     def warnings(self) -> str:
-        """What the calls have warned of."""
+        """The log of the host's calls, which has their warnings; empty if there is none."""
         log = self.host.root / "log"
         return log.read_text() if log.exists() else ""
 
     def keys(self) -> set[str]:
-        """The identities on the host's disk."""
+        """The IDs of the identities on the host's disk."""
         return {path.name for path in (self.host.state_dir / "identities").iterdir() if path.is_dir()}
 
 
@@ -71,12 +71,12 @@ def api(wire: Wire, directory: Path) -> Iterator[Api]:
 
 @pytest.fixture
 def places(api: Api, wire: Wire, control: ControlPlane, directory: Path) -> Iterator[tuple[Place, Place]]:
-    """Two hosts that may ask it, and have an OAuth client."""
+    """Two hosts with access to the API and with an OAuth client."""
     with ExitStack() as stack:
 
         def new_host(**config: Any) -> Host:
             root = directory / f"host{os.urandom(4).hex()}"
-            # All hosts of this suite see each other's processes: each has user IDs of its own.
+            # All hosts of this suite see each other's processes, so each needs user IDs of its own.
             uids = 1_000_000_000 + int.from_bytes(os.urandom(3), "big") * 16
             host = stack.enter_context(Host(wire, control, root, uidBase=uids, **config))
             host.configure(kubeconfig=str(api.kubeconfig(root / "kubeconfig")), logFile=str(root / "log"))
@@ -92,7 +92,7 @@ def places(api: Api, wire: Wire, control: ControlPlane, directory: Path) -> Iter
 def k3s(
     request: pytest.FixtureRequest, api: Api, wire: Wire, control: ControlPlane, tmp_path: Path
 ) -> Iterator[PodHost]:
-    """A host that systemd booted, as k3s' agents are: the API is at a loopback address. With either ``underlay``."""
+    """A host booted by systemd, like an agent of k3s: it reaches the API at a loopback address. Runs with both values of ``underlay``."""
     need(["hosts"])
     with SystemdHost(tmp_path / "host") as machine, PodHost(machine, wire, control) as host:
         proxy = ("/lib/systemd/systemd-socket-proxyd", f"{api.address}:6443")
@@ -111,17 +111,17 @@ def replica(name: str) -> Pod:
 
 
 def named(control: ControlPlane, prefix: str) -> list[str]:
-    """The nodes whose names begin so."""
+    """The sorted names of the nodes that begin with PREFIX."""
     return sorted(node["name"] for node in control.nodes() if node["name"].startswith(prefix))
 
 
 def is_at(place: Place, sandbox: Sandbox, addresses: list[str]) -> bool:
-    """Whether a pod is on the tailnet at those addresses."""
+    """Whether a pod's node is in the tailnet with these addresses."""
     return place.host.running(sandbox) and place.host.node(sandbox).get("TailscaleIPs") == addresses
 
 
 def record(api: Api, name: str) -> dict[str, Any]:
-    """What the cluster knows of an identity."""
+    """The record of an identity in the cluster."""
     document: dict[str, Any] = json.loads(base64.b64decode(api.secrets()[name]["data"]["record.json"]))
     return document
 
@@ -134,7 +134,7 @@ def saved(api: Api, name: str) -> bool:
 def test_a_stateful_pod_is_who_it_was_on_another_host(
     api: Api, places: tuple[Place, Place], control: ControlPlane
 ) -> None:
-    """Same name, addresses and port, there and back; a host that has given it back has no key of it any more."""
+    """A StatefulSet's pod keeps name, addresses and port when it moves between hosts; a host that released it has no keys of it."""
     one, two = places
     old = one.start(Pod.enrolled("ledger-0"))
     before, (port,) = one.host.addresses(old), one.host.ports(old)
@@ -157,9 +157,9 @@ def test_a_stateful_pod_is_who_it_was_on_another_host(
 def test_two_hosts_never_run_one_identity(
     api: Api, places: tuple[Place, Place], control: ControlPlane
 ) -> None:
-    """A host that is cut off keeps it, and the pod elsewhere has the next number; the log says why.
+    """A host that is cut off keeps its identity, the pod elsewhere gets the next number, and the log says why.
 
-    Once the host's Node is deleted, the identity moves, and the host that comes back ends its own.
+    Once the host's Node is deleted, the identity moves to the other host. When the first host is back, it ends its old node.
     """
     one, two = places
     old = one.start(Pod.enrolled("stock-0"))
@@ -172,7 +172,7 @@ def test_two_hosts_never_run_one_identity(
     assert f"'kubectl delete node {one.node}'" in two.warnings()
     api.delete_node(one.node)
     wait_until(lambda: is_at(two, new, before), what="the identity")
-    api.add_node(one.node)  # of the same name, and another one all the same
+    api.add_node(one.node)  # the same name, but a different Node
     with pytest.raises(Exception, match="exit status 4"):
         one.host.command("worker", "attend", f"--state-dir={one.host.state_dir}", one.host.id(old))
     one.host.supervisor(old).kill()
@@ -185,7 +185,7 @@ def test_two_hosts_never_run_one_identity(
 
 
 def test_a_host_that_is_vouched_for_to_be_off_gives_way(api: Api, places: tuple[Place, Place]) -> None:
-    """The taint out-of-service is as good as the Node's end."""
+    """An identity moves if the Node of its host has the taint out-of-service, as it does if the Node is deleted."""
     one, two = places
     old = one.start(Pod.enrolled("etcd-0"))
     before = one.host.addresses(old)
@@ -200,7 +200,7 @@ def test_a_host_that_is_vouched_for_to_be_off_gives_way(api: Api, places: tuple[
 def test_rollouts_between_two_hosts_end_with_the_name_and_the_addresses_of_the_first(
     api: Api, places: tuple[Place, Place], control: ControlPlane
 ) -> None:
-    """Each new pod is on the other host, and added before the old one ends; nothing is left of what it was for a moment."""
+    """Each new pod starts on the other host before the old one ends, then has the old name and addresses; its temporary node is deleted."""
     here, there = places
     old = here.start(replica("cinema"))
     first = here.host.addresses(old)
@@ -217,10 +217,10 @@ def test_rollouts_between_two_hosts_end_with_the_name_and_the_addresses_of_the_f
 def test_an_api_that_is_away_stops_nobody_who_was_here(
     api: Api, places: tuple[Place, Place], control: ControlPlane
 ) -> None:
-    """A new sandbox on the same host is the same node at once.
+    """While the API is down, a pod's new sandbox on the same host is the same node.
 
-    Elsewhere, a StatefulSet's pod is told to come again, another one is a node of its own. When the API is back, the cluster is told
-    what it was not.
+    On another host, ADD fails with "try again later" (code 11) for a StatefulSet's pod, and a Deployment's pod becomes a new
+    ephemeral node. When the API is back, the host writes the pending releases to the cluster.
     """
     one, two = places
     old, other = one.start(Pod.enrolled("redis-0")), one.start(replica("wiki"))
@@ -250,7 +250,7 @@ def test_an_api_that_is_away_stops_nobody_who_was_here(
 def test_identities_that_were_a_hosts_alone_become_the_clusters(
     api: Api, places: tuple[Place, Place]
 ) -> None:
-    """A host that is given a kubeconfig later loses none."""
+    """A host that gets a kubeconfig later keeps its identities, and the cluster gets them."""
     one, two = places
     kubeconfig = one.host.config["kubeconfig"]
     one.host.configure(kubeconfig=None)
@@ -265,7 +265,7 @@ def test_identities_that_were_a_hosts_alone_become_the_clusters(
 
 
 def test_without_permission_the_hosts_disk_has_to_do(api: Api, places: tuple[Place, Place]) -> None:
-    """A cluster with the RBAC of an earlier version, or a host that is told so, keeps identities as before, and the log says it."""
+    """Without the RBAC for Secrets, or with ``identityStore: host``, identities stay on the host's disk; without RBAC the log warns."""
     one, _ = places
     role = api.kubectl("--namespace=tailscale-cni", "get", "role", "identities", "--output=json")
     api.kubectl("--namespace=tailscale-cni", "delete", "role", "identities")
@@ -284,7 +284,7 @@ def test_without_permission_the_hosts_disk_has_to_do(api: Api, places: tuple[Pla
 
 
 def test_what_is_broken_is_nobodys(api: Api, places: tuple[Place, Place], control: ControlPlane) -> None:
-    """A Secret that has an invalid format is passed over, said so, and left as it is."""
+    """A Secret with an invalid format is skipped with a warning, and is not changed."""
     one, _ = places
     metadata = {
         "name": "default.vault-0.0",
@@ -308,7 +308,7 @@ def test_what_is_broken_is_nobodys(api: Api, places: tuple[Place, Place], contro
 def test_hosts_that_come_at_once_share_nothing(
     api: Api, places: tuple[Place, Place], control: ControlPlane
 ) -> None:
-    """Pods of one name that start on both at the same time have as many numbers, keys and addresses."""
+    """Pods with the same workload name that start at the same time on two hosts all get different numbers, keys and addresses."""
     pods = [(place, api.place(replica("crowd"), place.node)) for place in places for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         sandboxes = list(pool.map(lambda pair: pair[0].host.start(pair[1]), pods))
@@ -326,7 +326,7 @@ def _all_saved(api: Api) -> bool:
 
 
 def test_an_add_that_is_killed_holds_nothing(api: Api, places: tuple[Place, Place]) -> None:
-    """Whoever comes next has the number: the same pod, or after the next call on the host, one on another host."""
+    """After a killed ADD, the same pod gets its identity at the next ADD; once the host had another call, a pod of another host gets it."""
     one, two = places
     pod = api.place(Pod.enrolled("cache-0"), one.node)
     killed_in_the_middle(api, one, pod)
@@ -342,7 +342,7 @@ def test_an_add_that_is_killed_holds_nothing(api: Api, places: tuple[Place, Plac
 
 
 def killed_in_the_middle(api: Api, place: Place, pod: Pod) -> None:
-    """An ADD that dies as soon as the cluster has an identity held for its pod; kubelet's next DEL is for a container of nobody."""
+    """Kill an ADD as soon as the identity is held for its pod; then call DEL, as kubelet does, for the unfinished container."""
     host, sandbox = place.host, place.host.sandbox(pod)
     call = host.runtime.entry(sandbox, prevResult=host.runtime.add_primary(sandbox))
     argv, environ = host.netns.within(host.runtime.plugin), CLEAN | host.runtime.environ("ADD", sandbox)
@@ -355,12 +355,12 @@ def killed_in_the_middle(api: Api, place: Place, pod: Pod) -> None:
 
 
 def held(api: Api, name: str) -> bool:
-    """Whether somebody has an identity."""
+    """Whether any host holds an identity."""
     return name in api.secrets() and record(api, name)["holder"] is not None
 
 
 def test_a_secret_that_is_deleted_under_a_pod_is_made_again(api: Api, places: tuple[Place, Place]) -> None:
-    """With the keys that the host has: no copy is the only one for long."""
+    """If the Secret of a running pod's identity is deleted, the host writes its keys to the cluster again, so that there are two copies."""
     one, two = places
     sandbox = one.start(Pod.enrolled("ldap-0"))
     before = one.host.addresses(sandbox)
@@ -373,7 +373,7 @@ def test_a_secret_that_is_deleted_under_a_pod_is_made_again(api: Api, places: tu
 
 
 def test_nothing_of_the_keys_is_said(api: Api, places: tuple[Place, Place]) -> None:
-    """No log, argument or environment has anything of what is in a Secret; on the disk it is the node's alone."""
+    """No log, argument or environment contains a key of the Secret, and on the disk only the owner can read the keys."""
     one, two = places
     old = one.start(Pod.enrolled("safe-0"))
     one.host.addresses(old)
@@ -393,7 +393,7 @@ def test_nothing_of_the_keys_is_said(api: Api, places: tuple[Place, Place]) -> N
 
 
 def test_what_is_uninstalled_is_given_back(api: Api, places: tuple[Place, Place]) -> None:
-    """With the pod still there: its node is another host's to be, and the cluster has its keys."""
+    """`uninstall` releases the identity of a pod that still exists: the cluster has the keys, and another host can run the node."""
     one, two = places
     before = one.host.addresses(one.start(Pod.enrolled("nas-0")))
     runtime = one.host.runtime
@@ -408,7 +408,7 @@ def test_what_is_uninstalled_is_given_back(api: Api, places: tuple[Place, Place]
 def test_what_is_uninstalled_and_forgotten_is_nobodys(
     api: Api, places: tuple[Place, Place], control: ControlPlane
 ) -> None:
-    """Neither the cluster has it any more, nor the tailnet; but what another host has by now stays that host's."""
+    """`uninstall --forget-identities` deletes the host's identities from cluster and tailnet, but none that another host holds by now."""
     one, two = places
     one.host.addresses(one.start(Pod.enrolled("nfs-0")))
     moved = one.start(Pod.enrolled("moved-0"))
@@ -432,7 +432,7 @@ def test_what_is_uninstalled_and_forgotten_is_nobodys(
 def test_an_identity_that_is_forgotten_is_nobodys(
     api: Api, places: tuple[Place, Place], control: ControlPlane
 ) -> None:
-    """A pod that ended while the API was away left it on the disk: `identities forget` is told to the cluster, too."""
+    """After `identities forget` for a pod that ended while the API was down, the identity is also deleted from the cluster."""
     one, _ = places
     old = one.start(Pod.enrolled("tmp-0"))
     one.host.addresses(old)
@@ -445,7 +445,7 @@ def test_an_identity_that_is_forgotten_is_nobodys(
 
 
 def test_a_unit_asks_an_api_that_its_worker_does_not_reach(api: Api, k3s: PodHost) -> None:
-    """At a loopback address, as on k3s: the keys go to the cluster and come back, and nothing else of the unit gets a packet there."""
+    """With the API at a loopback address, as on k3s, keys reach the cluster and come back; the pod's unit cannot send to that address."""
     node = f"node-{os.urandom(4).hex()}"
     api.add_node(node)
     old = k3s.start(api.place(Pod.enrolled("home-0"), node))

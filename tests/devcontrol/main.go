@@ -1,5 +1,5 @@
-// Command devcontrol is a Tailscale control plane for the demo and the tests: one tailnet with DERP, STUN and MagicDNS,
-// driven by a small admin API (internal/devcontrol, AdminHandler). When it answers it prints one line of JSON that says where:
+// Command devcontrol is a Tailscale control plane for the demo and the tests: one tailnet with DERP, STUN and MagicDNS, controlled by a
+// small admin API (internal/devcontrol, AdminHandler). Once it answers, it prints one line of JSON with its addresses:
 //
 //	{"control":"http://10.0.0.1:8080","stun":"10.0.0.1:3478","admin":"http://127.0.0.1:8081","domain":"tailnet.test"}
 package main
@@ -36,7 +36,7 @@ func main() {
 	flag.Parse()
 
 	envknob.SetNoLogsNoSupport()
-	log.SetOutput(io.Discard) // tailscale.com's packages
+	log.SetOutput(io.Discard) // discards the logs of tailscale.com's packages
 	level := slog.LevelWarn
 	if *verbose {
 		level = slog.LevelInfo
@@ -51,7 +51,7 @@ func main() {
 	}
 }
 
-// announce returns a function that writes where we listen to a descriptor, and closes that unless it is standard output.
+// announce returns a function that writes the addresses to a descriptor, and closes the descriptor unless it is standard output.
 func announce(fd int) func(devcontrol.Ready) error {
 	return func(ready devcontrol.Ready) error {
 		f := os.NewFile(uintptr(fd), "ready")

@@ -1,5 +1,5 @@
 """The actors of the tests: network namespaces, a wire, a control plane, peers, hosts, pods and a container runtime.
 
-Each makes what it needs under a name of its own, is a context manager, and takes away what it made. They know the product
-by its artefact, its conflist entry and its promises; nothing here imports ``tailscale_cni``.
+Each is a context manager, which creates what it needs under a unique name and removes it at the end. The actors know only the
+product's artefact, its conflist entry and its documented behaviour; nothing here imports ``tailscale_cni``.
 """

@@ -1,4 +1,4 @@
-"""What all actors have in common: they end with the block that they were made for."""
+"""The base class of all actors: they end with the block that they were made for."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Actor:
-    """Something that was made for a test, and goes with it."""
+    """An object that a test creates, and that is removed at the end of a block."""
 
     def close(self) -> None:
-        """Take away what was made. Harmless when done twice."""
+        """Remove what was created. A second call does nothing."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

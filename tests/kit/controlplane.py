@@ -1,4 +1,4 @@
-"""The tests' control plane: devcontrol in a namespace of its own, driven through its admin socket."""
+"""The tests' control plane: devcontrol in its own network namespace, controlled through its admin socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STUN_PORT = 3478
 
 @dataclass(frozen=True)
 class AuthKey:
-    """What registers a node."""
+    """A key that registers nodes."""
 
     id: str
     key: str
@@ -37,7 +37,7 @@ class Client:
 
 
 class Tailnet:
-    """What an admin does with a tailnet, through devcontrol's admin socket."""
+    """An admin's operations on a tailnet, through devcontrol's admin socket."""
 
     def __init__(self, admin: Path) -> None:
         self._admin = admin
@@ -52,7 +52,7 @@ class Tailnet:
         foreign: bool = False,
         expiry_seconds: int = 3600,
     ) -> AuthKey:
-        """A new auth key. Without tags, for nodes of ``user``: the tailnet's owner, or somebody of another tailnet."""
+        """A new auth key. Without tags, it registers nodes of ``user`` (default: the owner), who with ``foreign`` has another tailnet."""
         wanted = {
             "reusable": reusable,
             "ephemeral": ephemeral,
@@ -64,12 +64,12 @@ class Tailnet:
         return AuthKey(**self._call("POST", "/keys", wanted))
 
     def auth_keys(self) -> list[dict[str, Any]]:
-        """All auth keys that were made, each with id, tags, ephemeral, reusable, used, expires."""
+        """All auth keys, each with id, tags, ephemeral, reusable, used, expires."""
         keys: list[dict[str, Any]] = self._call("GET", "/keys")
         return keys
 
     def expire_key(self, key: AuthKey) -> None:
-        """The key registers nobody any more."""
+        """Let the key expire: it registers no more nodes."""
         self._call("POST", f"/keys/{key.id}/expire")
 
     def new_client(
@@ -83,20 +83,20 @@ class Tailnet:
         return Client(made["id"], made["secret"])
 
     def revoke_client(self, client: Client) -> None:
-        """The client and its tokens are worth nothing any more."""
+        """Revoke the client and its tokens."""
         self._call("POST", f"/clients/{client.id}/revoke")
 
     def new_api_key(self, expiry_seconds: int = 3600) -> str:
-        """A new key of Headscale's API."""
+        """A new key for Headscale's API."""
         key: str = self._call("POST", "/apikeys", {"expirySeconds": expiry_seconds})["key"]
         return key
 
     def new_user(self, name: str) -> str:
-        """A new user of Headscale: its ID."""
+        """Create a user of Headscale, and return its ID."""
         return str(self._call("POST", "/users", {"name": name})["id"])
 
     def set_tag_owners(self, owners: Mapping[str, Sequence[str]] | None) -> None:
-        """That part of the policy file; None: there is none, and every tag may be given by everybody."""
+        """Set the tag owners of the policy file; None removes the section, and everybody may assign every tag."""
         self._call("PUT", "/tagowners", owners)
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -109,24 +109,24 @@ class Tailnet:
         return next((node for node in self.nodes() if node["name"] == name), None)
 
     def delete_node(self, node_id: str, *, runs: bool = True) -> None:
-        """As an admin does it. The node, if somebody ``runs`` it, hears of it."""
+        """Delete a node, as an admin does. If it ``runs``, the node learns of it."""
         self._call("DELETE", f"/nodes/{node_id}")
 
     def add_stranger(self, name: str) -> str:
-        """A node that nobody runs, online, for the size of the tailnet: its id."""
+        """Add a node that is online but runs nowhere, to enlarge the tailnet; return its ID."""
         return str(self._call("POST", "/nodes", {"hostname": name, "tags": ["tag:peer"]})["id"])
 
     def appear(self, node_id: str, *, online: bool) -> None:
-        """A node that nobody runs comes or goes."""
+        """Let a node that runs nowhere go online or offline."""
         self._call("POST", f"/nodes/{node_id}/online", {"online": online})
 
     def share(self, node_id: str, user: str) -> None:
-        """Let somebody of another tailnet see a node."""
+        """Share a node with a user of another tailnet."""
         self._call("POST", f"/nodes/{node_id}/share", {"user": user})
 
     @contextlib.contextmanager
     def policy(self, file: Path) -> Iterator[None]:
-        """A policy file holds for the length of a block; then everybody may talk to everybody again. Raises RuntimeError for a bad one."""
+        """Apply a policy file for the length of a block; afterwards everything is permitted again. Raises RuntimeError if it is invalid."""
         self._call("POST", "/policy", file.read_text(encoding="utf-8"))
         try:
             yield
@@ -148,9 +148,9 @@ class Tailnet:
 
 
 class ControlPlane(Tailnet, Actor):
-    """One tailnet, with DERP, STUN and MagicDNS. It can be stopped and started again, and remembers its nodes.
+    """One tailnet, with DERP, STUN and MagicDNS. It can be stopped and started again, and keeps its nodes.
 
-    They hear of one another's changes at once, or with ``batch`` (such as 800ms, Headscale's) once in that time.
+    The nodes receive each other's changes at once or, with ``batch`` (such as 800ms, Headscale's), once per interval.
     """
 
     def __init__(self, wire: Wire, root: Path, *, batch: str = "0s") -> None:
@@ -165,12 +165,12 @@ class ControlPlane(Tailnet, Actor):
         self.start()
 
     def close(self) -> None:
-        """The end of the tailnet."""
+        """Stop the control plane, and remove its namespace."""
         self.stop()
         self.netns.close()
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the control plane, and wait until it answers."""
         if self._daemon:
             return
         argv: list[str | Path] = [
@@ -185,14 +185,14 @@ class ControlPlane(Tailnet, Actor):
         self.domain: str = json.loads(self._daemon.first_line())["domain"]
 
     def stop(self) -> None:
-        """Nothing answers any more; the nodes go on."""
+        """Stop the control plane; the nodes continue to run."""
         if self._daemon:
             self._daemon.close()
             self._daemon = None
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
-        """Down for the length of a block."""
+        """Stop the control plane for the length of a block."""
         self.stop()
         try:
             yield

@@ -1,7 +1,7 @@
-"""The demo: what somebody gains who adds one entry to a host's CNI network list.
+"""The demo: one more entry in a host's CNI network list makes pods Tailscale nodes.
 
-It uses nothing that a host has not: the built artefact, a real libcni, the CNI project's bridge and host-local, a control plane
-of the tests, and a real tailscale client. It is done in network namespaces of its own, and leaves nothing.
+It uses the built artefact, a real libcni, the CNI project's bridge and host-local, the tests' control plane and a real tailscale
+client. It runs in its own network namespaces, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def _paint(code: str, text: str) -> str:
 
 
 def step(text: str) -> None:
-    """What is done now."""
+    """Print the heading of the next step."""
     print(f"{_paint('1;36', '==>')} {_paint('1', text)}", flush=True)
 
 
 def show(text: str) -> None:
-    """What came of it."""
+    """Print the output of a step."""
     for line in text.splitlines():
         print(f"    {line}", flush=True)
 
 
 def main() -> int:
-    """Play the story once; 0 when each of its claims was true."""
+    """Run the demo once; return 0 if everything that it claims was true."""
     if os.geteuid() != 0:
         print("The demo makes network namespaces: please run it as root.", file=sys.stderr)
         return 1
@@ -48,7 +48,7 @@ def main() -> int:
     show(f"{tools.artefact()}, {tools.clients()}")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tscni-") as directory:
-        Path(directory).chmod(0o711)  # workers are no root, and pass through
+        Path(directory).chmod(0o711)  # workers do not run as root, but must pass through this directory
         left = play(Path(directory))
     if left:
         print(f"left behind: {', '.join(left)}", file=sys.stderr)
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def play(root: Path) -> list[str]:
-    """The story; what it left behind."""
+    """Run the demo in ``root``, and return what it left behind."""
     with Wire() as wire:
         step("A control plane, as Tailscale or Headscale would be")
         with ControlPlane(wire, root / "control") as control, Netns("peer") as elsewhere:
@@ -72,7 +72,7 @@ def play(root: Path) -> list[str]:
 
 
 def enrol(host: Host, laptop: Peer) -> list[str]:
-    """A pod comes, is reached, and goes; what it left behind."""
+    """Start a pod, fetch its page, and delete the pod; return what it left behind."""
     entry = {
         key: value
         for key, value in host.runtime.plugins[1].items()

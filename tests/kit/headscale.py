@@ -1,6 +1,6 @@
-"""A real Headscale as the tests' control plane: ``HEADSCALE=/path/to/headscale`` names its program.
+"""A real Headscale as the tests' control plane: ``HEADSCALE=/path/to/headscale`` names the program.
 
-It does what devcontrol does in the tests, as far as it can: a test that wants more of a control plane is skipped.
+It replaces devcontrol as far as Headscale can; tests that need more of a control plane are skipped.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ OWNED = ("tag:k8s-cni", "tag:k8s-pod", "tag:media", "tag:admin", "tag:peer")
 
 
 def configure(root: Path, address: str, port: int) -> list[str | Path]:
-    """The beginning of the command line of a Headscale that listens there; all of its files are in ``root``.
+    """Write the files of a Headscale in ``root``, and return the beginning of its command line. It listens on ``address`` and ``port``.
 
-    Its map of relays has devcontrol's, which may be at that address or not.
+    Its DERP map names devcontrol's relay at the same address, whether devcontrol runs or not.
     """
     relay = {
         "name": "900a",
@@ -76,7 +76,7 @@ def configure(root: Path, address: str, port: int) -> list[str | Path]:
         },
         "policy": {"mode": "file", "path": f"{root}/policy.hujson"},
     }
-    # JSON is YAML, but for a key that is a number.
+    # JSON is also YAML, except for the key, which must be a number.
     (root / "derp.yaml").write_text(f"regions: {{900: {json.dumps(region)}}}", encoding="utf-8")
     (root / "policy.hujson").write_text(json.dumps(policy), encoding="utf-8")
     (root / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
@@ -84,7 +84,7 @@ def configure(root: Path, address: str, port: int) -> list[str | Path]:
 
 
 class _Connection(http.client.HTTPConnection):
-    """To a server in a network namespace."""
+    """A connection to a server in a network namespace."""
 
     def __init__(self, netns: Netns, address: str) -> None:
         super().__init__(address, PORT, timeout=10)
@@ -96,7 +96,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class HeadscaleControlPlane(ControlPlane):
-    """The same tailnet, run by Headscale; devcontrol is its relay, and nothing else. It is never stopped, but killed."""
+    """A tailnet run by Headscale; devcontrol is only its relay. `stop` kills Headscale."""
 
     def __init__(self, wire: Wire, root: Path) -> None:
         self._headscale: Daemon | None = None
@@ -104,7 +104,7 @@ class HeadscaleControlPlane(ControlPlane):
         super().__init__(wire, root)
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start Headscale and the relay, and wait until Headscale answers."""
         super().start()
         if self._headscale:
             return
@@ -117,7 +117,7 @@ class HeadscaleControlPlane(ControlPlane):
             self._api_key = run([*command, "apikeys", "create"]).split()[-1]
 
     def stop(self) -> None:
-        """Nothing answers any more, in the middle of whatever it was doing; the nodes go on."""
+        """Kill Headscale, and stop the relay; the nodes continue to run."""
         if self._headscale:
             os.kill(self._headscale.pid, signal.SIGKILL)
             self._headscale.close()
@@ -147,7 +147,7 @@ class HeadscaleControlPlane(ControlPlane):
         return AuthKey(made["id"], made["key"])
 
     def auth_keys(self) -> list[dict[str, Any]]:
-        """All of them; an ID is the part of the key that is shown."""
+        """All auth keys; the ID is the visible part of the key."""
         keys = self._ask("GET", "/api/v1/preauthkey")["preAuthKeys"]
         return [
             {
@@ -160,20 +160,20 @@ class HeadscaleControlPlane(ControlPlane):
         ]
 
     def expire_key(self, key: AuthKey) -> None:
-        """The key registers nobody any more."""
+        """Let the key expire: it registers no more nodes."""
         self._ask("POST", "/api/v1/preauthkey/expire", {"id": key.id})
 
     def new_api_key(self, expiry_seconds: int = 3600) -> str:
-        """A new key of its API."""
+        """A new key for Headscale's API."""
         key: str = self._ask("POST", "/api/v1/apikey", {"expiration": _in(expiry_seconds)})["apiKey"]
         return key
 
     def new_user(self, name: str) -> str:
-        """A new user: its ID."""
+        """Create a user, and return its ID."""
         return str(self._ask("POST", "/api/v1/user", {"name": name})["user"]["id"])
 
     def nodes(self) -> list[dict[str, Any]]:
-        """All nodes, as devcontrol shows them."""
+        """All nodes, in the format of devcontrol."""
         return [
             {
                 "id": node["id"],
@@ -190,7 +190,7 @@ class HeadscaleControlPlane(ControlPlane):
         ]
 
     def delete_node(self, node_id: str, *, runs: bool = True) -> None:
-        """As an admin does it. The node's connection goes on, and it hears of nothing until that ends: we end it."""
+        """Delete a node, as an admin does. If it ``runs``, restart Headscale: a node learns of this only when its connection ends."""
         with contextlib.suppress(FileNotFoundError):
             self._ask("DELETE", f"/api/v1/node/{node_id}")
         if runs:
@@ -198,7 +198,7 @@ class HeadscaleControlPlane(ControlPlane):
             self.start()
 
     def _call(self, method: str, path: str, body: object = ...) -> Any:
-        """Whatever else a test wants."""
+        """Skip the test, because it needs an operation that only devcontrol has."""
         pytest.skip(f"a real Headscale has no {method} {path} of devcontrol's")
 
     def _answers(self) -> bool:
@@ -209,7 +209,7 @@ class HeadscaleControlPlane(ControlPlane):
         return True
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """One question to its API, as an admin. Raises FileNotFoundError for 404, RuntimeError for other refusals."""
+        """One request to Headscale's API, as an admin. Raises FileNotFoundError for 404, RuntimeError for other errors."""
         connection = _Connection(self.netns, self.address)
         headers = {"Authorization": f"Bearer {self._api_key}", "Content-Type": "application/json"}
         try:

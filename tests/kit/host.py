@@ -41,7 +41,7 @@ class Host(Actor):
         root.mkdir(parents=True)
         self.control, self.root = control, root
         self.netns = Netns("host")
-        # A bridge's own address would be tentative for a second, and another one the source of what the host sends.
+        # With DAD a bridge's address would be tentative for a second, and the host would send from another address.
         self.netns.run(
             "sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"
         )
@@ -55,7 +55,7 @@ class Host(Actor):
             "configFile": str(root / "config.yaml"),
             "controlURL": control.url,
             "authKeyFile": str(self.key_file),
-            "launcher": "session",  # a suite that wants units has a machine of its own: tests/hosts
+            "launcher": "session",  # the tests of units, tests/hosts, have a machine with its own systemd
             **config,
         }
         self.runtime = Runtime(self.netns, root / "runtime", self.config, subnet=SUBNET, subnet6=SUBNET6)
@@ -98,7 +98,7 @@ class Host(Actor):
         return sandbox
 
     def adopt(self, sandbox: Sandbox, pod: Pod) -> Sandbox:
-        """The same container and namespace, for another pod."""
+        """The container and namespace of a sandbox, for another pod."""
         return replace(sandbox, pod=pod)
 
     def start(self, pod: Pod) -> Sandbox:
@@ -133,7 +133,7 @@ class Host(Actor):
         return self.supervisor(sandbox).private_memory + self.worker(sandbox).private_memory
 
     def node(self, sandbox: Sandbox) -> dict[str, Any]:
-        """What the LocalAPI says of a pod's node, as ``tailscale status --json`` prints it; empty while nobody answers."""
+        """The status of a pod's node from the LocalAPI, as ``tailscale status --json`` prints it; empty if the LocalAPI does not answer."""
         connection = UnixConnection(self.run_dir / self.id(sandbox) / "local.sock", "local-tailscaled.sock")
         try:
             connection.request("GET", "/localapi/v0/status")
@@ -154,7 +154,7 @@ class Host(Actor):
         return self.node(sandbox).get("BackendState") == "Running" and self.addressed(sandbox)
 
     def is_node(self, sandbox: Sandbox, name: str) -> bool:
-        """Whether a pod is the node of that name, with the addresses of that node and no others."""
+        """Whether a pod's node has that name and is online, and ts0 has the addresses of the node and no others."""
         node = self.control.node(name)
         if not (node and node["online"] and self.running(sandbox)):
             return False
@@ -197,7 +197,7 @@ class Host(Actor):
         return [p for p in self.processes() if p.link("exe").endswith(("/supervisor", "/worker"))]
 
     def files(self) -> list[str]:
-        """What attachments have left in ``stateDir`` and ``runDir``, without the unpacked build and the directories that remain."""
+        """The files of attachments in ``stateDir`` and ``runDir``, without the unpacked build and the directories that remain."""
         rooms = [self.state_dir / name for name in (*ROOMS, "run")]
         rooms.append(self.run_dir / "patience")
         kept = [self.state_dir / name for name in ("cache", "enroll.json", "host", "namespaces")]

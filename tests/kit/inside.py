@@ -1,15 +1,15 @@
-"""What runs inside a namespace on behalf of a test: a web server, a web client, a TCP conversation, a UDP inbox.
+"""Programs that run inside a namespace for a test: a web server, a web client, a TCP conversation, a UDP inbox.
 
 Run as a program, with the standard library only:
 
-    web PORT TEXT            an HTTP server that answers TEXT and the address that asked; prints "ready"
-    fetch URL [--source A] [--seconds S]   prints what a web server answers
+    web PORT TEXT            an HTTP server that answers TEXT and the client's address; prints "ready"
+    fetch URL [--source A] [--seconds S]   prints the answer of a web server
     echo PORT                a TCP server that sends every line back; prints "ready"
-    talk HOST PORT           a TCP connection: lines of standard input go out, lines that come in are printed
-    sink PORT                a TCP server that reads all and then says how many bytes it was; prints "ready"
-    pour HOST PORT SIZE      sends so many bytes over a TCP connection, and prints what a sink says
+    talk HOST PORT           a TCP connection: sends the lines of standard input, prints the lines that it receives
+    sink PORT                a TCP server that reads everything, then sends the number of bytes; prints "ready"
+    pour HOST PORT SIZE      sends SIZE bytes over a TCP connection, and prints the sink's answer
     inbox PORT               prints every UDP datagram that arrives; prints "ready"
-    send ADDRESS PORT TEXT [--source A]   one UDP datagram
+    send ADDRESS PORT TEXT [--source A]   sends one UDP datagram
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONNECT_SECONDS = 10
 
 
 class _DualStackTCP(socketserver.ThreadingTCPServer):
-    """Listens on IPv4 and IPv6."""
+    """A TCP server that listens on IPv4 and IPv6."""
 
     address_family = socket.AF_INET6
     allow_reuse_address = True
@@ -54,7 +54,7 @@ class _Page(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
-        """Nobody reads it."""
+        """Do not log requests."""
 
 
 class _Echo(socketserver.StreamRequestHandler):
@@ -83,7 +83,7 @@ def _say(line: str) -> None:
 
 
 def web(port: int, text: str) -> None:
-    """Serve one page for ever."""
+    """Serve one page forever."""
     server = _Web(("::", port), _Page)
     server.text = text
     _say("ready")
@@ -91,7 +91,7 @@ def web(port: int, text: str) -> None:
 
 
 def fetch(url: str, source: str | None, seconds: float) -> None:
-    """Print a page. Raises OSError."""
+    """Print the page at a URL. Raises OSError."""
     parts = urllib.parse.urlsplit(url)
     assert parts.hostname
     local = (source, 0) if source else None
@@ -101,21 +101,21 @@ def fetch(url: str, source: str | None, seconds: float) -> None:
 
 
 def echo(port: int) -> None:
-    """Send every line back, for ever."""
+    """Send every line back, forever."""
     server = _DualStackTCP(("::", port), _Echo)
     _say("ready")
     server.serve_forever()
 
 
 def sink(port: int) -> None:
-    """Read what comes, for ever."""
+    """Read everything, forever."""
     server = _DualStackTCP(("::", port), _Sink)
     _say("ready")
     server.serve_forever()
 
 
 def pour(host: str, port: int, size: int) -> None:
-    """Send zeros, and print how many have arrived. Raises OSError."""
+    """Send ``size`` zero bytes, and print how many arrived. Raises OSError."""
     piece = bytes(1 << 20)
     with socket.create_connection((host, port), CONNECT_SECONDS) as connection:
         connection.settimeout(None)
@@ -127,7 +127,7 @@ def pour(host: str, port: int, size: int) -> None:
 
 
 def talk(host: str, port: int) -> None:
-    """Carry lines both ways until either side ends."""
+    """Forward lines in both directions until either side ends."""
     connection = socket.create_connection((host, port), CONNECT_SECONDS)
     connection.settimeout(None)
     _say("ready")
@@ -142,7 +142,7 @@ def talk(host: str, port: int) -> None:
 
 
 def inbox(port: int) -> None:
-    """Print what arrives, for ever."""
+    """Print every datagram, forever."""
     server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     server.bind(("::", port))
@@ -162,7 +162,7 @@ def send(address: str, port: int, text: str, source: str | None) -> None:
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Parse the command line that the module's docstring describes."""
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
 

@@ -1,4 +1,4 @@
-"""The Pythons of this machine, asked once."""
+"""The Python interpreters of this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 SUPPORTED = (3, 10)
-"""The oldest version that the product runs on."""
+"""The oldest Python version that the product supports."""
 
 PLACES = (
     "/usr/bin",
@@ -21,7 +21,7 @@ PLACES = (
 
 @cache
 def interpreters() -> dict[tuple[int, int], Path]:
-    """One CPython per version, oldest first, of those that are installed."""
+    """The path of one CPython per installed version, oldest first."""
     folders = [*os.get_exec_path(), *(str(path) for place in PLACES for path in Path("/").glob(place[1:]))]
     found: dict[tuple[int, int], Path] = {}
     for path in (path for folder in folders for path in sorted(Path(folder).glob("python3*"))):

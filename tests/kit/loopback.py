@@ -1,4 +1,4 @@
-"""A control plane and a device of it on the loopback interface: for tests that need no namespace, and no root."""
+"""A control plane and one of its devices on the loopback interface, for tests that need neither namespaces nor root."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .wait import wait_until
 
 
 class LoopbackControlPlane(Tailnet, Actor):
-    """One tailnet and its APIs, over http and, with a certificate that nobody trusts, over https."""
+    """One tailnet and its APIs, over HTTP and, with a certificate that no client trusts, over HTTPS."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True)
@@ -23,12 +23,12 @@ class LoopbackControlPlane(Tailnet, Actor):
         self.url: str = json.loads(self._daemon.first_line())["control"]
 
     def close(self) -> None:
-        """The end of the tailnet."""
+        """Stop the control plane."""
         self._daemon.close()
 
 
 class Device(Actor):
-    """tailscaled without an interface."""
+    """A device of the tailnet: tailscaled without a network interface."""
 
     def __init__(self, url: str, root: Path, name: str, key: str) -> None:
         root.mkdir(parents=True)
@@ -46,5 +46,5 @@ class Device(Actor):
         run([*tailscale, "up", *options, "--timeout=20s"])
 
     def close(self) -> None:
-        """It goes offline."""
+        """Stop tailscaled; the device goes offline."""
         self._daemon.close()

@@ -1,4 +1,4 @@
-"""Network namespaces with a name, and a testinfra backend that looks into them."""
+"""Network namespaces with names, and a testinfra backend that runs inside them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .actor import Actor
 from .process import CLEAN, Argv, Daemon, attempt, run
 
 RUN_NETNS = Path("/run/netns")
-NSENTER = shutil.which("nsenter") or "nsenter"  # found here: what runs inside may have any PATH
+NSENTER = shutil.which("nsenter") or "nsenter"  # resolved here, because programs inside may have any PATH
 
 
 class NetnsBackend(LocalBackend):  # type: ignore[misc]  # testinfra has no types
@@ -31,7 +31,7 @@ class NetnsBackend(LocalBackend):  # type: ignore[misc]  # testinfra has no type
         self.path = path
 
     def run(self, command: str, *args: str, **_: Any) -> CommandResult:
-        """One shell command, in the namespace."""
+        """Run a shell command in the namespace."""
         inside = self.get_command(command, *args)
         return self.run_local("nsenter --net=%s -- sh -c %s", str(self.path), inside)
 
@@ -48,59 +48,59 @@ class Netns(Actor):
 
     @property
     def path(self) -> Path:
-        """What CNI_NETNS says."""
+        """The value of CNI_NETNS."""
         return RUN_NETNS / self.name
 
     @property
     def inode(self) -> int:
-        """What the kernel calls it, as long as it lives."""
+        """The inode number, which identifies the namespace to the kernel while it exists."""
         return self.path.stat().st_ino
 
     def open(self) -> None:
-        """Make it; after ``close``, another one of the same name."""
+        """Create the namespace; after ``close``, create a new one with the same name."""
         run(["ip", "netns", "add", self.name])
         self.run("ip", "link", "set", "lo", "up")
 
     def close(self) -> None:
-        """Take the name away; the namespace ends with the last process in it. Not an error if it is gone."""
+        """Remove the name; the namespace ends with its last process. Does nothing if the name is gone."""
         if self.path.exists():
             run(["ip", "netns", "delete", self.name])
 
     def within(self, *argv: str | Path) -> list[str | Path]:
-        """That command line, in the namespace."""
+        """The command line that runs ``argv`` in the namespace."""
         return [NSENTER, f"--net={self.path}", "--", *argv]
 
     def run(self, *argv: str | Path, stdin: str = "", timeout: float = 60.0) -> str:
-        """What a program prints in the namespace. Raises Failed."""
+        """Run a program in the namespace, and return what it prints. Raises Failed."""
         return run(self.within(*argv), stdin=stdin, timeout=timeout)
 
     def attempt(
         self, *argv: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[bytes]:
-        """A program that may fail, in the namespace."""
+        """Run a program that may fail in the namespace."""
         return attempt(self.within(*argv), stdin=stdin, env=env)
 
     def daemon(self, argv: Argv, log: Path) -> Daemon:
-        """A program that goes on in the namespace."""
+        """Start a daemon in the namespace."""
         return Daemon(self.within(*argv), log=log, env=CLEAN)
 
     def ip(self, *arguments: str) -> Any:
-        """What ``ip`` says, as JSON."""
+        """The JSON output of ``ip``, parsed."""
         return json.loads(self.run("ip", "-json", *arguments) or "[]")
 
     def rules(self) -> list[str]:
-        """The routing rules, v4 and v6, one a line."""
+        """The routing rules for IPv4 and IPv6, one per line."""
         return (self.run("ip", "-4", "rule") + self.run("ip", "-6", "rule")).splitlines()
 
     def links(self) -> set[str]:
-        """The names of its interfaces."""
+        """The names of the namespace's interfaces."""
         return {link["ifname"] for link in self.ip("link")}
 
     @cached_property
     def infra(self) -> Infra:
-        """testinfra's host, seen from within."""
+        """testinfra's view of the host from inside the namespace."""
         return Infra(NetnsBackend(self.path))
 
     def interface(self, name: str) -> Any:
-        """testinfra's interface of that name."""
+        """testinfra's interface with that name."""
         return self.infra.interface(name)

@@ -1,4 +1,4 @@
-"""Somebody else on the tailnet: the real tailscaled and tailscale, in a namespace of their own."""
+"""Another device of the tailnet: the real tailscaled and tailscale, in their own network namespace."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ print(opener.open(sys.argv[2], timeout=10).read().decode())
 
 
 class Peer(Actor):
-    """A phone or a laptop, with a kernel interface of its own or, ``userspace``, without one.
+    """A phone or a laptop, with a kernel interface or, with ``userspace``, without one.
 
-    Its mount namespace is private too, because tailscaled writes ``/etc/resolv.conf``. ``netns`` is one that is already on the
-    wire (then it stays the caller's), or a new one. ``key`` says whose it is, or which tags it has.
+    It also has its own mount namespace, because tailscaled writes ``/etc/resolv.conf``. ``netns`` must be plugged into the wire, and
+    is not removed with the peer. ``key`` determines the peer's user or tags.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class Peer(Actor):
         self._register(key or control.mint(tags=["tag:peer"]))
 
     def close(self) -> None:
-        """Log out, and end."""
+        """Log out, and stop tailscaled."""
         with contextlib.suppress(Failed):
             self.tailscale("logout")
         self._daemon.close()
 
     def tailscale(self, *arguments: str) -> str:
-        """What the tailscale command line prints. Raises Failed."""
+        """Run the tailscale command, and return what it prints. Raises Failed."""
         return run(
             [
                 tools.clients() / "tailscale",
@@ -72,26 +72,26 @@ class Peer(Actor):
 
     @property
     def process(self) -> Process:
-        """Its tailscaled."""
+        """The peer's tailscaled."""
         process = Process.of(self._daemon.pid)
         assert process
         return process
 
     def status(self) -> dict[str, Any]:
-        """``tailscale status --json``."""
+        """The parsed output of ``tailscale status --json``."""
         status: dict[str, Any] = json.loads(self.tailscale("status", "--json"))
         return status
 
     @property
     def addresses(self) -> list[str]:
-        """Its tailnet addresses, IPv4 first."""
+        """The peer's tailnet addresses, IPv4 first."""
         addresses: list[str] = self.status()["Self"]["TailscaleIPs"]
         return addresses
 
     def ping(self, name: str) -> str:
-        """A disco ping to a node, tried for some seconds; what tailscale says of the path. Raises Failed when there is no answer.
+        """Send disco pings to a node for up to 8 seconds, and return tailscale's line about the path. Raises Failed without an answer.
 
-        A control plane may tell us of a node's name before it knows how to reach the node: Headscale does.
+        Headscale may announce a node's name before it announces how to reach the node.
         """
         deadline = time.monotonic() + PING_SECONDS
         while True:
@@ -103,18 +103,18 @@ class Peer(Actor):
             pass_time(POLL_SECONDS)
 
     def fetch(self, url: str) -> str:
-        """A page, the name resolved as on any machine of a tailnet. Raises Failed."""
+        """Fetch a page by the name that the peer's resolver knows, and return its text. Raises Failed."""
         if self.userspace:
             return self._via_proxy(url)
         return run(self._inside(*traffic.INSIDE, "fetch", url)).strip()
 
     def resolve(self, name: str) -> list[str]:
-        """The addresses that the peer's own resolver gives for a name; none if it does not know it."""
+        """The addresses that the peer's own resolver returns for a name; empty for an unknown name."""
         done = attempt(self._inside("getent", "ahosts", name))
         return sorted({line.split()[0] for line in done.stdout.decode().splitlines()})
 
     def _inside(self, *argv: str | Path) -> list[str | Path]:
-        """In its network and mount namespaces, where its resolv.conf is."""
+        """The command line that runs ``argv`` in the peer's network and mount namespaces, where its resolv.conf is."""
         return [
             "nsenter",
             f"--net={self.netns.path}",
@@ -130,7 +130,7 @@ class Peer(Actor):
         resolv = self.root / "resolv.conf"
         resolv.write_text(
             "nameserver 192.0.2.53\n"
-        )  # nobody is there; tailscaled leaves a machine without a resolver alone
+        )  # no server has this address; tailscaled changes nothing on a machine without a resolver
         tun = "userspace-networking" if self.userspace else "tailscale0"
         argv: list[str | Path] = [
             tools.clients() / "tailscaled",

@@ -1,4 +1,4 @@
-"""Hosts whose auth keys come from a control plane's API, of both kinds."""
+"""Hosts whose auth keys come from an API: Tailscale's or Headscale's."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TRUSTED = {"permissions": {"*": "all"}}
 
 
 def write_secret(path: Path, secret: str) -> str:
-    """A file of root's alone; its path."""
+    """Write a secret to a file that only its owner can read, and return the path."""
     path.touch(0o600)
     path.write_text(secret)
     return str(path)
 
 
 def oauth(new_host: NewHost, control: ControlPlane, **config: Any) -> Host:
-    """A host with an OAuth client, and no static key."""
+    """A host with an OAuth client and no static auth key."""
     host = new_host(apiURL=control.url, **{**TRUSTED, **config})
     host.key_file.unlink()
     client = control.new_client(tags=["tag:k8s-cni"])
@@ -32,7 +32,7 @@ def oauth(new_host: NewHost, control: ControlPlane, **config: Any) -> Host:
 
 
 def headscale(new_host: NewHost, control: ControlPlane, **config: Any) -> Host:
-    """A host with a Headscale API key, and no static key."""
+    """A host with a Headscale API key and no static auth key."""
     host = new_host(**{**TRUSTED, **config})
     host.key_file.unlink()
     host.configure(headscaleAPIKeyFile=write_secret(host.root / "apikey", control.new_api_key()))

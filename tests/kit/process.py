@@ -1,4 +1,4 @@
-"""Processes that the tests start, and what /proc says of those that the product starts."""
+"""Processes that the tests start, and information from /proc about those that the product starts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .wait import wait_until
 Argv = Sequence[str | Path]
 
 CLEAN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-"""The environment of the programs that tests start: nothing of the environment of whoever runs them."""
+"""The environment of the programs that the tests start; nothing of the tests' own environment is in it."""
 
 
 class Failed(Exception):
-    """A program ended with a status other than 0. The message has the command line and what it printed."""
+    """A program ended with a status other than 0. The message contains the command line and the output."""
 
 
 def run(
@@ -59,9 +59,9 @@ def attempt(
 
 
 def with_bind(source: Path, target: Path) -> list[str | Path]:
-    """Return the beginning of a command line that sees ``source`` at ``target``, in its own mount namespace.
+    """The beginning of a command line that runs in its own mount namespace, where ``source`` is at ``target``.
 
-    Unmounting outside has an effect inside, because the namespaces below /run/netns would otherwise stay alive.
+    Unmounting outside also unmounts inside; otherwise the namespaces below /run/netns would stay alive.
     """
     bind = 'mount --bind "$0" "$1" && shift && exec "$@"'
     return ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", bind, source, target]
@@ -82,35 +82,35 @@ class Daemon(Actor):
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=env or CLEAN,
-                start_new_session=True,  # a signal to the tests' process group is for the tests: they end it in order
+                start_new_session=True,  # signals to the tests' process group are for the tests, which stop their daemons in order
             )
 
     @property
     def pid(self) -> int:
-        """Its process ID."""
+        """The process ID of the daemon."""
         return self._process.pid
 
     @property
     def stdin(self) -> IO[bytes]:
-        """What it reads."""
+        """The daemon's standard input."""
         assert self._process.stdin is not None
         return self._process.stdin
 
     @property
     def stdout(self) -> IO[bytes]:
-        """What it prints."""
+        """The daemon's standard output."""
         assert self._process.stdout is not None
         return self._process.stdout
 
     def first_line(self) -> str:
-        """Wait for its first line, which says that it is ready. Raises Failed if it ends instead."""
+        """Wait for the daemon's first line, which reports that it is ready. Raises Failed if the daemon ends instead."""
         if line := self.stdout.readline():
             return line.decode()
         self.close()
         raise Failed(f"{self._process.args!r} ended: {self.log.read_text(errors='replace')[-2000:]}")
 
     def close(self) -> None:
-        """Send SIGTERM, after five seconds SIGKILL, and return when it is dead."""
+        """Send SIGTERM, after five seconds SIGKILL, and wait until the daemon is dead."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -125,7 +125,7 @@ class Daemon(Actor):
 
 @dataclass(frozen=True)
 class Process:
-    """A process that the tests did not start. Its start time tells it from a later process with the same ID."""
+    """A process that the tests did not start. The start time distinguishes it from a later process with the same ID."""
 
     pid: int
     start: str
@@ -138,56 +138,56 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the process still runs."""
         return Process.of(self.pid) == self
 
     @property
     def argv(self) -> list[str]:
-        """Its command line."""
+        """The process's command line."""
         return _read(self.pid, "cmdline").split("\0")[:-1]
 
     @property
     def environ(self) -> str:
-        """Its environment."""
+        """The process's environment."""
         return _read(self.pid, "environ")
 
     @property
     def parent(self) -> int:
-        """The ID of its parent; 0 if it has ended."""
+        """The parent's process ID; 0 if the process has ended."""
         stat = _stat(self.pid)
         return int(stat[1]) if stat else 0
 
     @property
     def children(self) -> list[Process]:
-        """The processes that it started."""
+        """The processes whose parent is this process."""
         return [p for p in processes() if p.parent == self.pid]
 
     @property
     def status(self) -> dict[str, str]:
-        """``/proc/PID/status``."""
+        """The fields of ``/proc/PID/status``."""
         pairs = (line.partition(":") for line in _read(self.pid, "status").splitlines())
         return {key: value.strip() for key, _, value in pairs}
 
     @property
     def private_memory(self) -> int:
-        """The bytes of memory that it does not share: proc(5), ``smaps_rollup``."""
+        """The bytes of memory that the process does not share: proc(5), ``smaps_rollup``."""
         pairs = (line.split() for line in _read(self.pid, "smaps_rollup").splitlines()[1:])
         return sum(int(size) for key, size, _ in pairs if key in ("Private_Clean:", "Private_Dirty:")) * 1024
 
     @property
     def cpu(self) -> float:
-        """Seconds of CPU that it has used, to the microsecond: the clock of clock_getcpuclockid(3), which has no name in Python."""
+        """Seconds of CPU time used, to the microsecond, from the clock of clock_getcpuclockid(3), for which Python has no function."""
         return time.clock_gettime(~self.pid << 3 | 2)
 
     def link(self, name: str) -> str:
-        """Where ``/proc/PID/<name>`` points to: exe, cwd, ns/net; empty when it is gone."""
+        """The target of the link ``/proc/PID/<name>``, such as exe, cwd, ns/net; empty if the process is gone."""
         try:
             return str(Path(f"/proc/{self.pid}/{name}").readlink())
         except OSError:
             return ""
 
     def descriptors(self) -> dict[int, str]:
-        """Its open descriptors and what each refers to; empty if it has ended."""
+        """The process's open descriptors and what each refers to; empty if the process has ended."""
         directory = Path(f"/proc/{self.pid}/fd")
         try:
             numbers = [int(path.name) for path in directory.iterdir()]
@@ -196,16 +196,16 @@ class Process:
         return {number: self.link(f"fd/{number}") for number in numbers}
 
     def kill(self) -> None:
-        """Send SIGKILL, and return when it is dead."""
+        """Send SIGKILL, and wait until the process is dead."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-        # The bench measures this, so poll often.
+        # Poll often, because the bench measures this time.
         wait_until(lambda: not self.alive, what=f"the death of process {self.pid}", poll=0.001)
 
 
 def processes(where: Callable[[Process], bool] = lambda _: True) -> list[Process]:
-    """The processes of this machine for which ``where`` is true."""
+    """All processes of this machine for which ``where`` is true."""
     return [p for p in _all() if where(p)]
 
 
@@ -223,5 +223,5 @@ def _read(pid: int, name: str) -> str:
 
 
 def _stat(pid: int) -> list[str]:
-    """``/proc/PID/stat`` from its third field on (state, ppid, …): proc_pid_stat(5)."""
+    """The fields of ``/proc/PID/stat`` from the third on (state, ppid, …): proc_pid_stat(5)."""
     return _read(pid, "stat").rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""The container runtime: libcni with bridge, host-local and tailscale-cni, and a directory of its own for everything."""
+"""The container runtime: libcni with bridge, host-local and tailscale-cni, with its own directories."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLUGIN = "tailscale-cni"
 
 
 class CNIError(Exception):
-    """What a plugin, or libcni itself (code 0), answered instead of a result."""
+    """The error that a plugin, or libcni itself (code 0), returned."""
 
     def __init__(self, code: int, msg: str, details: str = "") -> None:
         super().__init__(f"code {code}: {msg} {details}".strip())
@@ -30,7 +30,7 @@ class CNIError(Exception):
 
 @dataclass(frozen=True)
 class Pod:
-    """What kubelet knows of a pod."""
+    """A pod as kubelet knows it."""
 
     name: str
     namespace: str = "default"
@@ -39,7 +39,7 @@ class Pod:
 
     @classmethod
     def enrolled(cls, name: str, *, namespace: str = "default", **annotations: str) -> Pod:
-        """A pod that wants to be a node; ``hostname="web"`` is the annotation ``tailscale.com/hostname: web``."""
+        """A pod with the annotation enabled; ``hostname="web"`` adds the annotation ``tailscale.com/hostname: web``."""
         wanted = {
             "enabled": "true",
             **{key.replace("_", "-"): value for key, value in annotations.items()},
@@ -53,7 +53,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A pod's place on a host: a container ID and a network namespace."""
+    """A pod's sandbox on a host: a container ID and a network namespace."""
 
     pod: Pod
     netns: Netns
@@ -61,12 +61,12 @@ class Sandbox:
     ifname: str = "eth0"
 
     def interface(self, name: str) -> Any:
-        """testinfra's interface of that name, in the pod."""
+        """testinfra's interface with that name, in the pod."""
         return self.netns.interface(name)
 
     @property
     def cni_args(self) -> list[tuple[str, str]]:
-        """CNI_ARGS, as containerd gives them."""
+        """The pairs of CNI_ARGS, as containerd sets them."""
         return [
             ("IgnoreUnknown", "1"),
             ("K8S_POD_NAMESPACE", self.pod.namespace),
@@ -77,14 +77,14 @@ class Sandbox:
 
     @property
     def capability_args(self) -> dict[str, Any]:
-        """What the runtime offers to the plugins that declare a capability."""
+        """The arguments that the runtime passes to plugins that declare the capability."""
         return {ANNOTATIONS: dict(self.pod.annotations), "portMappings": []}
 
 
 class Runtime:
     """Calls CNI as a runtime does, from its host's namespace, with one network list that it can rewrite.
 
-    ``config`` are our plugin's own keys; ``call`` and its shorthands answer with the result or raise CNIError.
+    ``config`` is the configuration of tailscale-cni's entry. ``call`` and the methods of the verbs return the result or raise CNIError.
     """
 
     def __init__(
@@ -106,20 +106,20 @@ class Runtime:
         self.plugin = Path(shutil.copy(tools.artefact(), self.bin / PLUGIN))
 
     def replace_plugin(self, content: bytes) -> None:
-        """Another artefact takes the place of ours by rename, as ``install`` does it."""
+        """Replace the plugin's file by rename, as ``install`` does."""
         draft = self.plugin.with_name("draft~")
         draft.write_bytes(content)
         draft.chmod(0o755)
         draft.rename(self.plugin)
 
     def add_primary(self, sandbox: Sandbox) -> dict[str, Any]:
-        """ADD of a list without our plugin: the prevResult for calls of ``chained``."""
+        """Call ADD with a list without tailscale-cni; the result is the prevResult for ``chained``."""
         conflist = self._write("primary", self.plugins[:1])
         result: dict[str, Any] = self.call("ADD", sandbox, conflist=str(conflist))
         return result
 
     def chained(self, verb: str, sandbox: Sandbox, **more: Any) -> Any:
-        """Our plugin alone, as libcni calls it in a chain; ``more`` are keys of its input, ``prevResult`` for one."""
+        """Call tailscale-cni alone, as libcni does in a chain; ``more`` are keys of its input, such as ``prevResult``."""
         done = self.exec_plugin(self.environ(verb, sandbox), self.entry(sandbox, **more))
         answer: Any = json.loads(done.stdout or b"null")
         if done.returncode != 0:
@@ -127,31 +127,31 @@ class Runtime:
         return answer
 
     def add(self, sandbox: Sandbox, **changes: Any) -> dict[str, Any]:
-        """ADD: the result of the whole list."""
+        """Call ADD, and return the result of the whole list."""
         result: dict[str, Any] = self.call("ADD", sandbox, **changes)
         return result
 
     def delete(self, sandbox: Sandbox, **changes: Any) -> None:
-        """DEL."""
+        """Call DEL."""
         self.call("DEL", sandbox, **changes)
 
     def check(self, sandbox: Sandbox, **changes: Any) -> None:
-        """CHECK."""
+        """Call CHECK."""
         self.call("CHECK", sandbox, **changes)
 
     def status(self) -> None:
-        """STATUS."""
+        """Call STATUS."""
         self.call("STATUS")
 
     def gc(self, *valid: Sandbox) -> None:
-        """GC with these as the valid attachments."""
+        """Call GC with these sandboxes as the valid attachments."""
         self.call(
             "GC",
             validAttachments=[{"containerID": s.container_id, "ifname": s.ifname} for s in valid],
         )
 
     def call(self, verb: str, sandbox: Sandbox | None = None, **changes: Any) -> Any:
-        """One libcni call; ``changes`` replace keys of cniclient's request."""
+        """Make one call through libcni; ``changes`` replace keys of cniclient's request."""
         request: dict[str, Any] = {
             "verb": verb,
             "conflist": str(self.conflist()),
@@ -182,7 +182,7 @@ class Runtime:
         *,
         argv: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[bytes]:
-        """Our plugin alone, without libcni: whatever environment, whatever standard input."""
+        """Run tailscale-cni alone, without libcni, with any environment and any standard input."""
         text = stdin if isinstance(stdin, bytes) else json.dumps(stdin).encode()
         return self.netns.attempt(self.plugin, *argv, stdin=text, env={**CLEAN, **environ})
 
@@ -198,7 +198,7 @@ class Runtime:
         }
 
     def entry(self, sandbox: Sandbox | None = None, **more: Any) -> dict[str, Any]:
-        """What libcni writes to our plugin's standard input; ``prevResult`` and the like are ``more``."""
+        """The input that libcni writes to tailscale-cni; ``more`` are further keys, such as ``prevResult``."""
         entry = {
             "cniVersion": self.cni_version,
             "name": self.network,
@@ -211,12 +211,12 @@ class Runtime:
 
     @property
     def cache(self) -> Path:
-        """libcni's memory of what was added."""
+        """The directory where libcni caches what it added."""
         return self.root / "cni-cache"
 
     @property
     def plugins(self) -> list[dict[str, Any]]:
-        """The network list: the primary, then ours."""
+        """The plugins of the network list: the primary CNI, then tailscale-cni."""
         ranges = [[{"subnet": subnet}] for subnet in self.subnets]
         routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
         ipam = {
@@ -239,7 +239,7 @@ class Runtime:
         ]
 
     def conflist(self) -> Path:
-        """The file of the network list, as it is configured now."""
+        """Write the network list with the current configuration, and return its path."""
         return self._write("pods", self.plugins)
 
     def _write(self, name: str, plugins: list[dict[str, Any]]) -> Path:
@@ -250,7 +250,7 @@ class Runtime:
         )
         if (
             not path.exists() or path.read_text() != text
-        ):  # parallel calls read it: it changes at once, or not at all
+        ):  # replaced atomically, because parallel calls read it
             temporary = path.with_suffix(f".{secrets.token_hex(4)}")
             temporary.write_text(text)
             temporary.replace(path)

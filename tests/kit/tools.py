@@ -1,4 +1,4 @@
-"""Third-party programs that the tests drive the product with, built from pinned Go modules, and the product's own artefact."""
+"""Third-party programs for the tests, built from pinned Go modules, and the product's own artefact."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from builds.go import TAILSCALE_PATCHES
 
 MODULE = Path(__file__).parents[1] / "tools"
 PREVIOUS = "80d32021e8653b740c2b7e295bde8720633981c0"
-"""The commit of the version before this one: state goes from it to this one, and back."""
+"""The commit of the previous version: the tests upgrade its state to this version, and downgrade it again."""
 REFERENCE_PLUGINS = {
     "bridge": "github.com/containernetworking/plugins/plugins/main/bridge",
     "loopback": "github.com/containernetworking/plugins/plugins/main/loopback",
@@ -44,25 +44,25 @@ def clients() -> Path:
 
 @cache
 def apiclient() -> Path:
-    """One call through Tailscale's own client of its API (tests/tools/cmd/apiclient)."""
+    """The program that makes one call with Tailscale's own API client (tests/tools/cmd/apiclient)."""
     return builds.go_build(MODULE, {"apiclient": "./cmd/apiclient"}, goarch=_goarch()) / "apiclient"
 
 
 @cache
 def devcontrol() -> Path:
-    """The control plane of the tests."""
+    """The tests' control plane."""
     return builds.devcontrol()
 
 
 @cache
 def artefact() -> Path:
-    """The built ``tailscale-cni``, as it is shipped."""
+    """The built ``tailscale-cni``, as released."""
     return builds.zipapp()
 
 
 @cache
 def previous() -> Path:
-    """The artefact of the previous version, built by its own build from this repository's history. Raises RuntimeError."""
+    """The artefact of the previous version, built by that version's own build from this repository's history. Raises RuntimeError."""
 
     def build(directory: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="tailscale-cni-") as source:
@@ -75,7 +75,7 @@ def previous() -> Path:
 
 
 def _check_out(commit: str, directory: Path) -> None:
-    """Put the files of a commit into a directory. The tests are root's, the clone may be another user's."""
+    """Write the files of a commit to a directory. Tests run as root, but the clone may belong to another user."""
     git = ["git", "-c", "safe.directory=*", "-C", str(MODULE)]
     top = subprocess.run([*git, "rev-parse", "--show-toplevel"], check=True, capture_output=True, text=True)
     archive = subprocess.run(
@@ -92,7 +92,7 @@ def _check_out(commit: str, directory: Path) -> None:
 
 
 def other_build(number: int) -> bytes:
-    """The same programs with another build ID, for each number another one: what an upgrade comes from or goes to."""
+    """The artefact with another build ID, a different one for each ``number``, to upgrade from or to."""
     text = artefact().read_bytes()
     ours = text.partition(b'BUILD_ID = "')[2].partition(b'"')[0]
     return text.replace(b'"%s"' % ours, b'"%0*d"' % (len(ours), number), 1)

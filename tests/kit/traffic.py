@@ -1,4 +1,4 @@
-"""Traffic between namespaces: pages, conversations and datagrams. The other end of each is ``inside.py``."""
+"""Traffic between namespaces: pages, conversations and datagrams. The programs are in ``inside.py``."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ INSIDE: list[str | Path] = [
 
 
 def web_server(netns: Netns, log: Path, *, port: int = 80, text: str = "hello") -> Daemon:
-    """Answers every GET with ``text``, a space and the address that asked."""
+    """Start a web server that answers every GET with ``text``, a space and the client's address."""
     return _ready(netns, log, "web", str(port), text)
 
 
 def fetch(netns: Netns, url: str, *, source: str | None = None) -> str:
-    """A page, as seen from a namespace. Raises Failed."""
+    """Fetch a page from inside a namespace, and return its text. Raises Failed."""
     return netns.run(*INSIDE, "fetch", url, *(["--source", source] if source else [])).strip()
 
 
 def reaches(netns: Netns, url: str, *, seconds: float = 3) -> bool:
-    """Whether there is a page for who asks from a namespace. Raises Failed for another end than these: dropped, and without a route.
+    """Whether a page can be fetched from inside a namespace: False if packets are dropped or there is no route. Raises Failed otherwise.
 
-    What is dropped takes ``seconds``. There is no route to a node that a policy hides.
+    With dropped packets, this takes ``seconds``. There is no route to a node that a policy hides.
     """
     done = attempt(netns.within(*INSIDE, "fetch", url, "--seconds", str(seconds)))
     said = done.stderr.decode()
@@ -40,27 +40,27 @@ def reaches(netns: Netns, url: str, *, seconds: float = 3) -> bool:
 
 
 def echo_server(netns: Netns, log: Path, *, port: int = 7) -> Daemon:
-    """Sends back every line of every TCP connection."""
+    """Start a TCP server that sends back every line."""
     return _ready(netns, log, "echo", str(port))
 
 
 def sink(netns: Netns, log: Path, *, port: int = 19) -> Daemon:
-    """Reads what ``pour`` sends."""
+    """Start a TCP server that reads what ``pour`` sends."""
     return _ready(netns, log, "sink", str(port))
 
 
 def pour(netns: Netns, address: str, size: int, *, port: int = 19) -> int:
-    """Send bytes over a TCP connection as fast as it goes; how many have arrived. Raises Failed."""
+    """Send ``size`` bytes over a TCP connection at full speed, and return how many arrived. Raises Failed."""
     return int(netns.run(*INSIDE, "pour", address, str(port), str(size), timeout=300) or 0)
 
 
 def inbox(netns: Netns, log: Path, *, port: int = 9) -> Daemon:
-    """Its standard output has a line per datagram: the sender's address, and the text."""
+    """Start a UDP server; its standard output has a line per datagram: the sender's address, and the text."""
     return _ready(netns, log, "inbox", str(port))
 
 
 def send(netns: Netns, address: str, text: str, *, port: int = 9, source: str | None = None) -> None:
-    """One UDP datagram. Raises Failed."""
+    """Send one UDP datagram. Raises Failed."""
     netns.run(
         *INSIDE,
         "send",
@@ -72,7 +72,7 @@ def send(netns: Netns, address: str, text: str, *, port: int = 9, source: str | 
 
 
 class Conversation(Actor):
-    """One TCP connection to an echo server, for as long as the test holds it."""
+    """A TCP connection to an echo server, which stays open until it is closed."""
 
     def __init__(self, netns: Netns, log: Path, host: str, *, port: int = 7) -> None:
         self._daemon = _ready(netns, log, "talk", host, str(port))
@@ -87,11 +87,11 @@ class Conversation(Actor):
         self._daemon.stdin.flush()
 
     def heard(self) -> str:
-        """The next line that comes back; waits for it, and is empty when the connection has ended."""
+        """Wait for the next line that comes back, and return it; empty if the connection has ended."""
         return self._daemon.stdout.readline().decode().strip()
 
     def heard_within(self, seconds: float) -> str:
-        """The next line that comes back. Raises TimeoutError."""
+        """Wait up to ``seconds`` for the next line, and return it. Raises TimeoutError."""
         readable, _, _ = select.select([self._daemon.stdout], [], [], seconds)
         if not readable:
             raise TimeoutError(f"nothing came back within {seconds:g} s")

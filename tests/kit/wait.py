@@ -1,4 +1,4 @@
-"""Waiting for something to become true: the only place in the tests that sleeps."""
+"""Waiting until a condition is true: the only module of the tests that sleeps."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def wait_until(
 ) -> T:
     """Return the first true value of ``condition()``.
 
-    The condition is asked every ``poll`` seconds; without ``poll`` less and less often, because most conditions start programs, and
-    other tests share the CPUs. Raises TimeoutError after ``deadline`` seconds: only what fails waits so long, also on a busy machine.
+    The condition is evaluated every ``poll`` seconds; without ``poll`` less and less often, because most conditions start programs, and
+    other tests share the CPUs. Raises TimeoutError after ``deadline`` seconds, which are enough for a busy machine.
     """
     end = time.monotonic() + deadline
     pause = poll or POLL_SECONDS
@@ -33,6 +33,6 @@ def wait_until(
 
 
 def pass_time(seconds: float) -> None:
-    """Let that much time go by: for what is measured over time. A test waits for what it waits for."""
+    """Let ``seconds`` pass, only to measure something over time. To wait for an event, use ``wait_until``."""
     end = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= end, seconds + 60)

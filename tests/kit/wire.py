@@ -1,4 +1,4 @@
-"""A switch that hosts, peers and the control plane are plugged into, in a namespace of its own."""
+"""A switch, in its own namespace, that connects hosts, peers and the control plane."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ V6 = ipaddress.IPv6Network("fd77::/64")
 
 @dataclass(frozen=True)
 class Plug:
-    """Where a namespace is on the wire."""
+    """The addresses of a namespace on the wire."""
 
     v4: str
     v6: str
 
 
 class Wire(Actor):
-    """A bridge; what is plugged into it gets ``eth0``, an IPv4 and an IPv6 address."""
+    """A bridge; each namespace that is plugged in gets ``eth0`` with an IPv4 and an IPv6 address."""
 
     def __init__(self) -> None:
         self._plugs = 0
@@ -30,11 +30,11 @@ class Wire(Actor):
         self.netns.run("ip", "link", "set", "wire", "up")
 
     def close(self) -> None:
-        """Unplug everybody."""
+        """Remove the bridge and all its connections."""
         self.netns.close()
 
     def plug(self, netns: Netns) -> Plug:
-        """Give a namespace its ``eth0``; its end of the cable goes with it."""
+        """Create ``eth0`` in a namespace and connect it to the bridge; the connection ends with the namespace."""
         self._plugs += 1
         port, plug = (
             f"port{self._plugs}",

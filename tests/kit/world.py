@@ -1,4 +1,4 @@
-"""What a suite has one of: the wire, the control plane on it, and a place for files."""
+"""The actors that a suite has once: the wire, the control plane on it, and a directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .wire import Wire
 
 @dataclass(frozen=True)
 class World:
-    """Hosts and peers are plugged into it."""
+    """The environment that hosts and peers of a suite share."""
 
     wire: Wire
     control: ControlPlane

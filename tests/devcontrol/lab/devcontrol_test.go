@@ -12,7 +12,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// An ephemeral node that only goes offline is forgotten after the time-out; another one stays.
+// An ephemeral node that goes offline is deleted after the time-out; a node that is not ephemeral stays.
 func TestEphemeralTimeout(t *testing.T) {
 	t.Parallel()
 	host, control, key := tailnet(t, "--ephemeral-timeout", "1s")
@@ -26,7 +26,7 @@ func TestEphemeralTimeout(t *testing.T) {
 	}
 }
 
-// A restart of the control plane with its state changes nothing for nodes and keys, nor does a node that is deleted give its address away.
+// A restart of the control plane keeps nodes and keys, and the address of a deleted node is not assigned again.
 func TestControlPlaneRemembers(t *testing.T) {
 	t.Parallel()
 	host, control, key := tailnet(t)
@@ -44,7 +44,7 @@ func TestControlPlaneRemembers(t *testing.T) {
 	}
 }
 
-// What the admin API changes reaches the nodes: name and tags.
+// Nodes receive the name and the tags that the admin API changes.
 func TestAdminChangesNodes(t *testing.T) {
 	host, control, key := tailnet(t)
 	r := newRig(t, host, control, "web").begin(key).running()
@@ -56,7 +56,7 @@ func TestAdminChangesNodes(t *testing.T) {
 	})
 }
 
-// A node that nobody runs is one to the others: it is there, comes, goes, and is deleted.
+// For its peers, a node that runs nowhere is like any other: they see it appear, go offline, come back, and be deleted.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
 	host, control, key := tailnet(t)
@@ -87,13 +87,14 @@ func TestStrangers(t *testing.T) {
 	WaitUntil(t, "it is gone", func() bool { return !strings.Contains(r.netmap(), "nas.tailnet.test.") })
 }
 
-// Two nodes whose UDP does not reach each other reach each other by the relay.
+// Two nodes that cannot reach each other over UDP reach each other through the relay.
 func TestRelay(t *testing.T) {
 	t.Parallel()
 	host, control, key := tailnet(t)
 	a := newRig(t, host, control, "a", "--port", "41011").begin(key)
 	b := newRig(t, host, control, "b", "--port", "41012").begin(key)
-	// Both are at the host's own address: the rule that looks there comes first, unless it is moved.
+	// Both workers have the host's own address. The rule that looks up local addresses comes first, so it is moved behind the rules that
+	// block the ports.
 	for _, family := range []string{"-4", "-6"} {
 		host.IP(family, "rule", "add", "pref", "100", "lookup", "local")
 		host.IP(family, "rule", "del", "pref", "0")
@@ -115,7 +116,7 @@ func TestRelay(t *testing.T) {
 	}
 }
 
-// MagicDNS answers the names of nodes, inside of the pod, at its address.
+// Inside a pod, MagicDNS resolves the names of nodes at its address.
 func TestMagicDNS(t *testing.T) {
 	host, control, key := tailnet(t)
 	a := newRig(t, host, control, "a").begin(key).running()
@@ -126,7 +127,7 @@ func TestMagicDNS(t *testing.T) {
 	})
 }
 
-// resolves asks 100.100.100.100 from inside the pod.
+// resolves reports whether 100.100.100.100 resolves a name when it is queried from inside the pod.
 func resolves(r *rig, name, want string) bool {
 	found := false
 	r.pod.Do(func() error {
@@ -141,7 +142,7 @@ func resolves(r *rig, name, want string) bool {
 	return found
 }
 
-// askDNS asks for the IPv4 address of a name, by hand: Go's own resolver would ask in another namespace.
+// askDNS queries the IPv4 address of a name. It does not use Go's resolver, which would query from another namespace.
 func askDNS(c net.Conn, name, want string) bool {
 	query := dnsmessage.Message{
 		Header:    dnsmessage.Header{ID: 7, RecursionDesired: true},
@@ -162,7 +163,7 @@ func askDNS(c net.Conn, name, want string) bool {
 	return ok && netip.AddrFrom4(a.A).String() == want
 }
 
-// The admin API is refused on an address that others can reach, and the control protocol on one that they cannot.
+// devcontrol rejects an address for the admin API that others can reach, and one for the control protocol that clients cannot reach.
 func TestDevcontrolRefuses(t *testing.T) {
 	for _, args := range [][]string{{"--admin", "0.0.0.0:0"}, {"--listen", "0.0.0.0:0"}, {"--admin", "nonsense"}} {
 		p := Start(t, NewNetns(t).Inside(append([]string{Program(t, "devcontrol")}, args...)...))
@@ -172,7 +173,7 @@ func TestDevcontrolRefuses(t *testing.T) {
 	}
 }
 
-// A request that makes no sense gets an answer that says so.
+// An invalid request to the admin API gets an error status.
 func TestAdminErrors(t *testing.T) {
 	_, control, _ := tailnet(t)
 	for _, test := range []struct {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// features returns the tailscale features that the worker links, by the packages under tailscale.com/feature.
+// features returns the tailscale features that the worker links: the packages under tailscale.com/feature.
 func features(t *testing.T) []string {
 	t.Helper()
 	var linked []string
@@ -21,7 +21,7 @@ func features(t *testing.T) []string {
 	return linked
 }
 
-// The worker is built with the tags that leave out what no pod uses, and links no other features than those.
+// The worker is built with the tags that leave out the features that no pod uses, and links only the other features.
 func TestWorkerFeatures(t *testing.T) {
 	want := strings.Fields("acme buildfeatures c2n condlite/expvar condregister/netlog condregister/oauthkey condregister/portmapper condregister/useproxy " +
 		"portmapper ssh taildrop useproxy")

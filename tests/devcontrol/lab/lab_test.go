@@ -1,7 +1,7 @@
-// Package lab runs worker, supervisor and devcontrol as they are shipped: as processes, in network namespaces and on TUN devices of
-// their own, with a control plane. Everything is made anew, has a unique name and is removed with the test.
+// Package lab runs the built worker, supervisor and devcontrol as processes, in network namespaces and on TUN devices of their own, with a
+// control plane. Everything is created for a test, has a unique name and is removed after the test.
 //
-// It needs root, iproute2, util-linux and ping. It touches nothing that it has not made.
+// It needs root, iproute2, util-linux and ping. It changes nothing that it has not created.
 package lab
 
 import (
@@ -28,10 +28,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Patience is how long a test waits for what should happen in a moment, on a machine that is busy.
+// Patience is how long a test waits for an event that takes a moment on an idle machine.
 const Patience = 40 * time.Second
 
-// WaitUntil returns when the condition holds, and fails the test if it does not within Patience.
+// WaitUntil waits until the condition is true, and fails the test after Patience.
 func WaitUntil(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(Patience)
@@ -43,7 +43,7 @@ func WaitUntil(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// Unique returns a name that nobody else has, short enough for an interface.
+// Unique returns a unique name, short enough for an interface.
 func Unique(prefix string) string { return prefix + strings.ToLower(rand.Text()[:8]) }
 
 // Run runs a command that must succeed, and returns its standard output.
@@ -68,7 +68,7 @@ var builds struct {
 // workers is the directory of the module of the worker and the supervisor.
 const workers = "../../../workers"
 
-// Program is the path of a program, as it is shipped. $PROGRAMS names the directory that the build has put it into.
+// Program returns the path of a program as it is released. $PROGRAMS names the directory that contains the built programs.
 func Program(t testing.TB, name string) string {
 	t.Helper()
 	dir := os.Getenv("PROGRAMS")
@@ -106,14 +106,14 @@ func Build(t testing.TB, pkg string) string {
 	return path
 }
 
-// RemovePrograms removes what Build built; TestMain calls it at the end.
+// RemovePrograms removes the programs that Build built; TestMain calls it at the end.
 func RemovePrograms() {
 	if builds.dir != "" {
 		os.RemoveAll(builds.dir)
 	}
 }
 
-// Tags are the build tags of the worker.
+// Tags returns the build tags of the worker.
 func Tags(t testing.TB) string {
 	t.Helper()
 	text, err := os.ReadFile(workers + "/tags.txt")
@@ -128,11 +128,11 @@ type Netns struct {
 	Name string
 	Path string
 
-	router *Netns // behind a host's eth0
+	router *Netns // the router that a host's eth0 is connected to
 	t      testing.TB
 }
 
-// NewNetns makes a network namespace with loopback up.
+// NewNetns creates a network namespace whose loopback interface is up.
 func NewNetns(t testing.TB) *Netns {
 	t.Helper()
 	name := Unique("wt-")
@@ -143,7 +143,7 @@ func NewNetns(t testing.TB) *Netns {
 	return ns
 }
 
-// NewHost makes a network namespace that looks like a host's: an address, a default route, and a router behind it.
+// NewHost creates a network namespace like that of a host: with an address, a default route, and a router.
 func NewHost(t testing.TB) *Netns {
 	t.Helper()
 	router, ns := NewNetns(t), NewNetns(t)
@@ -157,10 +157,10 @@ func NewHost(t testing.TB) *Netns {
 	return ns
 }
 
-// Delete removes the namespace's name; the namespace itself lives as long as somebody holds it.
+// Delete removes the namespace's name; the namespace itself lives as long as a process uses it.
 func (ns *Netns) Delete() { exec.Command("ip", "netns", "del", ns.Name).Run() }
 
-// IP runs ip(8) inside.
+// IP runs ip(8) inside the namespace.
 func (ns *Netns) IP(args ...string) string {
 	ns.t.Helper()
 	return Run(ns.t, append([]string{"ip", "-n", ns.Name}, args...)...)
@@ -193,7 +193,7 @@ func (ns *Netns) do(f func() error) error {
 	return <-failed
 }
 
-// Inode is the number by which the namespace is known.
+// Inode returns the namespace's inode number, which identifies it.
 func (ns *Netns) Inode() uint64 {
 	var st unix.Stat_t
 	if err := unix.Stat(ns.Path, &st); err != nil {
@@ -226,7 +226,7 @@ func (ns *Netns) Listen(network, address string) net.Listener {
 // tunFlags are IFF_TUN | IFF_NO_PI | IFF_VNET_HDR.
 const tunFlags = 0x5001
 
-// TUN attaches to the persistent TUN of that name inside the namespace, making it if need be, for that owner.
+// TUN attaches to the persistent TUN device with that name and owner inside the namespace, and creates it if necessary.
 func (ns *Netns) TUN(name string, uid int) *os.File {
 	ns.t.Helper()
 	var f *os.File
@@ -256,7 +256,7 @@ func (ns *Netns) TUN(name string, uid int) *os.File {
 	return f
 }
 
-// Process is a program that runs.
+// Process is a running program.
 type Process struct {
 	Cmd    *exec.Cmd
 	Out    *Lines // standard output
@@ -265,7 +265,7 @@ type Process struct {
 	t      testing.TB
 }
 
-// Start starts a command. It is killed at the end of the test if it has not ended by then.
+// Start starts a command. It is killed at the end of the test if it still runs.
 func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{Cmd: cmd, Out: &Lines{}, Err: &Lines{}, exited: make(chan struct{}), t: t}
@@ -287,7 +287,7 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	return p
 }
 
-// Kill sends SIGKILL and waits for the end.
+// Kill sends SIGKILL and waits until the process has ended.
 func (p *Process) Kill() {
 	p.Cmd.Process.Kill()
 	<-p.exited
@@ -296,7 +296,7 @@ func (p *Process) Kill() {
 // Signal sends a signal.
 func (p *Process) Signal(s os.Signal) { p.Cmd.Process.Signal(s) }
 
-// PID is the process's ID.
+// PID returns the process ID.
 func (p *Process) PID() int { return p.Cmd.Process.Pid }
 
 // Exited reports whether the process has ended.
@@ -309,7 +309,7 @@ func (p *Process) Exited() bool {
 	}
 }
 
-// Wait waits for the end and returns the exit status, -1 after a signal.
+// Wait waits for the end of the process and returns its exit status, -1 after a signal.
 func (p *Process) Wait() int {
 	p.t.Helper()
 	select {
@@ -321,7 +321,7 @@ func (p *Process) Wait() int {
 	}
 }
 
-// Lines collects what a process writes.
+// Lines collects the output of a process.
 type Lines struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -342,10 +342,10 @@ func (l *Lines) String() string {
 // Has reports whether the text contains s.
 func (l *Lines) Has(s string) bool { return strings.Contains(l.String(), s) }
 
-// Count returns how often s is in the text.
+// Count returns how often the text contains s.
 func (l *Lines) Count(s string) int { return strings.Count(l.String(), s) }
 
-// Inside makes a command of a program that runs inside the namespace.
+// Inside returns a command that runs a program inside the namespace.
 func (ns *Netns) Inside(argv ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"--net=" + ns.Path, "--"}, argv...)...)
 }
@@ -361,7 +361,7 @@ type Control struct {
 	t     testing.TB
 }
 
-// NewControl starts a control plane on the host's address.
+// NewControl starts a control plane at the host's address.
 func NewControl(t testing.TB, host *Netns, args ...string) *Control {
 	t.Helper()
 	dir := t.TempDir()
@@ -378,7 +378,7 @@ func NewControl(t testing.TB, host *Netns, args ...string) *Control {
 	return c
 }
 
-// Begin starts the control plane at that address, with the state it had.
+// Begin starts the control plane at that address, with its saved state.
 func (c *Control) Begin(address string) {
 	c.t.Helper()
 	argv := append([]string{Program(c.t, "devcontrol"), "--listen", address}, c.args...)
@@ -393,7 +393,7 @@ func (c *Control) Begin(address string) {
 	c.URL = ready.Control
 }
 
-// Restart stops the control plane, calls meanwhile, and starts it again at the same address.
+// Restart stops the control plane, calls meanwhile, and starts the control plane again at the same address.
 func (c *Control) Restart(meanwhile func()) {
 	c.t.Helper()
 	c.Signal(syscall.SIGTERM)
@@ -402,7 +402,7 @@ func (c *Control) Restart(meanwhile func()) {
 	c.Begin(strings.TrimPrefix(c.URL, "http://"))
 }
 
-// NodeInfo is what the admin API says of a node.
+// NodeInfo is a node in the answers of the admin API.
 type NodeInfo struct {
 	ID, Name, FQDN, NodeKey string
 	Addresses               []string
@@ -419,7 +419,7 @@ func (c *Control) Nodes() (nodes []NodeInfo) {
 	return nodes
 }
 
-// Node returns the node of that name, and whether there is one.
+// Node returns the node with that name, and whether it exists.
 func (c *Control) Node(name string) (NodeInfo, bool) {
 	c.t.Helper()
 	for _, n := range c.Nodes() {
@@ -430,7 +430,7 @@ func (c *Control) Node(name string) (NodeInfo, bool) {
 	return NodeInfo{}, false
 }
 
-// Key mints an auth key.
+// Key creates an auth key.
 func (c *Control) Key(request map[string]any) (id, key string) {
 	c.t.Helper()
 	var k struct{ ID, Key string }
@@ -438,7 +438,7 @@ func (c *Control) Key(request map[string]any) (id, key string) {
 	return k.ID, k.Key
 }
 
-// Call makes a request to the admin API that must succeed. answer may be nil.
+// Call makes a request to the admin API, and fails the test if it does not succeed. answer may be nil.
 func (c *Control) Call(method, path string, body, answer any) {
 	c.t.Helper()
 	text, err := json.Marshal(body)
@@ -465,7 +465,7 @@ func (c *Control) Call(method, path string, body, answer any) {
 	}
 }
 
-// ReadLine reads a line without its end; it fails the test at an error.
+// ReadLine reads a line, and returns it without its end; it fails the test on an error.
 func ReadLine(t testing.TB, r *bufio.Reader) string {
 	t.Helper()
 	line, err := r.ReadString('\n')
@@ -475,8 +475,8 @@ func ReadLine(t testing.TB, r *bufio.Reader) string {
 	return strings.TrimSuffix(line, "\n")
 }
 
-// The main goroutine keeps the main thread: a thread that has entered a namespace ends with its goroutine, but the main one
-// never ends, and would keep the namespace.
+// The main goroutine stays on the main thread. Other threads that enter a namespace end with their goroutines, but the main thread never
+// ends, and would keep the namespace.
 func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {

@@ -14,14 +14,14 @@ import (
 	"testing"
 )
 
-// pit is a supervisor with a fake worker, and a fake artefact that notes what it is asked.
+// pit is a supervisor with a fake worker, and with a fake artefact that records its calls.
 type pit struct {
 	*Process
 	t     testing.TB
 	host  *Netns
 	pod   *Netns
-	dir   string // of root
-	state string // of the worker
+	dir   string // owned by root
+	state string // owned by the worker
 	args  []string
 }
 
@@ -35,8 +35,8 @@ func newPit(t testing.TB, args ...string) *pit {
 	if err := os.Chown(p.state, workerUID, workerUID); err != nil {
 		t.Fatal(err)
 	}
-	// The artefact: notes its arguments, what it inherited, and prints what ./answer holds, to rekey. It fails as often
-	// as ./failures has lines, with the exit statuses that they hold. To logout it does what ./logout says.
+	// The artefact records its arguments and what it inherited. For rekey it prints the contents of ./answer, for logout it runs ./logout.
+	// It fails once for each line of ./failures, with the exit status in that line.
 	script := fmt.Sprintf(`#!/bin/sh
 cd %s
 echo "$@" >> asked
@@ -63,13 +63,13 @@ func (p *pit) write(name, text string) {
 	}
 }
 
-// read returns a file's text, "" if there is none.
+// read returns a file's text, "" if the file does not exist.
 func (p *pit) read(name string) string {
 	text, _ := os.ReadFile(p.file(name))
 	return string(text)
 }
 
-// script tells the worker what to do.
+// script sets the commands of the fake worker.
 func (p *pit) script(lines ...string) {
 	p.write("state/script", strings.Join(lines, "\n")+"\n")
 	os.Chown(p.file("state/script"), workerUID, workerUID)
@@ -113,12 +113,12 @@ func (p *pit) begin(line string) *pit {
 		p.t.Fatal(err)
 	}
 	defer stray.Close()
-	cmd.ExtraFiles = []*os.File{tun, socket, peers, first, stray} // the last one is a runtime's that forgot to close it
+	cmd.ExtraFiles = []*os.File{tun, socket, peers, first, stray} // the last one is a descriptor that a runtime forgot to close
 	p.Process = Start(p.t, cmd)
 	return p
 }
 
-// starts waits until the worker has been started that often, and returns the start lines.
+// starts waits until the worker has been started n times, and returns the start lines.
 func (p *pit) starts(n int) []string {
 	p.t.Helper()
 	var lines []string
@@ -129,7 +129,7 @@ func (p *pit) starts(n int) []string {
 	return lines
 }
 
-// killWorker kills the worker that runs.
+// killWorker kills the running worker.
 func (p *pit) killWorker() {
 	p.t.Helper()
 	var pid int
@@ -144,7 +144,7 @@ func (p *pit) killWorker() {
 	syscall.Kill(pid, syscall.SIGKILL)
 }
 
-// workerEnds waits until no worker is left. The supervisor's working directory is the worker's.
+// workerEnds waits until no worker is left. The supervisor and the worker have the same working directory.
 func (p *pit) workerEnds() {
 	p.t.Helper()
 	WaitUntil(p.t, "the worker has ended", func() bool { return strings.Count(processesIn(p.t, p.state), " ") == 1 })
@@ -155,8 +155,8 @@ func (p *pit) asked(line string) {
 	WaitUntil(p.t, "the artefact is asked: "+line, func() bool { return strings.Contains(p.read("asked"), line+"\n") })
 }
 
-// After each way to end, the worker is started again with the line that it needs: after a crash with start, without a key or without a
-// node with what rekey said.
+// However the worker ends, it is started again with the right start line: after a crash with "start", without a key or a node with the
+// answer of rekey.
 func TestSupervisorStartsAgain(t *testing.T) {
 	for _, test := range []struct{ name, end, asked, line string }{
 		{"crash", "exit 1", "", "start"},
@@ -184,7 +184,7 @@ func TestSupervisorStartsAgain(t *testing.T) {
 	}
 }
 
-// A control plane that is away (rekey exits with 20) is asked every few seconds, for as long as it takes.
+// While the control plane is down (rekey exits with 20), the supervisor calls rekey every few seconds, for as long as necessary.
 func TestSupervisorAsksSoon(t *testing.T) {
 	t.Parallel()
 	p := newPit(t)
@@ -195,7 +195,7 @@ func TestSupervisorAsksSoon(t *testing.T) {
 	WaitUntil(t, "the second start", func() bool { return strings.Count(p.read("asked"), "rekey") == 6 })
 }
 
-// rekey is asked again until it answers, with one line.
+// If rekey fails, it is called again until it prints a line.
 func TestSupervisorAsksAgain(t *testing.T) {
 	t.Parallel()
 	p := newPit(t)
@@ -212,7 +212,7 @@ func TestSupervisorAsksAgain(t *testing.T) {
 	}
 }
 
-// A node that is to be none any more (rekey exits with 3) ends for good, and nothing is asked again.
+// A node that must not exist any more (rekey exits with 3) ends for good, and the supervisor makes no further call.
 func TestSupervisorObeysTheEnd(t *testing.T) {
 	t.Parallel()
 	p := newPit(t)
@@ -229,7 +229,7 @@ func TestSupervisorObeysTheEnd(t *testing.T) {
 	}
 }
 
-// A worker that is killed is started again, and again, by the same supervisor.
+// A worker that is killed several times is started again each time, by the same supervisor.
 func TestSupervisorSurvivesKills(t *testing.T) {
 	t.Parallel()
 	p := newPit(t).begin("start")
@@ -240,7 +240,7 @@ func TestSupervisorSurvivesKills(t *testing.T) {
 	p.starts(4)
 }
 
-// A worker that logged out, and a SIGTERM, are ends that the unit does not mend.
+// After a logout of the worker or a SIGTERM, the supervisor exits with 0, so that the unit is not restarted.
 func TestSupervisorEnds(t *testing.T) {
 	for _, test := range []struct {
 		name, script string
@@ -269,14 +269,14 @@ func TestSupervisorEnds(t *testing.T) {
 	}
 }
 
-// SIGTERM ends the supervisor at once, whatever it is waiting for.
+// SIGTERM ends the supervisor at once, regardless of what it is waiting for.
 func TestSupervisorObeysSIGTERMAtAnyMoment(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		begin  func(*pit)
-		unless string // the task that would come if the supervisor did not obey
+		unless string // the call that would follow if the supervisor ignored the signal
 	}{
-		// Five crashes make the delay before the next step 3.2 s.
+		// Five crashes increase the delay before the next step to 3.2 s.
 		{"before it runs anew", func(p *pit) {
 			p.script("exit 1", "exit 1", "exit 1", "exit 1", "exit 1", "exit 12")
 			p.begin("start").starts(6)
@@ -322,7 +322,7 @@ func TestSupervisorObeysSIGTERMAtAnyMoment(t *testing.T) {
 	}
 }
 
-// A worker that ends because its node is logged out, or for another reason meanwhile, is not started again: the rest is removed.
+// A worker that ends while its node is logged out, for whatever reason, is not started again, and the rest of the node is removed.
 func TestWorkerEndsByTheLogout(t *testing.T) {
 	t.Parallel()
 	p := newPit(t, "--ephemeral")
@@ -335,7 +335,7 @@ func TestWorkerEndsByTheLogout(t *testing.T) {
 	}
 }
 
-// A worker whose interface is gone makes the supervisor the command that makes one; the descriptors of the old one do not survive that.
+// If the worker's interface is gone, the supervisor executes the command that creates an interface, without the old descriptors.
 func TestSupervisorRunsAnew(t *testing.T) {
 	t.Parallel()
 	p := newPit(t)
@@ -348,8 +348,8 @@ func TestSupervisorRunsAnew(t *testing.T) {
 	assertClean(t, p.read("inherited.run"))
 }
 
-// A namespace that is gone from its path ends the node: an ephemeral one is logged out, the worker ends, and the supervisor becomes the
-// command that removes the rest. Nothing of ours keeps the namespace alive then.
+// If the namespace is gone from its path, the node ends: an ephemeral node is logged out, the worker ends, and the supervisor executes the
+// command that removes the rest. After that no process of ours keeps the namespace alive.
 func TestNetnsVanishes(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -367,7 +367,7 @@ func TestNetnsVanishes(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPit(t, test.args...)
-			// The other end of the pod's veth is what dies with the namespace.
+			// The other end of the pod's veth is removed together with the namespace.
 			p.host.IP("link", "add", "peer", "type", "veth", "peer", "name", "eth0", "netns", p.pod.Name)
 			p.begin("start").starts(1)
 			test.vanish(p)
@@ -384,7 +384,7 @@ func TestNetnsVanishes(t *testing.T) {
 	}
 }
 
-// sync is asked for one at a time, and again when it failed.
+// Calls of sync never overlap, and a failed call is repeated.
 func TestSupervisorSyncs(t *testing.T) {
 	t.Parallel()
 	p := newPit(t)
@@ -403,7 +403,8 @@ func TestSupervisorSyncs(t *testing.T) {
 	}
 }
 
-// A worker that says that sockets are new gets larger buffers than its user may have: for internet UDP sockets alone, and a few of them.
+// When a worker reports new sockets, the supervisor gives them larger buffers than the worker's user may set, but only to internet UDP
+// sockets, and only to a few of them.
 func TestSupervisorWidensSockets(t *testing.T) {
 	t.Parallel()
 	p := newPit(t)
@@ -421,7 +422,7 @@ func TestSupervisorWidensSockets(t *testing.T) {
 	WaitUntil(t, "a few of the next one's are", widened(8))
 }
 
-// A worker that says what it likes, as fast as it can, gets nothing by it: no memory, no other question than sync, and it can be ended.
+// A worker that floods the supervisor with lines causes no call except sync and uses no memory, and the supervisor can still be stopped.
 func TestFloodIsHarmless(t *testing.T) {
 	t.Parallel()
 	p := newPit(t, "--log", "/dev/null")
@@ -442,7 +443,7 @@ func TestFloodIsHarmless(t *testing.T) {
 	}
 }
 
-// The log is one file and an old one, of a bounded size, without what would confuse a terminal.
+// The log consists of one current file and one old file, both of limited size, without control characters for a terminal.
 func TestLogIsRotated(t *testing.T) {
 	t.Parallel()
 	p := newPit(t)
@@ -468,8 +469,8 @@ func TestLogIsRotated(t *testing.T) {
 	}
 }
 
-// What becomes the worker keeps nothing: no root, no group, no capability, no way back, no core file, no environment, and the descriptors
-// of the contract only.
+// The worker inherits nothing from the supervisor: no root, group or capability, no way to regain them, no core file, no environment, and
+// only the descriptors of the contract.
 func TestBecomingTheWorker(t *testing.T) {
 	t.Parallel()
 	p := newPit(t).begin("start")
@@ -500,7 +501,7 @@ func TestBecomingTheWorker(t *testing.T) {
 	}
 }
 
-// The worker's sockets are in our namespace or in the pod's; what is asked of Python is asked from ours, whichever that is.
+// The worker's sockets are in the host's namespace or in the pod's, but commands of the artefact always run in the host's namespace.
 func TestSupervisorUnderlay(t *testing.T) {
 	for _, underlay := range []string{"host", "pod"} {
 		t.Run(underlay, func(t *testing.T) {
@@ -522,7 +523,7 @@ func TestSupervisorUnderlay(t *testing.T) {
 	}
 }
 
-// What looks after an identity is run by the words of --outside, and nothing else is. What it has to say is in the log.
+// Only the task that attends to an identity runs with the command line of --outside. Its output is in the log.
 func TestSupervisorAttendsOutside(t *testing.T) {
 	t.Parallel()
 	p := newPit(t, "--attend", "--outside=/usr/bin/env", "--outside=WHERE=outside")
@@ -537,7 +538,7 @@ func TestSupervisorAttendsOutside(t *testing.T) {
 	WaitUntil(t, "its words are in the log", func() bool { return p.Err.Has("by the way\n") })
 }
 
-// The supervisor refuses to start what would be root's, or nobody's.
+// The supervisor refuses to start a worker as root, or with invalid arguments.
 func TestSupervisorRefuses(t *testing.T) {
 	t.Parallel()
 	program := Program(t, "supervisor")
@@ -553,7 +554,7 @@ func TestSupervisorRefuses(t *testing.T) {
 	}
 }
 
-// The supervisor is small: on disk, in memory, and in what it is made of.
+// The supervisor is small on disk and in memory, and has few dependencies.
 func TestSupervisorIsSmall(t *testing.T) {
 	t.Parallel()
 	status, err := os.Stat(Program(t, "supervisor"))
@@ -577,7 +578,8 @@ func TestSupervisorIsSmall(t *testing.T) {
 	}
 }
 
-// assertClean checks what a command of the artefact inherited: an environment of PATH only (sh adds PWD), no descriptor of ours.
+// assertClean checks that a command of the artefact inherited only PATH in its environment (sh adds PWD), and none of the supervisor's
+// descriptors.
 func assertClean(t *testing.T, inherited string) {
 	t.Helper()
 	if inherited == "" {
@@ -599,7 +601,7 @@ func assertClean(t *testing.T, inherited string) {
 	}
 }
 
-// anonymous is the anonymous memory of a process, in KiB.
+// anonymous returns the anonymous memory of a process in KiB.
 func anonymous(t testing.TB, pid int) int {
 	t.Helper()
 	m := regexp.MustCompile(`RssAnon:\s+(\d+) kB`).FindStringSubmatch(readFile(t, fmt.Sprintf("/proc/%d/status", pid)))
@@ -607,7 +609,7 @@ func anonymous(t testing.TB, pid int) int {
 	return kib
 }
 
-// processesIn lists the processes whose working directory that is.
+// processesIn lists the processes whose working directory is dir.
 func processesIn(t testing.TB, dir string) (left string) {
 	t.Helper()
 	all, _ := filepath.Glob("/proc/[0-9]*/cwd")

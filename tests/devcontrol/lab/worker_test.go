@@ -20,7 +20,7 @@ import (
 
 const workerUID = 2000000007
 
-// rig is a worker with all that its supervisor would give it.
+// rig is a worker with everything that its supervisor would give it.
 type rig struct {
 	*Process
 	t     testing.TB
@@ -33,7 +33,7 @@ type rig struct {
 	stdin io.WriteCloser
 }
 
-// newRig prepares a worker; it is not started yet.
+// newRig prepares a worker, but does not start it.
 func newRig(t testing.TB, host *Netns, control *Control, name string, args ...string) *rig {
 	t.Helper()
 	dir := t.TempDir()
@@ -87,7 +87,7 @@ func (r *rig) begin(line string) *rig {
 	return r
 }
 
-// running waits until the node is up, and gives its interface the addresses that it got, as sync would.
+// running waits until the node is up, and gives the interface the node's addresses, as sync would.
 func (r *rig) running() *rig {
 	r.t.Helper()
 	WaitUntil(r.t, "the worker is running", func() bool {
@@ -106,7 +106,7 @@ func (r *rig) running() *rig {
 	return r
 }
 
-// api makes a LocalAPI request and returns the answer's body.
+// api makes a LocalAPI request and returns the status and the body of the answer.
 func (r *rig) api(method, path, body string) (int, string) {
 	r.t.Helper()
 	client := &http.Client{Transport: &http.Transport{
@@ -157,7 +157,7 @@ func (r *rig) decode(path string, v any) {
 	}
 }
 
-// tailnet is a host with a control plane, and a reusable auth key.
+// tailnet returns a host, a control plane, and a start line with a reusable auth key.
 func tailnet(t testing.TB, args ...string) (*Netns, *Control, string) {
 	t.Helper()
 	host := NewHost(t)
@@ -166,7 +166,7 @@ func tailnet(t testing.TB, args ...string) (*Netns, *Control, string) {
 	return host, control, "key " + key
 }
 
-// Two workers of one host reach each other by IPv4 and IPv6, have their key's tags, and a name each.
+// Two workers of one host reach each other over IPv4 and IPv6, and have their key's tags and different names.
 func TestNodesReachEachOther(t *testing.T) {
 	host, control, key := tailnet(t)
 	a := newRig(t, host, control, "web").begin(key).running()
@@ -182,7 +182,7 @@ func TestNodesReachEachOther(t *testing.T) {
 	}
 }
 
-// Two workers of one host find a direct path, not only the relay: their sockets are bound to no interface.
+// Two workers of one host find a direct path besides the relay, because their sockets are not bound to an interface.
 func TestNodesOfOneHostConnectDirectly(t *testing.T) {
 	host, control, key := tailnet(t)
 	a := newRig(t, host, control, "a").begin(key).running()
@@ -200,7 +200,7 @@ func TestNodesOfOneHostConnectDirectly(t *testing.T) {
 	})
 }
 
-// A worker has its user ID, no capability and no way to gain one, and no environment but its own.
+// A worker runs with its own user ID, without capabilities, without a way to gain any, and without environment variables.
 func TestWorkerHasNoPrivileges(t *testing.T) {
 	host, control, key := tailnet(t)
 	r := newRig(t, host, control, "web").begin(key).running()
@@ -219,7 +219,7 @@ func TestWorkerHasNoPrivileges(t *testing.T) {
 	}
 }
 
-// An auth key of a kind that no control plane gives out reaches neither the log nor the command line nor the state directory.
+// An auth key of an unknown format appears neither in the log nor in the state directory.
 func TestKeyIsNowhere(t *testing.T) {
 	host, control, _ := tailnet(t)
 	const secret = "hskey-auth-abc-NobodyMayReadThis"
@@ -242,7 +242,7 @@ func TestKeyIsNowhere(t *testing.T) {
 	}
 }
 
-// Start lines that cannot lead to a node end the worker with the status that says what is missing.
+// A start line that cannot lead to a node ends the worker with an exit status that tells what is missing.
 func TestNodeCannotBegin(t *testing.T) {
 	host, control, _ := tailnet(t)
 	usedID, used := control.Key(nil)
@@ -269,8 +269,8 @@ func TestNodeCannotBegin(t *testing.T) {
 	}
 }
 
-// After SIGKILL and a new start the node has its address and its port, tells its active peers at once, and a TCP connection
-// goes on in both directions.
+// After SIGKILL and a restart the node has the same address and port, contacts its active peers at once, and a TCP connection continues in
+// both directions.
 func TestRestartIsNotFelt(t *testing.T) {
 	host, control, key := tailnet(t)
 	a := newRig(t, host, control, "a", "--port", "41001").begin(key).running()
@@ -307,7 +307,7 @@ func TestRestartIsNotFelt(t *testing.T) {
 	}
 }
 
-// After a restart, with no traffic at all, the peers that were active get a handshake.
+// After a restart without any traffic, the worker makes a handshake with each peer that was active.
 func TestActivePeersAreGreeted(t *testing.T) {
 	host, control, key := tailnet(t)
 	a := newRig(t, host, control, "a", "--port", "41005").begin(key).running()
@@ -333,7 +333,7 @@ func (r *rig) isDirect() bool {
 	return false
 }
 
-// lastHandshake is when the node shook hands with its only peer.
+// lastHandshake returns the time of the last handshake with the node's only peer.
 func (r *rig) lastHandshake() (last string) {
 	r.t.Helper()
 	var status struct {
@@ -346,7 +346,7 @@ func (r *rig) lastHandshake() (last string) {
 	return last
 }
 
-// Preferences and the serve configuration that were set through the LocalAPI are in force again after a restart.
+// Preferences and the serve configuration that were set through the LocalAPI apply again after a restart.
 func TestSettingsSurviveRestart(t *testing.T) {
 	host, control, key := tailnet(t)
 	r := newRig(t, host, control, "web").begin(key).running()
@@ -360,7 +360,7 @@ func TestSettingsSurviveRestart(t *testing.T) {
 		n, _ := control.Node("web")
 		return slices.Equal(n.Routes, []string{"10.9.0.0/16"})
 	})
-	for range 2 { // the second time, what was restored is what is restored
+	for range 2 { // the second restart restores what the first one restored
 		r.Kill()
 		r.begin("start").running()
 		_, prefs := r.api("GET", "prefs", "")
@@ -375,7 +375,7 @@ func TestSettingsSurviveRestart(t *testing.T) {
 	}
 }
 
-// Ephemeral nodes are gone at the control plane at once when they log out, by either way, and the worker ends with 0.
+// An ephemeral node that logs out, by command or through the LocalAPI, is deleted from the tailnet at once, and the worker exits with 0.
 func TestLogout(t *testing.T) {
 	host, control, _ := tailnet(t)
 	watcher := newRig(t, host, control, "watcher").begin("key " + mint(control, nil)).running()
@@ -402,7 +402,7 @@ func TestLogout(t *testing.T) {
 	}
 }
 
-// An ephemeral node's end is no logout: a worker that is told to end, or killed, is the same node when it starts again.
+// The end of a worker is not a logout: an ephemeral node whose worker is told to end is the same node when it starts again.
 func TestEndIsNoLogout(t *testing.T) {
 	host, control, _ := tailnet(t)
 	r := newRig(t, host, control, "web", "--ephemeral").begin("key " + mint(control, map[string]any{"ephemeral": true})).running()
@@ -420,7 +420,7 @@ func TestEndIsNoLogout(t *testing.T) {
 	}
 }
 
-// Without an interface a worker can still say for an ephemeral node that it is no more.
+// A worker without an interface can still log out an ephemeral node.
 func TestLogoutWithoutTUN(t *testing.T) {
 	host, control, _ := tailnet(t)
 	r := newRig(t, host, control, "web", "--ephemeral").begin("key " + mint(control, map[string]any{"ephemeral": true})).running()
@@ -437,7 +437,8 @@ func TestLogoutWithoutTUN(t *testing.T) {
 	}
 }
 
-// A node that was deleted at the control plane ends with 11: while it runs, and when it starts again; a new key makes it a new node.
+// If the node was deleted at the control plane, the worker exits with 11, both while it runs and at the next start; with a new key it is a
+// new node.
 func TestNodeIsDeleted(t *testing.T) {
 	host, control, key := tailnet(t)
 	r := newRig(t, host, control, "web").begin(key).running()
@@ -455,14 +456,14 @@ func TestNodeIsDeleted(t *testing.T) {
 	}
 }
 
-// A node says online when the control plane has shown that it knows it.
+// The worker reports "online" when the control plane has shown that it knows the node.
 func TestNodeIsKnown(t *testing.T) {
 	host, control, key := tailnet(t)
 	r := newRig(t, host, control, "web").begin(key).running()
 	WaitUntil(t, "the worker says that it is known", func() bool { return r.Out.Has("online\n") })
 }
 
-// A node whose key expired ends with 10, and is the same node after it has registered with another auth key.
+// If the node's key has expired, the worker exits with 10; with another auth key it is the same node.
 func TestNodeKeyExpires(t *testing.T) {
 	host, control, key := tailnet(t)
 	r := newRig(t, host, control, "web").begin(key).running()
@@ -480,7 +481,7 @@ func TestNodeKeyExpires(t *testing.T) {
 	}
 }
 
-// An interface that is deleted ends the worker with 12.
+// If its interface is deleted, the worker exits with 12.
 func TestInterfaceIsDeleted(t *testing.T) {
 	host, control, key := tailnet(t)
 	r := newRig(t, host, control, "web").begin(key).running()
@@ -490,7 +491,7 @@ func TestInterfaceIsDeleted(t *testing.T) {
 	}
 }
 
-// A UDP port that somebody else has is an error that names it, not another port.
+// If another process uses the UDP port, the worker exits with an error that names the port, and does not choose another one.
 func TestPortIsBusy(t *testing.T) {
 	host, control, key := tailnet(t)
 	host.Do(func() error {
@@ -506,7 +507,7 @@ func TestPortIsBusy(t *testing.T) {
 	}
 }
 
-// The worker's UDP socket is at the port that it was told, and nothing else of it is bound to a fixed one.
+// The worker's UDP socket has the configured port.
 func TestPortIsFixed(t *testing.T) {
 	host, control, key := tailnet(t)
 	newRig(t, host, control, "web", "--port", "41004").begin(key).running()
@@ -521,7 +522,8 @@ func TestPortIsFixed(t *testing.T) {
 	}
 }
 
-// A control plane that is down when the worker starts, and while it runs, is waited for; established traffic goes on without it.
+// A worker that starts while the control plane is down waits for it. A running worker's established traffic continues without the control
+// plane.
 func TestControlPlaneIsDown(t *testing.T) {
 	t.Parallel()
 	host, control, key := tailnet(t)
@@ -547,7 +549,7 @@ func TestControlPlaneIsDown(t *testing.T) {
 	WaitUntil(t, "a reaches the late one", func() bool { return a.ping(late.addresses()[0]) })
 }
 
-// An auth key that expires while the control plane is down ends the worker with 10, so that it gets a fresh one.
+// If its auth key expired while the control plane was down, the worker exits with 10, so that it gets a new key.
 func TestKeyExpiresMeanwhile(t *testing.T) {
 	t.Parallel()
 	host, control, _ := tailnet(t)
@@ -561,7 +563,7 @@ func TestKeyExpiresMeanwhile(t *testing.T) {
 	r.begin("key " + mint(control, nil)).running()
 }
 
-// The router is asked for a port mapping only if that was wanted.
+// The worker requests a port mapping from the router only if the option is set.
 func TestPortMapping(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -604,16 +606,16 @@ func TestPortMapping(t *testing.T) {
 	}
 }
 
-// What the control plane must not be asked for is not asked for: the worker requests no tags.
+// The worker requests no tags from the control plane, because Headscale rejects such requests.
 func TestRequestsNoTags(t *testing.T) {
-	host, control, key := tailnet(t) // devcontrol, as Headscale, refuses any request for tags
+	host, control, key := tailnet(t) // like Headscale, devcontrol rejects any request for tags
 	newRig(t, host, control, "web").begin(key).running()
 	if control.Err.Has("requested tags") {
 		t.Error("the worker requested tags")
 	}
 }
 
-// sync is said when a route through us changes; not when a peer comes, unless that was asked for.
+// The worker says sync when a route through its node changes; for a new peer it does so only with --peer-routes.
 func TestSync(t *testing.T) {
 	host, control, key := tailnet(t)
 	quiet := newRig(t, host, control, "quiet").begin(key).running()
@@ -629,14 +631,14 @@ func TestSync(t *testing.T) {
 	WaitUntil(t, "it says sync for a changed preference", func() bool { return quiet.Out.Count("sync\n") > quietBefore })
 }
 
-// netmap is the node's view of the tailnet as JSON without white space.
+// netmap returns the node's view of the tailnet as JSON without white space.
 func (r *rig) netmap() string {
 	r.t.Helper()
 	_, text := r.api("GET", "status", "")
 	return strings.Join(strings.Fields(text), "")
 }
 
-// remembers reports whether an address is among those that the node would greet after a restart.
+// remembers reports whether the node would contact an address after a restart.
 func (r *rig) remembers(address string) bool {
 	text := readFile(r.t, r.peers.Name())
 	return strings.HasPrefix(text, "peers 1\n") && strings.Contains(text, "\n"+address+"\n")
@@ -657,7 +659,7 @@ func readFile(t testing.TB, path string) string {
 	return string(text)
 }
 
-// An interface that comes with a pod is no change of the network that the worker lives in; another one is.
+// The worker ignores a new interface of a pod, but notices any other new interface.
 func TestNeighboursWakeNobody(t *testing.T) {
 	host, control, key := tailnet(t)
 	r := newRig(t, host, control, "web", "--verbose").begin(key).running()
@@ -674,7 +676,7 @@ func TestNeighboursWakeNobody(t *testing.T) {
 	}
 }
 
-// Memory that a burst of traffic took is given back when it is over.
+// The worker returns the memory that a burst of traffic needed.
 func TestMemoryComesBack(t *testing.T) {
 	t.Parallel()
 	host, control, key := tailnet(t)

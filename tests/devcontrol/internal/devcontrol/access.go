@@ -8,16 +8,17 @@ import (
 	"time"
 )
 
-// Access says who may use the HTTP APIs, and what for. It is part of a tailnet, guarded by its lock, and remembered with it.
+// Access contains the clients and keys of the HTTP APIs, with their permissions. It is part of a tailnet, guarded by the tailnet's lock,
+// and saved with it.
 type Access struct {
-	// TagOwners is the policy file's. Nil: there is no policy file, and every tag may be given by everybody.
+	// TagOwners is that section of the policy file. Nil: there is no policy file, and every client may assign every tag.
 	TagOwners map[string][]string
 	Clients   []*OAuthClient
 	APIKeys   []*APIKey
 	Users     []string // of Headscale; the first has ID 1
 }
 
-// OAuthClient may ask Tailscale's API for tokens.
+// OAuthClient is a client that may request tokens from Tailscale's API.
 type OAuthClient struct {
 	ID      string   `json:"id"`
 	Secret  string   `json:"secret"`
@@ -26,7 +27,7 @@ type OAuthClient struct {
 	Revoked bool     `json:"revoked"`
 }
 
-// APIKey opens Headscale's API.
+// APIKey gives access to Headscale's API.
 type APIKey struct {
 	Key     string    `json:"key"`
 	Created time.Time `json:"created"`
@@ -39,7 +40,7 @@ const (
 	apiKeyID     = 12 // characters
 )
 
-// token is what an OAuth client's secret is exchanged for. Tokens are not remembered over a restart: clients ask again.
+// token is what a client gets in exchange for its secret. Tokens are not saved, because clients request new ones after a restart.
 type token struct {
 	client  *OAuthClient
 	expires time.Time
@@ -47,14 +48,14 @@ type token struct {
 
 const tokenLifetime = time.Hour
 
-// has reports whether the client has a scope, or one that contains it.
+// has reports whether the client has a scope, or a scope that contains it.
 func (c *OAuthClient) has(scope string) bool {
 	return slices.ContainsFunc(c.Scopes, func(own string) bool {
 		return own == scope || own == "all" || own+":read" == scope
 	})
 }
 
-// NewClient makes an OAuth client.
+// NewClient creates an OAuth client.
 func (t *Tailnet) NewClient(tags, scopes []string) OAuthClient {
 	c := &OAuthClient{ID: "k" + rand.Text()[:11] + "CNTRL", Tags: tags, Scopes: scopes}
 	c.Secret = "tskey-client-" + c.ID + "-" + rand.Text()
@@ -65,7 +66,7 @@ func (t *Tailnet) NewClient(tags, scopes []string) OAuthClient {
 	return *c
 }
 
-// RevokeClient makes a client and its tokens useless.
+// RevokeClient revokes a client and its tokens.
 func (t *Tailnet) RevokeClient(id string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -78,7 +79,7 @@ func (t *Tailnet) RevokeClient(id string) error {
 	return fmt.Errorf("client %q: %w", id, ErrNotFound)
 }
 
-// NewAPIKey makes a key of Headscale's API.
+// NewAPIKey creates a key for Headscale's API.
 func (t *Tailnet) NewAPIKey(expiry time.Duration) APIKey {
 	now := time.Now()
 	k := &APIKey{Key: apiKeyPrefix + rand.Text()[:apiKeyID] + "-" + rand.Text(), Created: now, Expires: now.Add(expiry)}
@@ -89,7 +90,7 @@ func (t *Tailnet) NewAPIKey(expiry time.Duration) APIKey {
 	return *k
 }
 
-// NewUser makes a user of Headscale, and returns its ID.
+// NewUser creates a user of Headscale, and returns its ID.
 func (t *Tailnet) NewUser(name string) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -98,7 +99,7 @@ func (t *Tailnet) NewUser(name string) int {
 	return len(t.access.Users)
 }
 
-// SetTagOwners replaces that part of the policy file; nil: there is none.
+// SetTagOwners replaces that section of the policy file; nil removes it.
 func (t *Tailnet) SetTagOwners(owners map[string][]string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -106,7 +107,7 @@ func (t *Tailnet) SetTagOwners(owners map[string][]string) {
 	t.dirty = true
 }
 
-// login exchanges a client's secret for a token. ok is false for a secret that is unknown or revoked.
+// login exchanges a client's secret for a token. ok is false if the secret is unknown or revoked.
 func (t *Tailnet) login(secret string) (text string, client OAuthClient, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -131,15 +132,15 @@ func (t *Tailnet) bearer(text string) (OAuthClient, bool) {
 	return *tok.client, true
 }
 
-// opens reports whether a key opens Headscale's API.
+// opens reports whether a key gives access to Headscale's API.
 func (t *Tailnet) opens(key string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.ContainsFunc(t.access.APIKeys, func(k *APIKey) bool { return k.Key == key && time.Now().Before(k.Expires) })
 }
 
-// mayGive reports whether a client may give these tags to a device: exactly its own, or ones that its own tags own. All must be
-// in the policy file.
+// mayGive reports whether a client may assign these tags to a device: all must be in the policy file, and they must be exactly the client's
+// tags or each be owned by one of these.
 func (t *Tailnet) mayGive(c OAuthClient, tags []string) bool {
 	if len(tags) == 0 || !t.inPolicy(tags) {
 		return false
@@ -154,7 +155,7 @@ func (t *Tailnet) mayGive(c OAuthClient, tags []string) bool {
 	})
 }
 
-// inPolicy reports whether the policy file knows the tags.
+// inPolicy reports whether all tags are in the policy file.
 func (t *Tailnet) inPolicy(tags []string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -164,7 +165,7 @@ func (t *Tailnet) inPolicy(tags []string) bool {
 	})
 }
 
-// hasUser reports whether Headscale has a user of that number.
+// hasUser reports whether Headscale has a user with that ID.
 func (t *Tailnet) hasUser(id int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -176,5 +177,5 @@ func sameTags(a, b []string) bool {
 	return slices.Equal(slices.Compact(a), slices.Compact(b))
 }
 
-// quoteTags returns tags as an error of Tailscale's API shows them.
+// quoteTags formats tags as in errors of Tailscale's API.
 func quoteTags(tags []string) string { return "[" + strings.Join(tags, " ") + "]" }

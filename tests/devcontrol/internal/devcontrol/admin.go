@@ -11,8 +11,8 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-// KeyRequest asks for an auth key. ExpirySeconds of 0 means an hour. User is whose nodes without tags are, the owner's if it is
-// empty; Foreign: a user of another tailnet.
+// KeyRequest asks for an auth key. ExpirySeconds of 0 means an hour. User is the user of nodes without tags, by default the owner; with
+// Foreign it is a user of another tailnet.
 type KeyRequest struct {
 	Reusable      bool     `json:"reusable"`
 	Ephemeral     bool     `json:"ephemeral"`
@@ -28,7 +28,7 @@ type KeyResponse struct {
 	Key string `json:"key"`
 }
 
-// NodeInfo is a node as the admin API shows it.
+// NodeInfo is a node in the admin API.
 type NodeInfo struct {
 	ID        string               `json:"id"`
 	StableID  string               `json:"stableID"`
@@ -47,26 +47,26 @@ type NodeInfo struct {
 	HomeDERP  tailcfg.DERPRegionID `json:"homeDERP"`
 }
 
-// AdminHandler is the API that tests drive the tailnet by. Whoever can reach it owns the tailnet.
+// AdminHandler is the API with which tests control the tailnet. Whoever can reach it controls the tailnet.
 //
 //	POST   /keys                {reusable, ephemeral, tags, user, foreign, expirySeconds} → {id, key}
 //	POST   /keys/{id}/expire
 //	GET    /nodes               → [NodeInfo]
-//	POST   /nodes               {hostname, tags} → NodeInfo, a node that nobody runs
+//	POST   /nodes               {hostname, tags} → NodeInfo, a node that runs nowhere
 //	DELETE /nodes/{id}
 //	POST   /nodes/{id}/expire   the node must authenticate again
-//	POST   /nodes/{id}/online   {online}, of one that nobody runs
+//	POST   /nodes/{id}/online   {online}, for a node that runs nowhere
 //	POST   /nodes/{id}/name     {name}
 //	POST   /nodes/{id}/tags     {tags}
 //	POST   /clients             {tags, scopes} → OAuthClient, of Tailscale's API
 //	POST   /clients/{id}/revoke
 //	POST   /apikeys             {expirySeconds} → APIKey, of Headscale's API
 //	POST   /users               {name} → {id}, of Headscale's API
-//	PUT    /tagowners           {tag: [owner]}, or null: what tags there are, and who owns them
+//	PUT    /tagowners           {tag: [owner]}, or null: the tags, and their owners
 //	GET    /keys                → [{id, tags, ephemeral, reusable, used, expires}]
 //	POST   /nodes/{id}/share    {user}: with a user of another tailnet
-//	POST   /policy              a tailnet policy file, which holds from now on (ParsePolicy)
-//	DELETE /policy              everybody may talk to everybody
+//	POST   /policy              a tailnet policy file, which applies from now on (ParsePolicy)
+//	DELETE /policy              every node may reach every node
 func AdminHandler(t *Tailnet) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /keys", func(w http.ResponseWriter, r *http.Request) { createKey(t, w, r) })
@@ -114,7 +114,7 @@ func AdminHandler(t *Tailnet) http.Handler {
 	return mux
 }
 
-// accessHandlers are those that say who may use the other APIs.
+// accessHandlers adds the handlers that manage access to the other APIs.
 func accessHandlers(t *Tailnet, mux *http.ServeMux) {
 	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, r *http.Request) { listKeys(t, w) })
 	mux.HandleFunc("POST /clients", func(w http.ResponseWriter, r *http.Request) {
@@ -154,7 +154,7 @@ func accessHandlers(t *Tailnet, mux *http.ServeMux) {
 	})
 }
 
-// listKeys shows all keys that were made, in no order, without what is secret of them.
+// listKeys returns all keys in no order, without their secrets.
 func listKeys(t *Tailnet, w http.ResponseWriter) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -227,7 +227,7 @@ func listNodes(t *Tailnet, w http.ResponseWriter) {
 	writeJSON(w, http.StatusOK, all)
 }
 
-// info is what the API shows of a node.
+// info returns a node as the API shows it.
 func (t *Tailnet) info(n Node) NodeInfo {
 	info := NodeInfo{
 		ID:        strconv.FormatInt(int64(n.ID), 10),
@@ -251,7 +251,7 @@ func (t *Tailnet) info(n Node) NodeInfo {
 	return info
 }
 
-// onNode makes a handler of what is done with the node that the path names.
+// onNode returns a handler that applies a function to the node in the path.
 func onNode(do func(tailcfg.NodeID, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)

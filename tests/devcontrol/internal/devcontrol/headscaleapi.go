@@ -11,8 +11,8 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-// headscaleAPI is Headscale's HTTP API, as 0.29.2 answers it, as far as tailscale-cni uses it: grpc-gateway's camelCase, 64-bit
-// numbers as strings, {"code": …, "message": …} for errors. A key may have tags that the policy does not know; a node gets none later.
+// headscaleAPI is the part of Headscale's HTTP API that tailscale-cni uses, as 0.29.2 answers: grpc-gateway's camelCase, 64-bit numbers as
+// strings, {"code": …, "message": …} for errors. A key may have tags that are not in the policy, but a node cannot get such tags later.
 //
 //	GET    /health
 //	POST   /api/v1/preauthkey               {user, reusable, ephemeral, expiration, aclTags}
@@ -54,7 +54,7 @@ func headscaleAPI(t *Tailnet) http.Handler {
 
 type headscale struct{ t *Tailnet }
 
-// gRPC's codes, which grpc-gateway makes statuses of.
+// The codes of gRPC that grpc-gateway converts to HTTP statuses.
 const (
 	codeUnknown  = 2
 	codeInvalid  = 3
@@ -65,7 +65,7 @@ func (headscale) fail(w http.ResponseWriter, status, code int, message string) {
 	writeJSON(w, status, map[string]any{"code": code, "message": message, "details": []any{}})
 }
 
-// number is a uint64 as protobuf's JSON reads it: a number, or a string of digits.
+// number is a uint64 in protobuf's JSON: a number, or a string of digits.
 type number uint64
 
 func (n *number) UnmarshalJSON(text []byte) error {
@@ -82,7 +82,7 @@ func (h headscale) createKey(w http.ResponseWriter, r *http.Request) {
 		User       *number   `json:"user"`
 		Reusable   bool      `json:"reusable"`
 		Ephemeral  bool      `json:"ephemeral"`
-		Expiration time.Time `json:"expiration"` // zero: the key is born expired, and that is answered with 200
+		Expiration time.Time `json:"expiration"` // zero: the key has expired from the start, and the answer is 200
 		ACLTags    []string  `json:"aclTags"`
 	}
 	if err := readJSON(r, &req); err != nil {
@@ -104,7 +104,7 @@ func (h headscale) createKey(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{"preAuthKey": shown})
 }
 
-// key is a pre-auth key as a list or a node shows it: masked.
+// key returns a pre-auth key as lists and nodes show it: masked.
 func (headscale) key(k AuthKey) map[string]any {
 	return map[string]any{
 		"id": k.ID, "key": k.ID + "-***", "reusable": k.Reusable, "ephemeral": k.Ephemeral, "used": k.Used,
@@ -112,7 +112,7 @@ func (headscale) key(k AuthKey) map[string]any {
 	}
 }
 
-// headscaleTags is what Headscale itself looks at (hscontrol/grpcv1.go, validateTag).
+// headscaleTags makes the checks of Headscale itself (hscontrol/grpcv1.go, validateTag).
 func headscaleTags(tags []string) error {
 	for _, tag := range tags {
 		switch {
@@ -127,7 +127,7 @@ func headscaleTags(tags []string) error {
 	return nil
 }
 
-// listAPIKeys shows keys masked, those that have expired among them (hscontrol/types/api_key.go, Proto).
+// listAPIKeys returns all keys, masked, including expired ones (hscontrol/types/api_key.go, Proto).
 func (h headscale) listAPIKeys(w http.ResponseWriter, _ *http.Request) {
 	h.t.mu.Lock()
 	defer h.t.mu.Unlock()
@@ -176,7 +176,7 @@ func (h headscale) listNodes(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{"nodes": nodes})
 }
 
-// onNode finds the node that the path names.
+// onNode calls a function with the node in the path.
 func (h headscale) onNode(do func(http.ResponseWriter, *http.Request, Node)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, err := strconv.ParseUint(r.PathValue("id"), 10, 64)
@@ -202,7 +202,7 @@ func (h headscale) deleteNode(w http.ResponseWriter, _ *http.Request, n Node) {
 	h.changed(w, n.ID, h.t.Delete(n.ID))
 }
 
-// renameNode gives the name that was asked for, or none: Headscale adds no number.
+// renameNode gives the node the requested name, or fails if the name is taken: Headscale adds no number.
 func (h headscale) renameNode(w http.ResponseWriter, r *http.Request, n Node) {
 	name := r.PathValue("name")
 	if slices.ContainsFunc(h.t.Nodes(), func(other Node) bool { return other.ID != n.ID && other.Name == name }) {
@@ -230,7 +230,7 @@ func (h headscale) tagNode(w http.ResponseWriter, r *http.Request, n Node) {
 	h.changed(w, n.ID, h.t.Update(n.ID, func(n *Node) { n.Tags = req.Tags }))
 }
 
-// changed ends a request with the node as it is now, with nothing if it is no more.
+// changed ends a request with the current node, or with an empty object if the node no longer exists.
 func (h headscale) changed(w http.ResponseWriter, id tailcfg.NodeID, err error) {
 	if err != nil {
 		h.fail(w, http.StatusNotFound, codeNotFound, "node not found")

@@ -17,35 +17,35 @@ import (
 )
 
 const (
-	ownerID  tailcfg.UserID = 1 // the person who owns what has no tags
-	taggedID tailcfg.UserID = 2 // as on the real thing, tagged nodes belong to nobody in particular
+	ownerID  tailcfg.UserID = 1 // the user of all nodes without tags
+	taggedID tailcfg.UserID = 2 // as with Tailscale, tagged nodes belong to no person
 )
 
-// mapResponse is one whose peers are text already: a node that begins hears of all others, and all others of it.
+// mapResponse is a MapResponse whose peers are already encoded, because each new node receives all others, and all others receive it.
 type mapResponse struct {
 	*tailcfg.MapResponse
 	Peers        []json.RawMessage `json:",omitempty"`
 	PeersChanged []json.RawMessage `json:",omitempty"`
 }
 
-// encodedPeer is an edition of a node in JSON.
+// encodedPeer is an edition of a node, encoded as JSON.
 type encodedPeer struct {
 	edition uint64
 	text    json.RawMessage
 }
 
-// netmap is what one streaming client has been told, so that it is told what is new only.
+// netmap records what a streaming client has received, so that it receives only news.
 type netmap struct {
 	tailnet *Tailnet
 	derp    *tailcfg.DERPMap
 	self    tailcfg.NodeID
-	told    map[tailcfg.NodeID]uint64 // node → the edition of it that the client has
+	told    map[tailcfg.NodeID]uint64 // node → the edition that the client has
 	filter  []tailcfg.FilterRule
 	users   []tailcfg.UserProfile
 }
 
-// next returns what the client does not know yet: everything the first time, then the difference, nil if there is none.
-// ok is false when the client's own node is no more. changed is closed as soon as there may be more to tell.
+// next returns what the client does not know yet: everything at first, then the difference, nil if there is none. ok is false if the
+// client's own node no longer exists. changed is closed as soon as there may be more news.
 func (m *netmap) next() (res *mapResponse, changed <-chan struct{}, ok bool) {
 	t := m.tailnet
 	t.mu.Lock()
@@ -96,7 +96,7 @@ func (m *netmap) everything(self *Node) *tailcfg.MapResponse {
 	}
 }
 
-// filter returns what may arrive at a node. Whom a foreign node lets in is its own tailnet's business.
+// filter returns what may arrive at a node. A foreign node accepts everything, because its own tailnet decides that.
 func (t *Tailnet) filter(self *Node) []tailcfg.FilterRule {
 	if t.policy == nil || self.Foreign {
 		return tailcfg.FilterAllowAll
@@ -111,8 +111,8 @@ func (t *Tailnet) filter(self *Node) []tailcfg.FilterRule {
 	return t.policy.filter(self, others)
 }
 
-// sees reports whether two nodes are in one another's netmap: those of the tailnet of which the policy lets one reach the other, and a
-// foreign one with those that are shared with its user.
+// sees reports whether two nodes are in each other's netmap: nodes of the tailnet if the policy lets one of them reach the other, a foreign
+// node and the nodes that are shared with its user.
 func (t *Tailnet) sees(a, b *Node) bool {
 	switch {
 	case a.Foreign && b.Foreign:
@@ -125,7 +125,7 @@ func (t *Tailnet) sees(a, b *Node) bool {
 	return t.policy == nil || t.policy.connects(a, b) || t.policy.connects(b, a)
 }
 
-// domain is the tailnet's that a node belongs to.
+// domain returns the domain of the tailnet that a node belongs to.
 func (t *Tailnet) domain(n *Node) string {
 	if _, domain, ok := strings.Cut(n.Login, "@"); ok && n.Foreign {
 		return domain
@@ -143,7 +143,7 @@ func (t *Tailnet) userID(login string) tailcfg.UserID {
 	return taggedID + 1 + tailcfg.UserID(hash.Sum32())
 }
 
-// profiles returns everybody who has a node, in the order of their IDs.
+// profiles returns the profiles of all users who have a node, in the order of their IDs.
 func (t *Tailnet) profiles() []tailcfg.UserProfile {
 	profiles := []tailcfg.UserProfile{
 		{ID: ownerID, LoginName: t.owner(), DisplayName: "Owner"},
@@ -158,7 +158,7 @@ func (t *Tailnet) profiles() []tailcfg.UserProfile {
 	return slices.CompactFunc(profiles, func(a, b tailcfg.UserProfile) bool { return a.ID == b.ID })
 }
 
-// isNews reports whether the client has another edition of the node than the current one, and takes note.
+// isNews reports whether the client does not have the current edition of a node, and records that it gets it.
 func (m *netmap) isNews(n *Node) bool {
 	if told, ok := m.told[n.ID]; ok && told == n.edition {
 		return false
@@ -177,9 +177,9 @@ func (m *netmap) newPeers(self *Node) (peers []json.RawMessage) {
 	return peers
 }
 
-// encodePeer returns a node as another one sees it, in JSON.
+// encodePeer returns a node as the viewer sees it, as JSON.
 func (t *Tailnet) encodePeer(viewer, n *Node) json.RawMessage {
-	if viewer.Foreign || !n.KeyExpiry.IsZero() { // it looks otherwise to others, or in a while
+	if viewer.Foreign || !n.KeyExpiry.IsZero() { // it looks different to other viewers, or after its expiry
 		return encode(t.wirePeer(viewer, n))
 	}
 	known, ok := t.encoded[n.ID]
@@ -193,7 +193,7 @@ func (t *Tailnet) encodePeer(viewer, n *Node) json.RawMessage {
 func encode(n *tailcfg.Node) json.RawMessage {
 	text, err := json.Marshal(n)
 	if err != nil {
-		panic(err) // no node of ours is one that has no JSON
+		panic(err) // every node can be encoded
 	}
 	return text
 }
@@ -209,8 +209,9 @@ func (m *netmap) gone(self *Node) (ids []tailcfg.NodeID) {
 	return ids
 }
 
-// wirePeer returns a node as another one sees it. Who was invited from another tailnet sees no tags, but who invited, and is in
-// quarantine: it opens connections, and none are opened to it (tailscale.com/kb/1084).
+// wirePeer returns a node as the viewer sees it. A user who was invited from another tailnet sees no tags, only the user who invited them,
+// and the peer is in quarantine: the viewer can open connections to it, but it cannot open connections to the viewer
+// (tailscale.com/kb/1084).
 func (t *Tailnet) wirePeer(viewer, n *Node) *tailcfg.Node {
 	w := t.wireNode(n)
 	if viewer.Foreign {
@@ -258,7 +259,7 @@ func (t *Tailnet) wireNode(n *Node) *tailcfg.Node {
 	return w
 }
 
-// wireSelf returns a node as it sees itself: with what it may do.
+// wireSelf returns a node as it sees itself, with its capabilities.
 func (t *Tailnet) wireSelf(n *Node) *tailcfg.Node {
 	w := t.wireNode(n)
 	w.CapMap = tailcfg.NodeCapMap{

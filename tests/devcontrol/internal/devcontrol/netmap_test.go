@@ -9,7 +9,7 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-// peers returns the hostnames of those that a node hears of.
+// peers returns the hostnames of a node's peers.
 func peers(t *Tailnet, self tailcfg.NodeID) (names []string) {
 	res, _, _ := (&netmap{tailnet: t, self: self}).next()
 	for _, peer := range res.Peers {
@@ -22,7 +22,7 @@ func peers(t *Tailnet, self tailcfg.NodeID) (names []string) {
 	return names
 }
 
-// A node is told of those that it may reach, or that may reach it, and of no others; of who may no more, that they are gone.
+// A node's peers are the nodes that it may reach or that may reach it. When a new policy ends this, the node is told that they are gone.
 func TestPolicyDecidesWhoIsSeen(t *testing.T) {
 	tailnet := NewTailnet("tailnet.test", 0)
 	phone := tailnet.AddStranger("phone", []string{"tag:person"})
@@ -49,7 +49,7 @@ func TestPolicyDecidesWhoIsSeen(t *testing.T) {
 	}
 }
 
-// Where changes come in batches, nobody hears of one before its batch has ended, and of all in it at once.
+// With batches, a client learns of a change when the batch ends, and of all changes of the batch together.
 func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tailnet := NewTailnet("tailnet.test", 0)

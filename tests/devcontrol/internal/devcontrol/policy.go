@@ -14,9 +14,9 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-// Policy is a tailnet policy file: who may reach what. It has the parts that the examples of docs/acl.md use, in the words of
-// Tailscale's reference (tailscale.com/kb/1337): groups, tagOwners, hosts, acls, grants of ports, tests. Whatever else a file has is an
-// error: what was left out silently would be taken for a rule that holds.
+// Policy is a tailnet policy file, which defines which nodes may reach each other. It supports the sections that the examples of
+// docs/acl.md use, with the names of Tailscale's reference (tailscale.com/kb/1337): groups, tagOwners, hosts, acls, grants of ports, tests.
+// Anything else in a file is an error, because a rule that is silently ignored would seem to apply.
 type Policy struct {
 	groups    map[string][]string
 	tagOwners map[string][]string
@@ -24,7 +24,7 @@ type Policy struct {
 	rules     []policyRule
 }
 
-// policyRule lets nodes that one of src selects open connections to nodes that one of dst selects.
+// policyRule lets nodes that a selector of src selects open connections to nodes that a selector of dst selects.
 type policyRule struct {
 	src, dst []string
 	ports    []tailcfg.PortRange
@@ -43,7 +43,7 @@ type policyFile struct {
 	Tests  []policyTest
 }
 
-// policyTest is what a policy file says of itself: what a source reaches, and what it does not.
+// policyTest is a test in a policy file: what a source can reach, and what it cannot.
 type policyTest struct {
 	Src, Proto   string
 	Accept, Deny []string
@@ -83,7 +83,7 @@ func readPolicy(text []byte) (file policyFile, err error) {
 	return file, decoder.Decode(&file)
 }
 
-// repeated returns a name that an object has twice: JSON would take the last one, and drop the other silently.
+// repeated returns a name that an object contains twice, because JSON would silently ignore the first value.
 func repeated(value hujson.Value) string {
 	for v := range value.All() {
 		object, ok := v.Value.(*hujson.Object)
@@ -188,7 +188,7 @@ func (p *Policy) add(rule policyRule) error {
 	return nil
 }
 
-// check says what is wrong with a selector of nodes.
+// check returns an error if a selector of nodes is invalid.
 func (p *Policy) check(selector string) error {
 	_, isGroup := p.groups[selector]
 	_, isTag := p.tagOwners[selector]
@@ -201,7 +201,7 @@ func (p *Policy) check(selector string) error {
 	return fmt.Errorf("%q is not defined, or not supported here", selector)
 }
 
-// run makes sure of what a test says.
+// run returns an error if a test fails.
 func (p *Policy) run(test policyTest) error {
 	protos, err := parseProtocol(test.Proto)
 	if err != nil {
@@ -232,7 +232,7 @@ func (p *Policy) run(test policyTest) error {
 	return nil
 }
 
-// example returns a node that is nothing but what a test calls it.
+// example returns a node that has only the property that a test names.
 func (p *Policy) example(name string) (*Node, error) {
 	if _, isTag := p.tagOwners[name]; isTag {
 		return &Node{Tags: []string{name}}, nil
@@ -253,12 +253,12 @@ func (p *Policy) allows(src, dst *Node, port uint16, proto int) bool {
 	})
 }
 
-// connects reports whether a rule lets something of src reach something of dst.
+// connects reports whether a rule lets src reach dst, on any port.
 func (p *Policy) connects(src, dst *Node) bool {
 	return slices.ContainsFunc(p.rules, func(r policyRule) bool { return p.selects(r.src, src) && p.selects(r.dst, dst) })
 }
 
-// selects reports whether one of the selectors is of the node.
+// selects reports whether one of the selectors matches the node.
 func (p *Policy) selects(selectors []string, n *Node) bool {
 	return slices.ContainsFunc(selectors, func(selector string) bool {
 		prefix, isPrefix := parsePrefix(selector)
@@ -286,7 +286,7 @@ func (p *Policy) selects(selectors []string, n *Node) bool {
 	})
 }
 
-// filter returns the rules for what arrives at a node from others. Never nil: no rule is no traffic.
+// filter returns the rules for packets from others to a node. It is never nil, because nil would permit everything.
 func (p *Policy) filter(self *Node, others []*Node) []tailcfg.FilterRule {
 	filter := []tailcfg.FilterRule{}
 	for _, rule := range p.rules {
@@ -342,7 +342,7 @@ func parseProtocol(name string) ([]int, error) {
 	return []int{number}, nil
 }
 
-// splitPorts takes tag:web:80,443 apart; an IPv6 address stands for itself by a name of hosts.
+// splitPorts splits tag:web:80,443 into selector and ports. An IPv6 address must be given by its name in hosts.
 func splitPorts(text string) (selector string, ports []tailcfg.PortRange, err error) {
 	at := strings.LastIndex(text, ":")
 	if at < 0 {

@@ -22,7 +22,7 @@ func parse(t *testing.T, text string) *Policy {
 	return p
 }
 
-// Each example is read, and what it says of itself holds; an OAuth client of tag:k8s-cni may give every tag that it has for pods.
+// Each example can be parsed and its own tests pass; an OAuth client with tag:k8s-cni may assign every tag that the example has for pods.
 func TestExamples(t *testing.T) {
 	files, err := filepath.Glob(examples + "/*.hujson")
 	if err != nil || len(files) != 3 {
@@ -58,7 +58,7 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// What is not understood is an error that names it, and never a rule that is left out.
+// Anything unknown in a policy file is an error that names it, and is never ignored.
 func TestPolicyRefuses(t *testing.T) {
 	const tags = `"tagOwners": {"tag:a": ["autogroup:admin"]}, `
 	for text, want := range map[string]string{

@@ -15,9 +15,9 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-const regionID = 900 // of our DERP region; numbers from 900 are free for private use
+const regionID = 900 // the ID of our DERP region; numbers from 900 are free for private use
 
-// derpMap returns a map of one region with one relay, at addr, and its STUN.
+// derpMap returns a map of one region with one relay at addr, and the port of its STUN.
 func derpMap(addr netip.AddrPort, stun uint16) *tailcfg.DERPMap {
 	node := &tailcfg.DERPNode{
 		Name:             "900a",
@@ -40,7 +40,7 @@ func derpMap(addr netip.AddrPort, stun uint16) *tailcfg.DERPMap {
 	}
 }
 
-// selfSigned returns a TLS configuration with a certificate of its own for that address.
+// selfSigned returns a TLS configuration with a self-signed certificate for that address.
 func selfSigned(addr netip.Addr) (*tls.Config, error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -60,14 +60,14 @@ func selfSigned(addr netip.Addr) (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"http/1.1"}}, nil
 }
 
-// eitherListener accepts TLS and plain connections on one port: clients speak to DERP over TLS only, and to the control
-// plane by the URL that they were given.
+// eitherListener accepts TLS and plain connections on one port, because clients use only TLS for DERP, but the scheme of the URL for the
+// control plane.
 type eitherListener struct {
 	net.Listener
 	tls *tls.Config
 }
 
-// Accept does not wait for the client's first byte: the connection decides when it is read.
+// Accept does not wait for the client's first byte; the first read decides whether the connection uses TLS.
 func (l eitherListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
@@ -82,7 +82,7 @@ type eitherConn struct {
 	decided bool
 }
 
-const tlsHandshake = 0x16 // the first byte of a TLS record that carries a ClientHello
+const tlsHandshake = 0x16 // the first byte of a TLS record that contains a ClientHello
 
 func (c *eitherConn) Read(p []byte) (int, error) {
 	if !c.decided {

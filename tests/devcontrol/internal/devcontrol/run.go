@@ -17,19 +17,19 @@ import (
 	"tailscale.com/types/logger"
 )
 
-// Options say where a control plane listens and what it remembers.
+// Options contain the addresses of a control plane and its settings.
 type Options struct {
-	Listen           string // address:port of the control protocol (http) and of DERP (TLS); one that clients can reach
+	Listen           string // address:port, which clients can reach, of the control protocol (http) and of DERP (TLS)
 	STUN             string // address:port, UDP; empty: the address of Listen, any port
 	Admin            string // loopback address:port, or a path for a unix socket
-	State            string // file; empty: nothing is remembered
-	Domain           string // of MagicDNS
+	State            string // file; empty: nothing is saved
+	Domain           string // the domain of MagicDNS
 	EphemeralTimeout time.Duration
-	Batch            time.Duration // nodes hear of one another's changes once in this time; zero: at once
+	Batch            time.Duration // nodes receive changes once per interval; zero: at once
 	Log              *slog.Logger
 }
 
-// Ready says where a control plane listens in fact.
+// Ready contains the addresses on which a control plane listens.
 type Ready struct {
 	Control string `json:"control"` // URL
 	STUN    string `json:"stun"`    // address:port
@@ -37,7 +37,7 @@ type Ready struct {
 	Domain  string `json:"domain"`
 }
 
-// Run is a control plane until the context ends. It calls ready once it answers.
+// Run runs a control plane until the context ends. It calls ready once it answers.
 func Run(ctx context.Context, o Options, ready func(Ready) error) error {
 	control, err := listenControl(o.Listen)
 	if err != nil {
@@ -98,7 +98,7 @@ func Run(ctx context.Context, o Options, ready func(Ready) error) error {
 	return errors.Join(keep(ctx, tailnet, failed, o.State, secrets), tailnet.Save(o.State, secrets))
 }
 
-// keep forgets what is overdue and saves what is new, until the context ends or a listener fails.
+// keep removes expired ephemeral nodes and saves changes, until the context ends or a listener fails.
 func keep(ctx context.Context, t *Tailnet, failed <-chan error, path string, secrets Secrets) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -128,11 +128,11 @@ func listenControl(address string) (net.Listener, error) {
 	return net.Listen("tcp", address)
 }
 
-// listenAdmin listens on a unix socket or on a loopback address: who reaches the admin API owns the tailnet.
+// listenAdmin listens on a unix socket or on a loopback address, because whoever can reach the admin API controls the tailnet.
 func listenAdmin(address string) (l net.Listener, name string, err error) {
 	if strings.Contains(address, "/") {
 		if status, err := os.Lstat(address); err == nil && status.Mode().Type() == os.ModeSocket {
-			os.Remove(address) // of one that was killed
+			os.Remove(address) // the socket of a process that was killed
 		}
 		l, err = net.Listen("unix", address)
 		return l, address, err

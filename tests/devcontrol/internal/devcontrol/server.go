@@ -21,20 +21,20 @@ import (
 )
 
 const (
-	maxRequest = 1 << 20          // bytes of a request's body
-	keepAlive  = 50 * time.Second // clients give up a poll that is silent for 120 s
+	maxRequest = 1 << 20          // maximum size of a request's body in bytes
+	keepAlive  = 50 * time.Second // clients abandon a poll that is silent for 120 s
 )
 
-// Server speaks the control protocol (ts2021: HTTP/2 inside of Noise inside of HTTP) for a tailnet.
+// Server implements the control protocol (ts2021: HTTP/2 inside Noise inside HTTP) for a tailnet.
 type Server struct {
 	Tailnet *Tailnet
 	DERPMap *tailcfg.DERPMap
-	Private key.MachinePrivate // the Noise key that clients know this control plane by
+	Private key.MachinePrivate // the Noise key that identifies this control plane to clients
 	BaseURL string
 	Log     *slog.Logger
 }
 
-// ServeHTTP answers what is outside of Noise.
+// ServeHTTP answers requests outside Noise.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/key":
@@ -59,7 +59,7 @@ func (s *Server) serveNoise(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// machineHandler answers what a machine asks inside of Noise, which has proved its key.
+// machineHandler answers requests inside Noise, of a machine that has proved its key.
 func (s *Server) machineHandler(machine key.MachinePublic) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /machine/register", func(w http.ResponseWriter, r *http.Request) { s.serveRegister(w, r, machine) })
@@ -78,7 +78,7 @@ func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request, machine k
 		http.Error(w, "a registration needs a node key and a Hostinfo", http.StatusBadRequest)
 		return
 	}
-	if req.Followup != "" { // nobody will ever log in there
+	if req.Followup != "" { // no user ever logs in there
 		<-r.Context().Done()
 		return
 	}
@@ -129,7 +129,7 @@ func (s *Server) serveMap(w http.ResponseWriter, r *http.Request, machine key.Ma
 	}
 }
 
-// stream tells a client of every change, until it goes or its node does.
+// stream sends every change to a client, until the client disconnects or its node is deleted.
 func (s *Server) stream(ctx context.Context, out mapWriter, id tailcfg.NodeID) error {
 	m := &netmap{tailnet: s.Tailnet, derp: s.DERPMap, self: id}
 	for {
@@ -154,7 +154,7 @@ func (s *Server) stream(ctx context.Context, out mapWriter, id tailcfg.NodeID) e
 	}
 }
 
-// mapWriter frames MapResponses: a length of four bytes, little-endian, and JSON, compressed if the client can.
+// mapWriter frames MapResponses: a length of four bytes, little-endian, then JSON, compressed if the client supports it.
 type mapWriter struct {
 	w        http.ResponseWriter
 	compress bool
@@ -175,7 +175,7 @@ func (m mapWriter) send(res *mapResponse) error {
 	return http.NewResponseController(m.w).Flush()
 }
 
-// report takes over what a map request says of its node, and returns the node's ID. ok is false if there is no such node.
+// report updates a node from a map request, and returns the node's ID. ok is false if there is no such node.
 func (t *Tailnet) report(machine key.MachinePublic, req *tailcfg.MapRequest) (id tailcfg.NodeID, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -183,7 +183,7 @@ func (t *Tailnet) report(machine key.MachinePublic, req *tailcfg.MapRequest) (id
 	if n == nil {
 		return 0, false
 	}
-	if req.Stream || req.ReadOnly { // a stream only listens: what it carries may be older than what came since
+	if req.Stream || req.ReadOnly { // a stream only listens: its content may be older than later requests
 		return n.ID, true
 	}
 	n.Disco, n.Version = req.DiscoKey, req.Version
@@ -195,7 +195,7 @@ func (t *Tailnet) report(machine key.MachinePublic, req *tailcfg.MapRequest) (id
 
 func isLinkLocal(ep netip.AddrPort) bool { return ep.Addr().IsLinkLocalUnicast() }
 
-// listen counts a long poll of the node in; the returned function counts it out.
+// listen counts a long poll of the node; the returned function ends it and the count.
 func (t *Tailnet) listen(ctx context.Context, id tailcfg.NodeID) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	t.count(id, 1)

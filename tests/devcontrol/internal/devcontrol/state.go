@@ -14,7 +14,7 @@ import (
 
 const stateVersion = 1
 
-// state is what a control plane must remember over a restart.
+// state is what a control plane must keep over a restart.
 type state struct {
 	Version int
 	Noise   key.MachinePrivate
@@ -25,14 +25,14 @@ type state struct {
 	Access  Access
 }
 
-// Secrets are the private keys that clients know this control plane and its relay by.
+// Secrets are the private keys by which clients recognize this control plane and its relay.
 type Secrets struct {
 	Noise key.MachinePrivate
 	DERP  key.NodePrivate
 }
 
-// Load fills the tailnet from a state file and returns the private keys in it; a file that does not exist gives new ones.
-// Nodes start out offline, and have the whole time-out to come back.
+// Load fills the tailnet from a state file and returns the private keys in it; if the file does not exist, it returns new ones. Nodes start
+// offline, and their ephemeral time-out starts again.
 func (t *Tailnet) Load(path string) (Secrets, error) {
 	fresh := Secrets{Noise: key.NewMachine(), DERP: key.NewNode()}
 	if path == "" {
@@ -66,7 +66,7 @@ func (t *Tailnet) Load(path string) (Secrets, error) {
 	return Secrets{Noise: st.Noise, DERP: st.DERP}, nil
 }
 
-// Save writes the state file, if something in it is new.
+// Save writes the state file if the state has changed.
 func (t *Tailnet) Save(path string, secrets Secrets) error {
 	if path == "" {
 		return nil

@@ -1,11 +1,10 @@
-// Package devcontrol is a Tailscale control plane for the demo and the tests: one tailnet, kept in memory and, if asked
-// for, in a file. It has what a control plane decides (auth keys, addresses, names, tags, who is ephemeral, who is
-// deleted), MagicDNS, a DERP relay and STUN.
+// Package devcontrol is a Tailscale control plane for the demo and the tests: one tailnet, kept in memory and optionally in a file. It
+// implements what a control plane decides (auth keys, addresses, names, tags, ephemeral nodes, deletions), MagicDNS, a DERP relay and STUN.
 //
-// It is built on tailscale.com's own packages for the protocol. tailscale.com/tstest/integration/testcontrol, which
-// looks like the obvious base, can neither forget a node nor keep its keys over a restart, and knows one auth key.
+// It uses tailscale.com's own packages for the protocol. It is not based on tailscale.com/tstest/integration/testcontrol, which can neither
+// delete a node nor keep its keys over a restart, and has only one auth key.
 //
-// It must not be used for anything but tests: everybody may talk to everybody, unless a policy file says otherwise.
+// It must be used only for tests: without a policy file, every node may reach every node.
 package devcontrol
 
 import (
@@ -26,7 +25,7 @@ import (
 	"tailscale.com/util/dnsname"
 )
 
-// Refusals of a registration, in the words of real control planes: they reach the user through the worker's log.
+// The errors of a registration have the texts of real control planes, because users see them in the worker's log.
 var (
 	errKeyUnknown = errors.New("invalid pre auth key")
 	errKeyExpired = errors.New("authkey expired")
@@ -36,15 +35,15 @@ var (
 // ErrNotFound means that there is no such node, or no such key.
 var ErrNotFound = errors.New("not found")
 
-// AuthKey is a pre-authentication key: whoever shows its secret becomes a node.
+// AuthKey is a pre-authentication key: a client with its secret becomes a node.
 type AuthKey struct {
 	ID        string
 	Secret    string
 	Reusable  bool
 	Ephemeral bool
 	Tags      []string
-	User      string // whose nodes they are without tags; empty: the owner's
-	Foreign   bool   // of another tailnet: somebody whom nodes are shared with
+	User      string // the user of nodes without tags; empty: the owner
+	Foreign   bool   // the user is of another tailnet, and nodes can be shared with it
 	Expires   time.Time
 	Used      bool
 }
@@ -55,13 +54,13 @@ type Node struct {
 	Machine   key.MachinePublic
 	Key       key.NodePublic
 	Disco     key.DiscoPublic
-	Hostname  string // what the node asked for
-	Name      string // what it got: unique in the tailnet
+	Hostname  string // the requested name
+	Name      string // the assigned name, unique in the tailnet
 	Addresses []netip.Addr
 	Tags      []string
-	Login     string   // whose it is without tags
-	Foreign   bool     // of another tailnet: sees what is shared with Login, and is seen by that
-	Shared    []string // logins
+	Login     string   // the user, if the node has no tags
+	Foreign   bool     // of another tailnet: it and the nodes that are shared with Login see each other
+	Shared    []string // the logins that the node is shared with
 	Ephemeral bool
 	Hostinfo  *tailcfg.Hostinfo
 	Endpoints []netip.AddrPort
@@ -71,14 +70,14 @@ type Node struct {
 	LastSeen  time.Time
 	KeyExpiry time.Time // zero: never
 
-	streams int    // long polls that are open: the node is online if there are any
-	edition uint64 // of the tailnet, when this node was changed last
+	streams int    // open long polls: the node is online if there are any
+	edition uint64 // the tailnet's edition when this node was changed last
 }
 
-// Online reports whether the node listens for changes.
+// Online reports whether the node has an open long poll.
 func (n *Node) Online() bool { return n.streams > 0 }
 
-// StableID is the node's ID in the form that clients and APIs use: its number, as in Headscale; Tailscale's is opaque.
+// StableID is the node's ID in the form that clients and APIs use. It is the number, as in Headscale; Tailscale's is opaque.
 func (n *Node) StableID() tailcfg.StableNodeID {
 	return tailcfg.StableNodeID(strconv.FormatInt(int64(n.ID), 10))
 }
@@ -87,11 +86,11 @@ func (n *Node) expired(now time.Time) bool {
 	return !n.KeyExpiry.IsZero() && n.KeyExpiry.Before(now)
 }
 
-// Tailnet holds the nodes and the keys. Its methods may be called concurrently.
+// Tailnet contains the nodes and the keys. Its methods may be called concurrently.
 type Tailnet struct {
-	Domain           string        // of MagicDNS, such as tailnet.test
-	EphemeralTimeout time.Duration // after which an ephemeral node that is offline is forgotten
-	Batch            time.Duration // clients hear what has changed once in this time; zero: at once
+	Domain           string        // the domain of MagicDNS, such as tailnet.test
+	EphemeralTimeout time.Duration // after this time, an ephemeral node that is offline is deleted
+	Batch            time.Duration // clients receive changes once per interval; zero: at once
 
 	mu      sync.Mutex
 	nodes   map[tailcfg.NodeID]*Node
@@ -99,12 +98,12 @@ type Tailnet struct {
 	access  Access
 	tokens  map[string]token
 	lastID  tailcfg.NodeID
-	policy  *Policy // nil: everybody may talk to everybody
+	policy  *Policy // nil: every node may reach every node
 	encoded map[tailcfg.NodeID]encodedPeer
 	edition uint64
-	changed chan struct{} // closed and replaced when clients are to hear of new editions
-	pending bool          // they will be, at the end of the batch
-	dirty   bool          // differs from the state file
+	changed chan struct{} // closed and replaced when clients must read new editions
+	pending bool          // changed will be closed at the end of the batch
+	dirty   bool          // the state differs from the state file
 }
 
 // NewTailnet returns an empty tailnet.
@@ -120,7 +119,7 @@ func NewTailnet(domain string, ephemeralTimeout time.Duration) *Tailnet {
 	}
 }
 
-// touch begins a new edition of the tailnet, in which n is new or changed. n is nil when a node has gone.
+// touch begins a new edition of the tailnet, in which n is new or changed. n is nil when a node was deleted.
 func (t *Tailnet) touch(n *Node) {
 	t.edition++
 	t.dirty = true
@@ -141,14 +140,14 @@ func (t *Tailnet) touch(n *Node) {
 	}
 }
 
-// tell has all clients hear of what is new.
+// tell notifies all clients of new editions.
 func (t *Tailnet) tell() {
 	t.pending = false
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
 
-// MintKey makes an auth key that expires after the given time; its ID and secret are new.
+// MintKey creates an auth key from a template, with a new ID and secret, that expires after the given time.
 func (t *Tailnet) MintKey(template AuthKey, expiry time.Duration) AuthKey {
 	template.ID = "k" + rand.Text()[:12]
 	template.Secret = "tskey-auth-" + template.ID + "-" + rand.Text()
@@ -160,7 +159,7 @@ func (t *Tailnet) MintKey(template AuthKey, expiry time.Duration) AuthKey {
 	return template
 }
 
-// ExpireKey makes the key useless from now on. Nodes that registered with it stay.
+// ExpireKey makes the key invalid. Nodes that registered with it stay.
 func (t *Tailnet) ExpireKey(id string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -173,7 +172,7 @@ func (t *Tailnet) ExpireKey(id string) error {
 	return nil
 }
 
-// useKey returns the key of that secret and takes note of its use.
+// useKey returns the key with that secret, and marks it as used.
 func (t *Tailnet) useKey(secret string) (*AuthKey, error) {
 	for _, k := range t.keys {
 		if k.Secret != secret {
@@ -203,7 +202,7 @@ func (t *Tailnet) Nodes() []Node {
 	return all
 }
 
-// Delete forgets a node. Its peers are told, and its own polls end and are refused from then on.
+// Delete deletes a node. Its peers are told, and its own polls end and are rejected from then on.
 func (t *Tailnet) Delete(id tailcfg.NodeID) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -220,7 +219,7 @@ func (t *Tailnet) forget(id tailcfg.NodeID) error {
 	return nil
 }
 
-// Update changes a node through the given function and tells everybody.
+// Update changes a node through the given function, and notifies all clients.
 func (t *Tailnet) Update(id tailcfg.NodeID, change func(*Node)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -233,22 +232,22 @@ func (t *Tailnet) Update(id tailcfg.NodeID, change func(*Node)) error {
 	return nil
 }
 
-// Rename gives a node another name; should it be taken, a number is added.
+// Rename gives a node another name; if the name is taken, a number is added.
 func (t *Tailnet) Rename(id tailcfg.NodeID, name string) error {
 	return t.Update(id, func(n *Node) { n.Name = t.freeName(name, id) })
 }
 
-// ExpireNode makes the node's key expire now: it must authenticate again, and stays the same node if it does.
+// ExpireNode expires the node's key: the node must authenticate again, and stays the same node if it does.
 func (t *Tailnet) ExpireNode(id tailcfg.NodeID) error {
 	return t.Update(id, func(n *Node) { n.KeyExpiry = time.Now() })
 }
 
-// Share lets a user of another tailnet see a node.
+// Share shares a node with a user of another tailnet.
 func (t *Tailnet) Share(id tailcfg.NodeID, login string) error {
 	return t.Update(id, func(n *Node) { n.Shared = append(n.Shared, login) })
 }
 
-// SetPolicy has a policy hold from now on; nil: none.
+// SetPolicy replaces the policy; nil removes it.
 func (t *Tailnet) SetPolicy(p *Policy) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -259,7 +258,7 @@ func (t *Tailnet) SetPolicy(p *Policy) {
 	t.touch(nil)
 }
 
-// Sweep forgets the ephemeral nodes that have been offline for too long.
+// Sweep deletes the ephemeral nodes that have been offline for too long.
 func (t *Tailnet) Sweep(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -270,8 +269,8 @@ func (t *Tailnet) Sweep(now time.Time) {
 	}
 }
 
-// register admits a node, or says with an error why not. needsLogin means that a person would have to log in: there is
-// neither a node of that key nor an auth key.
+// register admits a node, or returns the reason as an error. needsLogin means that a person would have to log in, because the request has
+// neither the key of a node nor an auth key.
 func (t *Tailnet) register(machine key.MachinePublic, req *tailcfg.RegisterRequest) (n *Node, needsLogin bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -293,7 +292,7 @@ func (t *Tailnet) register(machine key.MachinePublic, req *tailcfg.RegisterReque
 		return known, true, nil
 	}
 	if asked := req.Hostinfo.RequestTags; len(asked) > 0 {
-		// As Headscale does it: the tags are the key's.
+		// As with Headscale: a node gets the tags of its key, and may not request any.
 		return nil, false, fmt.Errorf("requested tags %q are invalid or not permitted", asked)
 	}
 	k, err := t.useKey(req.Auth.AuthKey)
@@ -310,14 +309,14 @@ func (t *Tailnet) register(machine key.MachinePublic, req *tailcfg.RegisterReque
 	return known, false, nil
 }
 
-// owner is the login of the person whose tailnet it is.
+// owner is the login of the tailnet's owner.
 func (t *Tailnet) owner() string { return "owner@" + t.Domain }
 
 func isLogout(req *tailcfg.RegisterRequest) bool {
 	return !req.Expiry.IsZero() && req.Expiry.Before(time.Now())
 }
 
-// logout forgets an ephemeral node; another one must authenticate again.
+// logout deletes an ephemeral node; any other node must authenticate again.
 func (t *Tailnet) logout(n *Node) error {
 	if n.Ephemeral {
 		return t.forget(n.ID)
@@ -358,8 +357,8 @@ func (t *Tailnet) newNode(machine key.MachinePublic) *Node {
 	return n
 }
 
-// AddStranger adds a node that nobody runs, online: its peers know it as they know any other, and get no answer from it. With some of
-// them a tailnet has the size that a measurement wants.
+// AddStranger adds a node that is online but runs nowhere. Its peers see it like any other node, but get no answers from it. Measurements
+// use such nodes to enlarge a tailnet.
 func (t *Tailnet) AddStranger(hostname string, tags []string) Node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -367,7 +366,7 @@ func (t *Tailnet) AddStranger(hostname string, tags []string) Node {
 	n.Key, n.Disco = key.NewNode().Public(), key.NewDisco().Public()
 	n.Tags, n.Version, n.streams = slices.Clone(tags), tailcfg.CurrentCapabilityVersion, 1
 	last := n.Addresses[0].As4()[3]
-	n.Endpoints = []netip.AddrPort{ // of RFC 5737: nobody has them
+	n.Endpoints = []netip.AddrPort{ // RFC 5737: documentation addresses, which no machine has
 		netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, last}), 41641),
 		netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, last}), 41641),
 	}
@@ -379,7 +378,7 @@ func (t *Tailnet) AddStranger(hostname string, tags []string) Node {
 	return *n
 }
 
-// Appear makes a node that nobody runs come or go.
+// Appear makes a node that runs nowhere go online or offline.
 func (t *Tailnet) Appear(id tailcfg.NodeID, online bool) error {
 	return t.Update(id, func(n *Node) {
 		n.streams, n.LastSeen = 0, time.Now()
@@ -389,14 +388,14 @@ func (t *Tailnet) Appear(id tailcfg.NodeID, online bool) error {
 	})
 }
 
-// introduce takes over what a node says of itself when it registers.
+// introduce updates a node from its registration.
 func (t *Tailnet) introduce(n *Node, req *tailcfg.RegisterRequest) {
 	n.Version = req.Version
 	t.describe(n, req.Hostinfo)
 	t.touch(n)
 }
 
-// describe takes over a node's Hostinfo, and gives it a name if it calls itself otherwise than before.
+// describe updates a node's Hostinfo, and assigns a new name if the hostname has changed.
 func (t *Tailnet) describe(n *Node, hostinfo *tailcfg.Hostinfo) {
 	if hostinfo == nil {
 		return
@@ -411,7 +410,7 @@ func (t *Tailnet) describe(n *Node, hostinfo *tailcfg.Hostinfo) {
 	}
 }
 
-// freeName makes a DNS label of a hostname that no other node has: web, web-1, web-2, …
+// freeName returns a DNS label for a hostname that no other node has: web, web-1, web-2, …
 func (t *Tailnet) freeName(hostname string, id tailcfg.NodeID) string {
 	base := strings.Trim(dnsname.SanitizeHostname(hostname), "-")
 	if base == "" {

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// tailscaleAPI is Tailscale's HTTP API (https://tailscale.com/api), as far as tailscale-cni uses it, with its errors:
-// {"message": …}. tests/tools/cmd/apiclient looks at it through Tailscale's own public client.
+// tailscaleAPI is the part of Tailscale's HTTP API (https://tailscale.com/api) that tailscale-cni uses, with its errors: {"message": …}.
+// tests/tools/cmd/apiclient checks it with Tailscale's own public client.
 //
 //	POST   /api/v2/oauth/token            form: client_id, client_secret
 //	POST   /api/v2/tailnet/-/keys         scope auth_keys
 //	GET    /api/v2/tailnet/-/devices      scope devices:core:read
-//	GET    /api/v2/device/{id}            by nodeId or the number that it had before there were those
+//	GET    /api/v2/device/{id}            by nodeId, or by the number that was used before nodeId existed
 //	DELETE /api/v2/device/{id}            scope devices:core
 //	POST   /api/v2/device/{id}/name
 //	POST   /api/v2/device/{id}/tags
@@ -60,7 +60,7 @@ func (a tailscale) issueToken(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// scoped lets those in whose token has the scope.
+// scoped calls the handler if the request's token has the scope.
 func (a tailscale) scoped(scope string, do func(http.ResponseWriter, *http.Request, OAuthClient)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		text, isBearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
@@ -128,7 +128,7 @@ func (a tailscale) createKey(w http.ResponseWriter, r *http.Request, client OAut
 	})
 }
 
-// device is a node as the API shows it. lastSeen is left out while the device is connected.
+// device is a node as the API shows it. lastSeen is omitted while the device is connected.
 type device struct {
 	Addresses          []string `json:"addresses"`
 	ID                 string   `json:"id"`
@@ -182,7 +182,7 @@ func (a tailscale) listDevices(w http.ResponseWriter, _ *http.Request, _ OAuthCl
 	writeJSON(w, http.StatusOK, map[string]any{"devices": devices})
 }
 
-// onDevice finds the device that the path names.
+// onDevice calls a function with the device in the path.
 func (a tailscale) onDevice(do func(http.ResponseWriter, *http.Request, OAuthClient, Node)) func(http.ResponseWriter, *http.Request, OAuthClient) {
 	return func(w http.ResponseWriter, r *http.Request, client OAuthClient) {
 		id, nodes := r.PathValue("id"), a.t.Nodes()
@@ -232,7 +232,7 @@ func (a tailscale) tagDevice(w http.ResponseWriter, r *http.Request, client OAut
 	a.changed(w, a.t.Update(n.ID, func(n *Node) { n.Tags = req.Tags }))
 }
 
-// changed ends a request that returns nothing: 200 with an empty body, unless somebody else has removed the device meanwhile.
+// changed ends a request that returns nothing: 200 with an empty body, or 404 if the device no longer exists.
 func (tailscale) changed(w http.ResponseWriter, err error) {
 	if err != nil {
 		refuse(w, http.StatusNotFound, "no matching device found")

@@ -1,7 +1,7 @@
-// Command apiclient makes one call of Tailscale's API through Tailscale's own public client, and says what that made of the answer.
+// Command apiclient makes one call to Tailscale's API through Tailscale's own public client, and prints the client's result.
 //
-// It reads one request from standard input and prints one answer. The tests look at devcontrol with it: what this client
-// understands is Tailscale's API, whatever our own client takes for it.
+// It reads one request from standard input and prints one answer. The tests check devcontrol with it, because this client defines
+// Tailscale's API independently of our own client.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"tailscale.com/client/tailscale/v2"
 )
 
-// request is one call, of one OAuth client.
+// request is one call by one OAuth client.
 type request struct {
 	BaseURL       string   `json:"baseURL"`
 	ID            string   `json:"id"`
@@ -30,7 +30,7 @@ type request struct {
 	Description   string   `json:"description"`
 }
 
-// answer has a result or an error; status is 0 for one that is not the API's.
+// answer has a result or an error; status is 0 if the error is not one of the API.
 type answer struct {
 	Result any    `json:"result,omitempty"`
 	Error  string `json:"error,omitempty"`

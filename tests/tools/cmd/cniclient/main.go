@@ -1,8 +1,8 @@
-// Command cniclient is a container runtime's half of CNI: libcni, driven by one JSON request.
+// Command cniclient is the runtime's side of CNI: libcni, controlled by one JSON request.
 //
-// It reads one request from standard input, makes the one libcni call that it asks for, and prints one answer. It
-// exists because cnitool has no GC and no STATUS, and passes neither CNI_ARGS nor several capability arguments.
-// It decides nothing: what libcni does with a list (order, prevResult, its cache) is what a runtime gets.
+// It reads one request from standard input, makes the libcni call of the request, and prints one answer. It exists because cnitool supports
+// neither GC nor STATUS, and passes neither CNI_ARGS nor several capability arguments. It makes no decisions: what libcni does with a list
+// (order, prevResult, its cache) is what a runtime gets.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// request says what a runtime would: which list, which attachment, and what it passes along.
+// request contains what a runtime specifies: the list, the attachment, and the arguments that it passes on.
 type request struct {
 	Verb           string         `json:"verb"`     // ADD, DEL, CHECK, GC, STATUS or VALIDATE
 	Conflist       string         `json:"conflist"` // file
@@ -29,7 +29,7 @@ type request struct {
 	IfName         string         `json:"ifname"`
 	Args           [][2]string    `json:"args"` // CNI_ARGS, in order
 	CapabilityArgs map[string]any `json:"capabilityArgs"`
-	// ValidAttachments is absent (GC without the key), null or a list: all three mean something else.
+	// ValidAttachments is absent (GC without the key), null or a list; each of the three has a different meaning.
 	ValidAttachments json.RawMessage `json:"validAttachments"`
 }
 
@@ -103,7 +103,7 @@ func gcArgs(raw json.RawMessage) (*libcni.GCArgs, error) {
 	return args, json.Unmarshal(raw, &args.ValidAttachments)
 }
 
-// asCNIError keeps a plugin's code and words; what libcni itself says has no code.
+// asCNIError keeps a plugin's code and message; an error of libcni itself has no code.
 func asCNIError(err error) *types.Error {
 	if err == nil {
 		return nil

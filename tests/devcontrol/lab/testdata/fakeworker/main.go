@@ -1,15 +1,15 @@
-// Command fakeworker is what the supervisor's tests supervise. It adds its start line to ./starts, what it is to ./self, and
-// does the next line of ./script:
+// Command fakeworker replaces the worker in the supervisor's tests. It appends its start line to ./starts, writes its own state to ./self,
+// and executes the lines of ./script one after the other:
 //
 //	exit N    ends with that status
-//	say TEXT  writes TEXT and goes on
-//	log TEXT  writes TEXT to standard error and goes on
-//	open NET  makes a socket of that network (udp4, udp6, tcp4, unixgram), and adds its buffers to ./buffers from then on
-//	flood     says sync, running, nonsense and lines without end, for ever
+//	say TEXT  writes TEXT and continues
+//	log TEXT  writes TEXT to standard error and continues
+//	open NET  creates a socket of that network (udp4, udp6, tcp4, unixgram), whose buffer sizes are in ./buffers from then on
+//	flood     writes sync, running, nonsense and lines without end, forever
 //	stay      waits for the end of its standard input, or for SIGTERM
 //	ignore    waits, and ignores SIGTERM
 //
-// A line that has been done is taken off; without one it stays.
+// A line is removed before it is executed. Without a line, it stays.
 package main
 
 import (
@@ -59,7 +59,7 @@ func main() {
 	}
 }
 
-// nextLine takes the first line off ./script.
+// nextLine removes the first line from ./script and returns it.
 func nextLine() string {
 	text, _ := os.ReadFile("script")
 	line, rest, _ := strings.Cut(string(text), "\n")
@@ -83,7 +83,7 @@ var sockets struct {
 	lines []func() string
 }
 
-// open makes a socket, and keeps ./buffers up to date: a line for each, its network and the sizes for receiving and sending.
+// open creates a socket, and keeps ./buffers up to date: a line per socket with its network and the sizes for receiving and sending.
 func open(network string) {
 	var c syscall.Conn
 	var err error
@@ -117,7 +117,7 @@ func open(network string) {
 	}
 }
 
-// report is for ever, and the only user of the sockets.
+// report runs forever. Only it uses the sockets.
 func report() {
 	for range time.Tick(20 * time.Millisecond) {
 		sockets.Lock()
@@ -130,7 +130,7 @@ func report() {
 	}
 }
 
-// self is what the kernel says of this process: status, limits, arguments, environment and descriptors.
+// self returns what the kernel reports about this process: status, limits, arguments, environment, namespace and descriptors.
 func self() string {
 	var b strings.Builder
 	for _, name := range []string{"status", "limits", "cmdline"} {
