@@ -207,7 +207,7 @@ def test_an_odd_record_costs_no_other_pod(new_host: NewHost, control: ControlPla
     host.runtime.delete(plain)
     said = _delete_and_read(host, pod)
     for path in (*queued, host.state_dir / "install.json"):
-        assert f"{path} cannot be read as state of this plugin" in said
+        assert f"{path} is not valid state of this plugin" in said
         assert os.path.lexists(path)
     host.runtime.delete(another)
     host.runtime.gc(victim)
@@ -240,7 +240,7 @@ def test_a_lost_identity_is_registered_anew(new_host: NewHost, control: ControlP
     _delete_and_read(host, pod)
     again = host.start(_lasting("lost", "x2c4c"))
     said = (host.root / "calls.log").read_text()
-    assert (f"{identity} cannot be read as state of this plugin" in said) == (content != '{"uid": 7}')
+    assert (f"{identity} is not valid state of this plugin" in said) == (content != '{"uid": 7}')
     host.addresses(again)
     assert before
     online = [node for node in control.nodes() if node["hostname"] == "lost" and node["online"]]

@@ -246,7 +246,7 @@ def test_a_pod_has_one_tailnet_interface(host: Host) -> None:
     pod = host.start(Pod.enrolled("twice"))
     addresses = host.addresses(pod)
     second = replace(pod, ifname="eth1")
-    with pytest.raises(CNIError, match="is a node already, through its interface eth0") as caught:
+    with pytest.raises(CNIError, match="is already a node, with the interface eth0") as caught:
         host.runtime.add(second)
     assert caught.value.code == 117
     host.runtime.delete(second)

@@ -37,7 +37,7 @@ def test_a_namespace_speaks_for_its_pods(host: Host, control: ControlPlane) -> N
     assert len(host.nodes()) == 4
 
 
-def test_the_door_goes_on_when_a_namespace_is_enrolled_later(host: Host) -> None:
+def test_the_fast_path_goes_on_when_a_namespace_is_enrolled_later(host: Host) -> None:
     """After a namespace is enrolled in config.yaml, its next pod becomes a node, even if the host passed earlier pods through."""
     configure(host)
     host.addresses(host.start(Pod.enrolled("first")))
@@ -95,13 +95,13 @@ def test_a_node_has_the_tags_that_its_pod_asks_for(host: Host, control: ControlP
             {"permissions": {"*": "all"}},
             {"tags": "tag:db"},
             121,
-            ["pod media/wish", "tag:db", "the static auth key gives it tag:k8s-pod", "autoNamespaceTag"],
+            ["pod media/wish", "tag:db", "the static auth key assigns tag:k8s-pod", "autoNamespaceTag"],
         ),
         (
             {"autoNamespaceTag": True},
             {},
             121,
-            ["the node should have the tags tag:k8s-pod, tag:ns-media"],
+            ["the node cannot have the tags tag:k8s-pod, tag:ns-media"],
         ),
         (
             {"permissions": {"*": "all"}},
