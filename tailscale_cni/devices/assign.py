@@ -71,7 +71,7 @@ def make_way(attachment: Attachment) -> None:
     try:
         plane = plane_of(attachment, known, RENAME_TIMEOUT)
         if plane:
-            _named(known, name).save(attachment.state_dir)  # saved first: a crash must not leave it aside for ever
+            _named(known, name).save(attachment.state_dir)  # first, or a crash leaves it aside for ever
             plane.rename(known.node_id, name)
     except (Refused, Unavailable, errors.NoAuthKey):
         known.save(attachment.state_dir)
