@@ -106,7 +106,7 @@ def reserved(
         yield intent, None
         return
     name = Name(Attachments(config.state_dir), pod.namespace, intent.name)
-    with contextlib.ExitStack() as holds:  # nobody may release the identity meanwhile
+    with contextlib.ExitStack() as holds:  # no other process may release it
         reservation = _unreleased(config, pod, name, intent, deadline, holds)
         if reservation is None:
             intent, reservation = _take(request, config, intent, name, deadline, holds)

@@ -11,7 +11,7 @@ RETRY_LATER = 1
 """The task failed. The supervisor retries it with growing delays."""
 
 GONE = 3
-"""The attachment is gone, or its node must not run any more. The unit does not restart after this status."""
+"""The attachment is gone, or its node must not run any more. The unit does not restart after this status, or it would do so for ever."""
 
 MOVED = 4
 """From ``sync`` and ``attend``: the record names another node or another build, so the node's processes must restart."""
