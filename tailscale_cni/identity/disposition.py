@@ -21,7 +21,7 @@ class Successor(Enum):
 
     NONE = "none"
     EPHEMERAL = "ephemeral"
-    """The pod takes the number for its hostname, and has keys of its own."""
+    """The pod takes the number for its hostname, and has its own keys."""
     LASTING = "lasting"
     """The pod takes the number with its retained keys, and runs as that node."""
 

@@ -118,7 +118,7 @@ def _not_given_back(state_dir: str, identity: Identity) -> Iterator[bool]:
 
 
 def _deletion(kept: Kept, host: Config) -> Deletion | None:
-    """The deletion of an identity's node; None unless the node is of the host's control plane and that has an API."""
+    """The deletion of an identity's node; None unless the node is in the host's control plane and this has an API."""
     identity = kept.identity
     is_known = identity.node_id and identity.node_key and identity.control_url == host.control_url
     if select.is_static(host) or not is_known:

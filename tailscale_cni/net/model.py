@@ -131,8 +131,8 @@ class Route(NamedTuple):
 def rules(pod: PodNetwork, families: tuple[int, ...]) -> list[Rule]:
     """The pod's rules for these IP versions (4, 6), in the order of their priority.
 
-    Packets from the pod's own addresses leave by its own interface, even to a tailnet address: a host whose node IP is a tailnet address
-    gets its answers there, and a strict reverse-path filter accepts its packets.
+    Packets from the pod's own addresses leave through the primary CNI's interface, even to a tailnet address. So a host whose node IP is a
+    tailnet address gets its answers there, and a strict reverse-path filter accepts the host's packets.
     """
     wanted = []
     for family in families:

@@ -71,7 +71,7 @@ class Attachment(NamedTuple):
     lost: bool = False
     """Whether another host has the identity now. Nothing may run with the identity on this host then."""
     former: tuple[str, ...] = ()
-    """Identities that the pod had. They stay here until the pod's processes restart with the current identity."""
+    """Identities that the pod had, until the pod's processes restart with the current identity."""
     since: int = 0
     """When the pod was added: CLOCK_BOOTTIME, in nanoseconds."""
     handover_window: float = 0.0
@@ -121,7 +121,7 @@ class Attachment(NamedTuple):
 
     @property
     def routes_per_peer(self) -> bool:
-        """Whether the cluster uses addresses of the tailnet's ranges. Each peer gets its own route then, and nothing else."""
+        """Whether the cluster uses addresses of the tailnet's ranges. Then only peers' addresses are routed to the tailnet."""
         networks = (*self.cluster_cidrs, *self.pod_addresses)
         return bool(overlapping(tuple(ipaddress.ip_network(network) for network in networks)))
 

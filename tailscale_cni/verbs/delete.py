@@ -1,4 +1,4 @@
-"""DEL: the pod is no longer a node, and nothing of it is left."""
+"""DEL: remove the pod's node and everything that ADD made for it."""
 
 from __future__ import annotations
 
