@@ -1,7 +1,7 @@
-"""Control planes: who mints auth keys, and knows the devices of a tailnet.
+"""Control planes: they create auth keys, and list and change the devices of a tailnet.
 
-Must not know what a pod is, nor where state is. What a control plane answers is hostile until parsed. Nothing here is kept: a
-token lives as long as the object that asked for it.
+This package must not know what a pod is, nor where state is. A control plane's answers are not trusted. Nothing is stored: a token
+lives as long as the object that requested it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import NamedTuple, Protocol
 
 
 class AuthKey:
-    """An auth key that does not show itself: not in a traceback, not in a log."""
+    """An auth key that does not appear in tracebacks and logs."""
 
     def __init__(self, secret: str) -> None:
-        """``secret`` is what the control plane takes."""
+        """``secret`` is the key itself."""
         self._secret = secret
 
     def __repr__(self) -> str:
-        """Never the key."""
+        """A placeholder, without the key."""
         return "AuthKey(…)"
 
     def reveal(self) -> str:
@@ -26,23 +26,23 @@ class AuthKey:
 
 
 class Refused(Exception):
-    """The control plane said no, and will say so again until a person does something: ``advice``."""
+    """The control plane refused a request, and will refuse it until a person follows ``advice``."""
 
     def __init__(self, reason: str, advice: str) -> None:
-        """Both are printable: what is foreign in them went through ``errors.show``."""
+        """Both are printable: text of the control plane in them went through ``errors.show``."""
         super().__init__(reason)
         self.reason, self.advice = reason, advice
 
 
 class Unavailable(Exception):
-    """There is no answer that one can use; later there may be one.
+    """There is no usable answer; a later attempt may succeed.
 
-    ``reached`` says whether the question may have arrived: then something may have come of it. ``retry_after`` is what the
-    control plane asked to be given, in seconds.
+    ``reached`` is whether the request may have reached the control plane, and so may have had an effect. ``retry_after`` is the delay
+    that the control plane asked for, in seconds.
     """
 
     def __init__(self, reason: str, advice: str = "", *, reached: bool, retry_after: float = 0.0) -> None:
-        """As for Refused; ``advice`` is empty where waiting is all that there is to do."""
+        """As for Refused. ``advice`` is empty if waiting is all that helps."""
         super().__init__(reason)
         self.reason, self.advice = reason, advice
         self.reached, self.retry_after = reached, retry_after
@@ -55,19 +55,19 @@ class Lifetime(NamedTuple):
     left: float
     """Seconds from now, by the control plane's clock."""
     advice: str
-    """How to make another one."""
+    """How to create a new credential."""
 
 
 class Device(NamedTuple):
-    """A node of the tailnet, as an API shows it; what it does not say is empty. Times are RFC 3339."""
+    """A node of the tailnet, as an API shows it. A missing field is empty. Times are RFC 3339."""
 
     node_id: str
     node_key: str
-    """``nodekey:…``: a control plane that was restored from elsewhere gives old IDs to other nodes."""
+    """``nodekey:…``. The ID alone does not identify a node: a restored control plane gives old IDs to other nodes."""
     name: str
-    """What it is called in MagicDNS, without the domain."""
+    """The node's name in MagicDNS, without the domain."""
     hostname: str
-    """What it calls itself."""
+    """The hostname that the node reports."""
     addresses: tuple[str, ...]
     tags: tuple[str, ...]
     ephemeral: bool
@@ -77,12 +77,12 @@ class Device(NamedTuple):
 
 
 class Minter(Protocol):
-    """A control plane, as far as keys go."""
+    """A source of auth keys."""
 
     def mint(self, *, hostname: str, tags: tuple[str, ...], ephemeral: bool) -> AuthKey:
         """An auth key for one node.
 
-        Raises NoAuthKey, which says what a person has to do about a file; Refused, Unavailable.
+        Raises NoAuthKey, which says how to correct the credential's file; Refused, Unavailable.
         """
 
 
@@ -90,34 +90,37 @@ class ControlPlane(Minter, Protocol):
     """A control plane with an API. Every method raises NoAuthKey (of its credential), Refused, Unavailable."""
 
     def lifetime(self) -> Lifetime | None:
-        """How long the credential itself lives; None if it does not end."""
+        """How long the credential itself lives; None if it does not expire."""
 
     def devices(self) -> tuple[Device, ...]:
         """All nodes of the tailnet."""
 
     def device(self, node_id: str) -> Device | None:
-        """One of them; None if there is none of that ID."""
+        """The node of that ID; None if there is none."""
 
     def rename(self, node_id: str, name: str) -> None:
-        """Give a node another name: a DNS label."""
+        """Rename a node. ``name`` is a DNS label."""
 
     def set_tags(self, node_id: str, tags: tuple[str, ...]) -> None:
-        """Give a node these tags, and no others."""
+        """Replace a node's tags with these."""
 
     def delete(self, node_id: str) -> None:
-        """Remove a node; one that is not there is removed."""
+        """Delete a node. Succeeds if there is no such node."""
 
 
 def is_same(device: Device | None, node_key: str) -> bool:
-    """Whether a device is the one that was recorded: whoever changes or deletes one asks this first.
+    """Whether a device is the recorded one, by its node key. Callers check this before they change or delete a device.
 
-    An ID alone proves nothing: Headscale's are 1, 2, 3, and after a restore 7 is somebody's laptop.
+    The ID alone is not enough: Headscale's IDs are 1, 2, 3, …, and after a restore, node 7 can be a person's laptop.
     """
     return device is not None and bool(node_key) and device.node_key == node_key
 
 
 def as_auth_key(value: object, limit: int = 512) -> AuthKey:
-    """The key in an answer: printable ASCII without spaces, as it goes down the pipe. Raises Unavailable."""
+    """The auth key in an answer. It must be printable ASCII without spaces, because the pipe to the worker carries it as text.
+
+    Raises Unavailable.
+    """
     if (
         not isinstance(value, str)
         or not value.isascii()

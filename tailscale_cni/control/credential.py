@@ -1,4 +1,4 @@
-"""A secret in a file of root's alone: a static auth key, an OAuth client's secret, an API key."""
+"""A secret in a file that only root can read: a static auth key, an OAuth client's secret, an API key."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import stat
 from .. import errors
 
 MAX_SECRET = 4096
-"""Bytes."""
+"""The largest secret, in bytes."""
 
 
 def read(path: str, what: str, setting: str) -> str:
-    """The secret of one file, read anew each time: it may be replaced whenever one likes.
+    """The secret in a file. It is read at each call, because you may replace it at any time.
 
-    ``what`` it is, as in "an auth key", and the ``setting`` that names it are for the error: NoAuthKey, for a file that is
-    missing, readable by others, or holds something else. It never shows anything of what is in the file.
+    Raises NoAuthKey for a file that is missing, readable by others, or has another content. The error says ``what`` the file should
+    hold, as in "an auth key", and names the ``setting`` of the path. It never shows the content of the file.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -34,7 +34,7 @@ def read(path: str, what: str, setting: str) -> str:
 
 
 def parse(content: bytes, where: str, what: str) -> str:
-    """The secret in what was read from ``where``. Raises NoAuthKey."""
+    """The secret in ``content``, which was read from ``where``. Raises NoAuthKey."""
     text = content.decode("ascii", "replace").strip()
     if not text or not text.isascii() or not text.isprintable() or " " in text or len(content) >= MAX_SECRET:
         advice = f"The file must hold {what} and nothing else."

@@ -1,4 +1,4 @@
-"""When the credential of an API ends: no pod gets a key after that."""
+"""When the credential of an API expires. After that, no pod gets an auth key."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 DAY = 86400.0
 SOON = 14 * DAY
-"""Seconds before the end from which on a person should make another credential."""
+"""Seconds before a credential expires in which a person should replace it."""
 
 
 class Expiry(NamedTuple):
-    """When a credential ends, as people see it."""
+    """When a credential expires, as text for people."""
 
     api: ApiRef
     expires: str = ""
-    """RFC 3339; empty: it does not end, or the API cannot be asked."""
+    """RFC 3339; empty if the credential does not expire, or if the API does not answer."""
     note: str = ""
-    """What a person should know and do."""
+    """The facts for a person, and what to do."""
     urgent: bool = False
-    """Whether it has ended, or will soon."""
+    """Whether the credential has expired or does not work, or will expire soon."""
 
 
 def ask(api: ApiRef, seconds: float) -> Expiry:

@@ -1,8 +1,8 @@
 """Headscale's API, versions 0.26 to 0.30 (``/api/v1``: camelCase, 64-bit numbers as strings).
 
-Its errors are gRPC's up to 0.29, ``{"code": …, "message": …}``, where an unknown user is a 500; from 0.30 on they are problems of RFC
-7807, ``{"title": …, "status": …, "detail": …, "errors": [{"message": …}]}``. A key without an expiration is answered with 200 and born
-expired.
+Up to 0.29, errors are gRPC's, ``{"code": …, "message": …}``, and an unknown user is a 500. From 0.30 on, errors are problems of RFC
+7807, ``{"title": …, "status": …, "detail": …, "errors": [{"message": …}]}``. A request for a key without an expiration is answered
+with 200 and a key that has already expired.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ API_KEY = "hskey-api-"
 
 
 class Headscale:
-    """One Headscale, as an API key may see and change it: all of it."""
+    """One Headscale, through an API key, which may read and change everything."""
 
     def __init__(
         self, api_key_file: str, *, api_url: str, user: str, key_seconds: int, seconds: float, proxy: str = ""
     ) -> None:
-        """``user`` is a name or an ID, or empty: from 0.28 on, tags are enough.
+        """``user`` is a name or an ID. It may be empty from 0.28 on, where tags are enough.
 
-        Keys live ``key_seconds``; all calls on this object together take at most ``seconds``.
+        Unused keys expire after ``key_seconds``. All calls on this object together take at most ``seconds``.
         """
         self.api_key_file = api_key_file
         self.user = user
@@ -40,10 +40,10 @@ class Headscale:
         self._rest = Rest(api_url, seconds, proxy)
 
     def mint(self, *, hostname: str, tags: tuple[str, ...], ephemeral: bool) -> AuthKey:  # noqa: ARG002 - keys have no description
-        """A key for one node that registers soon: single-use, with these tags.
+        """A single-use key with these tags, for one node that registers soon.
 
-        It is told a time at which the key expires, not a duration. A host whose clock is behind, as a Raspberry Pi's after a
-        power cut, would get one that is expired: then the time is the server's.
+        The API takes the time at which the key expires, not a duration. A host whose clock is behind, as a Raspberry Pi's after a power
+        cut, would get an expired key. In that case the key is requested again, by the server's clock.
         """
         wanted: dict[str, Any] = {"reusable": False, "ephemeral": ephemeral, "aclTags": list(tags)}
         if self.user:
@@ -58,7 +58,7 @@ class Headscale:
         return as_auth_key(as_dict(document.get("preAuthKey")).get("key"))
 
     def lifetime(self) -> Lifetime | None:
-        """The API key's, which is one of those that are listed, masked."""
+        """The lifetime of the API key. Headscale lists API keys masked, so ours is found by its masked form."""
         shown = _shown(self._secret())
         answer = self._done("GET", "/api/v1/apikey")
         for row in map(as_dict, as_list(as_dict(answer.document).get("apiKeys"))):
@@ -76,34 +76,33 @@ class Headscale:
         return tuple(_device(item) for item in nodes)
 
     def device(self, node_id: str) -> Device | None:
-        """One of them."""
+        """The node of that ID; None if there is none."""
         answer = self._call("GET", _path(node_id))
         if self._is_missing(answer, node_id):
             return None
         return _device(as_dict(self._checked(answer).document).get("node"))
 
     def rename(self, node_id: str, name: str) -> None:
-        """Give a node another name; one that is taken is refused."""
+        """Rename a node. Headscale refuses a name that another node has."""
         from urllib.parse import quote
 
         self._done("POST", f"{_path(node_id)}/rename/{quote(name, safe='')}")
 
     def set_tags(self, node_id: str, tags: tuple[str, ...]) -> None:
-        """Give a node these tags."""
+        """Replace a node's tags with these."""
         self._done("POST", f"{_path(node_id)}/tags", {"tags": list(tags)})
 
     def delete(self, node_id: str) -> None:
-        """Remove a node."""
+        """Delete a node."""
         answer = self._call("DELETE", _path(node_id))
         if not self._is_missing(answer, node_id):
             self._checked(answer)
 
     def _is_missing(self, answer: Answer, node_id: str) -> bool:
-        """Whether a node is no more: its own page says that there is nothing, and the list of all nodes is there without it.
+        """Whether a node does not exist: the node's URL has no node, and the list of all nodes does not contain the node.
 
-        The page alone proves nothing. A proxy, or a path that does not exist, is a 404 as well, up to 0.29 with the same code 5; and
-        each version has words of its own for a node that does not (0.26: 500, "record not found"). Whoever has the list is
-        Headscale.
+        The answer for the node's URL alone proves nothing. A proxy or a wrong path also answers 404, up to 0.29 with the same code 5, and
+        each version has another message for a missing node (0.26: 500, "record not found"). Only Headscale answers with the list.
         """
         return answer.status in (404, 500) and all(device.node_id != node_id for device in self.devices())
 
@@ -112,7 +111,7 @@ class Headscale:
         return self._call("POST", "/api/v1/preauthkey", {**wanted, "expiration": expiration})
 
     def _user_id(self) -> str:
-        """The API wants a user's number; people know names. Raises Refused."""
+        """The ID of the user, which the API needs, looked up by name. Raises Refused."""
         if self.user.isdecimal():
             return self.user
         users = as_list(as_dict(self._done("GET", "/api/v1/user").document).get("users"))
@@ -140,13 +139,13 @@ class Headscale:
         return self._rest.call(method, path, token=self._secret(), body=body)
 
     def _secret(self) -> str:
-        """Raises NoAuthKey."""
+        """The API key. Raises NoAuthKey."""
         secret = credential.read(self.api_key_file, WHAT, "headscaleAPIKeyFile")
         check(secret, self.api_key_file)
         return secret
 
     def _checked(self, answer: Answer) -> Answer:
-        """What was done, and answered in JSON. Raises Refused."""
+        """The answer, if it is a success and a JSON object. Raises Refused, Unavailable."""
         if answer.ok and isinstance(answer.document, dict):
             return answer
         if answer.status in (401, 403):
@@ -165,7 +164,7 @@ class Headscale:
         raise Refused(f"it answers {answer.status} ({answer.message})", "docs/headscale.md shows the set-up.")
 
     def _explain(self, answer: Answer, tags: tuple[str, ...]) -> None:
-        """Raises Refused for what a key is refused for."""
+        """Raise Refused if a key was refused because of the user or the tags."""
         if "user" in answer.message:
             raise self._no_user()
         if "tag" in answer.message:
@@ -177,14 +176,17 @@ class Headscale:
 
 
 def check(secret: str, where: str) -> None:
-    """Raises NoAuthKey for what is a credential of another kind, without showing it."""
+    """Raise NoAuthKey if this is a credential of another kind. The error does not show the secret."""
     if secret.startswith(("tskey-", "hskey-auth-")):
         advice = f"It must hold {WHAT}, not an auth key. {NEW_KEY}"
         raise errors.NoAuthKey(reason=f"{where} does not hold {WHAT}", advice=advice)
 
 
 def _shown(secret: str) -> tuple[str, ...]:
-    """How a list shows an API key (hscontrol/types/api_key.go): ``hskey-api-PREFIX-SECRET``, or before 0.28 ``PREFIX.SECRET``."""
+    """The masked forms of an API key in a list (hscontrol/types/api_key.go).
+
+    The key is ``hskey-api-PREFIX-SECRET``, or before 0.28 ``PREFIX.SECRET``.
+    """
     if secret.startswith(API_KEY):
         return (f"{secret[: len(API_KEY) + 12]}-***",)
     prefix, dot, _ = secret.partition(".")
@@ -192,7 +194,7 @@ def _shown(secret: str) -> tuple[str, ...]:
 
 
 def _moment(value: object) -> float | None:
-    """A protobuf timestamp as JSON has it, always in UTC, in seconds since the epoch."""
+    """A protobuf timestamp from JSON, always in UTC, as seconds since the epoch; None if it is not one."""
     text = as_text(value)
     try:
         moment = calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))

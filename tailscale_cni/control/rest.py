@@ -1,6 +1,6 @@
-"""What the APIs of all control planes have in common: a time limit for all calls, and the meaning of answers that are errors.
+"""The common part of all control planes' APIs: one time limit for all calls, and the handling of errors.
 
-Certificates are those that the host trusts.
+Certificates are verified with the authorities that the host trusts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Rest:
-    """One server's API, and the moment until which it may be asked."""
+    """One server's API, and the deadline for calling it."""
 
     def __init__(self, base: str, seconds: float, proxy: str = "") -> None:
-        """``base`` is an http or https URL without a slash at its end; ``seconds`` bound all calls together."""
+        """``base`` is an http or https URL without a slash at its end. All calls together take at most ``seconds``."""
         self.client = Client(base, proxy=proxy)
         self.deadline = time.monotonic() + seconds
 
@@ -36,10 +36,10 @@ class Rest:
         form: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Ask, with ``token`` as a bearer's; again if we are told to wait for less time than is left. What is answered is below 500.
+        """Send a request, with ``token`` as bearer token. After a 429, retry if the requested wait is shorter than the time that is left.
 
-        Raises Refused for a certificate that nobody vouches for and for an answer that leads elsewhere; Unavailable for no
-        answer, 429 and 5xx.
+        Raises Refused for a certificate that is not trusted and for a redirect; Unavailable for no answer, 408, 429 and 5xx. A 500 that is
+        Headscale's error object is returned.
         """
         while True:
             answer = self._answer(method, path, token, form, body)
@@ -87,6 +87,6 @@ class Rest:
 
 
 def _is_error_object(answer: Answer) -> bool:
-    """Whether it is Headscale's own, as it says of what does not exist, too: 500 ``{"code": 2, "message": "user not found"}``."""
+    """Whether an answer is Headscale's error object. For a missing user it is 500 ``{"code": 2, "message": "user not found"}``."""
     document = as_dict(answer.document)
     return isinstance(document.get("code"), int) and isinstance(document.get("message"), str)

@@ -1,4 +1,4 @@
-"""Which API makes a host's auth keys and knows its devices, and the client for it."""
+"""Selects the API that creates a host's auth keys and manages its devices, and the client for that API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STATIC, TAILSCALE, HEADSCALE = "static", "tailscale", "headscale"
 
 
 class Recorded(Protocol):
-    """A record that says which API a node's keys are from, with the names of fields that state files have."""
+    """A record that names the API of a node's auth keys, with the field names of state files."""
 
     @property
     def minter(self) -> str:
@@ -40,21 +40,21 @@ class Recorded(Protocol):
 
 
 class ApiRef(NamedTuple):
-    """Which API, and how it is called."""
+    """An API, and the settings to call it."""
 
     provider: str
     """``static`` (a file with a reusable key, and no API), ``tailscale`` or ``headscale``."""
     credential_file: str
     api_url: str = ""
     user: str = ""
-    """Headscale's user; empty with Tailscale, and with a Headscale that needs none."""
+    """Headscale's user; empty with Tailscale, and with a Headscale that needs no user."""
     key_seconds: int = 0
-    """How long an auth key that is not used lives."""
+    """The lifetime of an unused auth key, in seconds."""
     proxy_url: str = ""
-    """An http or https proxy, with its credentials; empty: none."""
+    """The URL of an http or https proxy, with its credentials; empty means no proxy."""
 
     def __repr__(self) -> str:
-        """Without the proxy's credentials."""
+        """The API, without the proxy's credentials."""
         return f"ApiRef({self.provider}, {self.credential_file}, {self.api_url})"
 
     @classmethod
@@ -70,7 +70,7 @@ class ApiRef(NamedTuple):
         )
 
     def fields(self) -> dict[str, Any]:
-        """The same as fields of a record."""
+        """The fields of a record that names this API."""
         return {
             "minter": self.provider,
             "credential_file": self.credential_file,
@@ -82,12 +82,12 @@ class ApiRef(NamedTuple):
 
 
 def is_static(config: Config) -> bool:
-    """Whether all nodes of a host register with one key, whose tags were chosen when it was made."""
+    """Whether all nodes of a host register with one static auth key, whose tags were chosen when the key was created."""
     return not (config.oauth_client_secret_file or config.headscale_api_key_file)
 
 
 def configured(config: Config) -> ApiRef:
-    """The API that a host's configuration names. Attachments record it: a later change applies to later pods."""
+    """The API that a host's configuration names. Attachments record it, so a later change only applies to later pods."""
     if is_static(config):
         return ApiRef(STATIC, config.auth_key_file, proxy_url=config.proxy_url)
     seconds = max(1, round(config.auth_key_ttl))
@@ -101,7 +101,7 @@ def configured(config: Config) -> ApiRef:
 
 
 def start_early(ref: ApiRef) -> None:
-    """Start what the first call of this API needs, and return at once: it imports while the caller does something else."""
+    """Start the child process for the first call of this API, and return at once. The child imports while the caller goes on."""
     if ref.provider != STATIC:
         from ..http import client
 
@@ -109,7 +109,7 @@ def start_early(ref: ApiRef) -> None:
 
 
 def control_plane(ref: ApiRef, seconds: float) -> ControlPlane | None:
-    """A client whose calls take at most ``seconds`` together; None with a static key, which has no API."""
+    """A client whose calls together take at most ``seconds``; None with a static key, which has no API."""
     if ref.provider == TAILSCALE:
         from .tailscale import Tailscale
 

@@ -1,7 +1,7 @@
 """Tailscale's API, through an OAuth client (https://tailscale.com/api, tailscale.com/client/tailscale/v2).
 
-An OAuth client's secret, ``tskey-client-ID-…``, is exchanged for a token of an hour, which is kept nowhere. The client may make
-auth keys with exactly its own tags, or with tags that its tags own (tailscale/tailscale 15456): docs/tailscale.md shows the set-up.
+An OAuth client's secret, ``tskey-client-ID-…``, is exchanged for a token that is valid for an hour and is not stored. The client may
+create auth keys with exactly its own tags, or with tags that its tags own (tailscale/tailscale 15456). docs/tailscale.md shows the set-up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ API = "https://api.tailscale.com"
 WHAT = "the secret of an OAuth client (tskey-client-…)"
 PREFIX = "tskey-client-"
 MAX_DESCRIPTION = 50
-"""Characters of a key's description, which may be letters, digits, hyphens and spaces."""
+"""The most characters of a key's description. They may be letters, digits, hyphens and spaces."""
 
 RENEW = (
     "Make an OAuth client in the admin console (Settings, Trust credentials), and write its secret to {path}."
@@ -28,12 +28,12 @@ RENEW = (
 
 
 class Tailscale:
-    """One tailnet, as an OAuth client may see and change it."""
+    """One tailnet, with the permissions of an OAuth client."""
 
     def __init__(
         self, secret_file: str, *, api_url: str, key_seconds: int, seconds: float, proxy: str = ""
     ) -> None:
-        """Keys live ``key_seconds``; all calls on this object together take at most ``seconds``."""
+        """Unused keys expire after ``key_seconds``. All calls on this object together take at most ``seconds``."""
         self.secret_file = secret_file
         self.key_seconds = key_seconds
         self._rest = Rest(api_url, seconds, proxy)
@@ -41,7 +41,7 @@ class Tailscale:
         self._client_tags: tuple[str, ...] = ()
 
     def mint(self, *, hostname: str, tags: tuple[str, ...], ephemeral: bool) -> AuthKey:
-        """A key for one node that registers soon: single-use, pre-approved, with these tags."""
+        """A single-use, pre-approved key with these tags, for one node that registers soon."""
         if not tags:
             raise Refused(
                 "an OAuth client makes keys for tagged nodes only, and this one would have no tag",
@@ -64,18 +64,18 @@ class Tailscale:
         raise self._refused(answer, "auth_keys")
 
     def lifetime(self) -> Lifetime | None:
-        """An OAuth client does not end until somebody revokes it."""
+        """None, because an OAuth client does not expire; it lives until it is revoked."""
         return None
 
     def devices(self) -> tuple[Device, ...]:
-        """All nodes of the tailnet: the API gives them in one answer."""
+        """All nodes of the tailnet. The API returns them in one answer."""
         answer = self._call("GET", "/api/v2/tailnet/-/devices")
         if not answer.ok:
             raise self._refused(answer, "devices:core")
         return tuple(_device(item) for item in as_list(as_dict(answer.document).get("devices")))
 
     def device(self, node_id: str) -> Device | None:
-        """One of them."""
+        """The node of that ID; None if there is none."""
         answer = self._call("GET", _path(node_id))
         if answer.status == 404:
             return None
@@ -84,11 +84,11 @@ class Tailscale:
         return _device(answer.document)
 
     def rename(self, node_id: str, name: str) -> None:
-        """Give a node another name."""
+        """Rename a node."""
         self._change("POST", f"{_path(node_id)}/name", {"name": name})
 
     def set_tags(self, node_id: str, tags: tuple[str, ...]) -> None:
-        """Give a node these tags."""
+        """Replace a node's tags with these."""
         answer = self._call("POST", f"{_path(node_id)}/tags", {"tags": list(tags)})
         if not answer.ok and "tag" in answer.message:
             raise self._tags_refused(answer, tags)
@@ -96,7 +96,7 @@ class Tailscale:
             raise self._refused(answer, "devices:core")
 
     def delete(self, node_id: str) -> None:
-        """Remove a node."""
+        """Delete a node."""
         answer = self._call("DELETE", _path(node_id))
         if not answer.ok and answer.status != 404:
             raise self._refused(answer, "devices:core")
@@ -138,7 +138,7 @@ class Tailscale:
         self._client_tags = tuple(as_text(document.get("tags")).split())
 
     def _refused(self, answer: Answer, scope: str) -> Refused:
-        """What a person can make of a refusal."""
+        """The error for a refusal, with the reason and what to do."""
         if answer.status == 401:
             return Refused(
                 f"the OAuth client of {self.secret_file} is not valid any more ({answer.message})",
@@ -155,7 +155,10 @@ class Tailscale:
         )
 
     def _tags_refused(self, answer: Answer, tags: tuple[str, ...]) -> Refused:
-        """The API says the same of a tag that does not exist and of one that the client may not give: its own tags tell them apart."""
+        """The error for refused tags.
+
+        The API has one message for a tag that does not exist and a tag that the client may not give. The client's own tags tell which.
+        """
         asked, own = ", ".join(tags), ", ".join(map(errors.show, self._client_tags)).replace("'", "")
         if self._client_tags and set(tags) <= set(self._client_tags) and set(tags) != set(self._client_tags):
             return Refused(
@@ -176,7 +179,7 @@ class Tailscale:
 
 
 def check(secret: str, where: str) -> None:
-    """Raises NoAuthKey for what is a credential of another kind, without showing it."""
+    """Raise NoAuthKey if this is a credential of another kind. The error does not show the secret."""
     if not secret.startswith(PREFIX) or not secret.removeprefix(PREFIX).strip("-"):
         advice = f"It must hold {WHAT}, not an auth key and not an API access token."
         raise errors.NoAuthKey(reason=f"{where} does not hold {WHAT}", advice=advice)

@@ -1,1 +1,1 @@
-"""The tailnet's side of a node: rename it, tag it, delete it, and remember the deletions that are still to be made."""
+"""A node's device in the tailnet: rename, tag and delete it, and queue deletions."""

@@ -1,4 +1,4 @@
-"""The tags and the name that a device should have, set at the control plane before its processes start."""
+"""Setting a device's tags and name at the control plane before the node's processes start."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 RENAME_TIMEOUT = 3.0
-"""Seconds that an ephemeral pod waits, at most, for the hostname of a retained node."""
+"""The longest wait of an ephemeral pod for the hostname of a retained node, in seconds."""
 
 
 def prepare(attachment: Attachment, seconds: float = SECONDS) -> None:
-    """Before the node's processes start: give its device tags and name, or take its hostname from a retained node's device.
+    """Set the tags and the name of a retained node's device, or free an ephemeral node's hostname if a retained node's device has it.
 
-    Waits for the control plane for at most ``seconds``.
+    Call this before the node's processes start. Waits for the control plane for at most ``seconds``.
     """
     if attachment.ephemeral:
         make_way(attachment)
@@ -33,9 +33,9 @@ def prepare(attachment: Attachment, seconds: float = SECONDS) -> None:
 
 
 def apply(attachment: Attachment, seconds: float) -> None:
-    """Give a retained node's device the tags that its pod wants by now, and its hostname if it was renamed aside.
+    """Give a retained node's device the tags that its pod wants now, and its hostname if the device was renamed aside.
 
-    If it cannot have the tags, its keys are dropped (``handover.drop_mismatched_keys``) and it registers anew.
+    If the tags cannot be set, the node's keys are dropped later (``handover.drop_mismatched_keys``), and the node registers anew.
     """
     known = Identity.load(attachment.state_dir, attachment.key)
     if not (known.node_id and identities.is_registered(attachment.state_dir, attachment.key)):
@@ -57,9 +57,9 @@ def apply(attachment: Attachment, seconds: float) -> None:
 
 
 def make_way(attachment: Attachment) -> None:
-    """Rename a retained node's device aside if an ephemeral pod has its number now. The node gets the name back when it returns.
+    """Rename a retained node's device aside if an ephemeral pod has its number now. The device gets the name back when its pod returns.
 
-    Without an API, the control plane gives the ephemeral node a number.
+    Without an API, the retained device keeps the name, and the control plane gives the ephemeral node a number.
     """
     kept = Name.of(attachment).kept(attachment.number)
     if not kept:
@@ -71,14 +71,14 @@ def make_way(attachment: Attachment) -> None:
     try:
         plane = plane_of(attachment, known, RENAME_TIMEOUT)
         if plane:
-            _named(known, name).save(attachment.state_dir)  # first, or a crash would leave it aside for ever
+            _named(known, name).save(attachment.state_dir)  # first, or a crash leaves it aside for ever
             plane.rename(known.node_id, name)
     except (Refused, Unavailable, errors.NoAuthKey):
         known.save(attachment.state_dir)
 
 
 def _is_aside(identity: Identity) -> bool:
-    """Whether its device was renamed aside."""
+    """Whether an identity's device was renamed aside."""
     return identity.name.partition(".")[0].endswith(_aside_tail(identity))
 
 

@@ -1,7 +1,7 @@
-"""The devices that are still to be deleted from the tailnet: on the disk first, and made by a detached child.
+"""Deleting devices from the tailnet: a deletion is first queued on disk, then delivered by a detached child.
 
-A device is deleted only if its node ID and its node key are the recorded ones. With a static key there is no API to delete it
-through: the control plane's own time-out removes ephemeral nodes, and a person the others.
+A device is deleted only if its node ID and its node key are the recorded ones. With a static key, there is no API for deletions. The
+control plane's time-out then removes ephemeral nodes, and a person has to delete the others.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def queue(attachment: Attachment) -> None:
 
 
 def queue_identity(attachment: Attachment, identity: Identity) -> None:
-    """Queue the deletion of the device of an identity that the attachment had or found."""
+    """Queue the deletion of an identity's device. The attachment had the identity, or found it retained."""
     deletion = deletion_of(attachment, identity)
     if deletion:
         Outbox(attachment.state_dir).add(deletion)
 
 
 def deletion_of(attachment: Attachment, identity: Identity) -> Deletion | None:
-    """The deletion of an identity's device; None if it has none, or no API can be asked."""
+    """The deletion of an identity's device; None if the identity has no device, or if no API can delete it."""
     is_known = identity.node_id and identity.node_key and identity.control_url == attachment.control_url
     if not is_known or attachment.minter == "static":
         return None
@@ -45,19 +45,19 @@ def deletion_of(attachment: Attachment, identity: Identity) -> Deletion | None:
 
 
 def deliver_soon(state_dir: str) -> None:
-    """Make the queued deletions in a detached child; nothing if there are none."""
+    """Deliver the queued deletions in a detached child, if there are any."""
     if any(Outbox(state_dir).all()):
         linux.detach(lambda: deliver(state_dir))
 
 
 def deliver(state_dir: str, seconds: float = delivery.DELIVERY_TIMEOUT) -> None:
-    """Make the queued deletions, again and again for ``seconds``, unless another process does."""
+    """Deliver the queued deletions, with retries for ``seconds``, unless another process is doing so."""
     outbox = Outbox(state_dir)
     delivery.deliver(outbox.root, "the outbox", lambda: _delete_all(outbox), seconds)
 
 
 def _delete_all(outbox: Outbox) -> int:
-    """Try each queued deletion once. Returns how many are queued after that, those included that came meanwhile."""
+    """Try each queued deletion once. Returns how many are queued afterwards, including new ones."""
     for name, deletion in outbox.items():
         if _delete(deletion):
             outbox.done(name)
@@ -65,7 +65,7 @@ def _delete_all(outbox: Outbox) -> int:
 
 
 def _delete(deletion: Deletion) -> bool:
-    """Whether the device is gone. A deletion that the control plane refuses is tried again: a person may mend the reason."""
+    """Delete a device; return whether it is gone. A refused deletion is retried, because a person may remove the cause."""
     try:
         plane = plane_of(deletion, deletion, SECONDS)
         if plane:

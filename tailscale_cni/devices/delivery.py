@@ -1,7 +1,7 @@
-"""Trying a queue of messages to others again and again for a while, by one process at a time.
+"""Delivering a queue with retries, by one process at a time.
 
-``deletions`` tells the control plane which devices to delete, ``identity.release`` tells the cluster's API which identities are free. What
-one call could not deliver stays on the disk for the next one.
+``deletions`` tells the control plane which devices to delete. ``identity.release`` tells the cluster's API which identities are free. An
+entry that one call could not deliver stays on disk for the next call.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 DELIVERY_TIMEOUT = 60.0
-"""Seconds that a detached child goes on trying."""
+"""Seconds for which a detached child retries."""
 
 MIN_PAUSE, MAX_PAUSE = 1.0, 8.0
-"""Seconds between two tries, at first and at most. A pod that comes back meanwhile can have an identity that is not released yet."""
+"""Seconds between two attempts, at first and at most. In the pause, a returning pod can take an identity that is not released yet."""
 
 
 def deliver(
     root: str, what: str, deliver_all: Callable[[], int], seconds: float, *, patience: float = 0
 ) -> int:
-    """Call ``deliver_all`` until it says that nothing is left in the directory ``root``, for at most ``seconds``.
+    """Call ``deliver_all`` until nothing is left in the queue, whose directory is ``root``, for at most ``seconds``.
 
-    It returns how many are left, and so does this. If another process is at it, wait ``patience`` seconds for that, and return 0:
-    that process delivers the rest. ``what`` names the queue.
+    Both functions return how many entries are left. If another process is delivering the queue, wait up to ``patience`` seconds for it,
+    then return 0, because that process delivers the rest. ``what`` names the queue.
     """
     deadline, pause, left = time.monotonic() + seconds, MIN_PAUSE, 0
     with contextlib.suppress(errors.Busy), files.locked(root, patience, what, create=False) as there:

@@ -1,4 +1,4 @@
-"""Who a node is, by its own proof: noted while it runs, so that it can be deleted when nobody can ask it any more."""
+"""The device of a node, proved by its node key and noted while the node runs, so that the device can be deleted afterwards."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def note(attachment: Attachment, node: Node) -> None:
-    """Note which device the node is, so that it can be deleted when the node does not run any more.
+    """Note which device the node is, so that the device can be deleted after the node has ended.
 
-    A worker that names another node's device is not believed (``is_its_own``).
+    A worker cannot name another node's device (``is_its_own``).
     """
     if not node.node_id or (attachment.minter == "static" and not attachment.identity):
         return
@@ -37,7 +37,7 @@ def note(attachment: Attachment, node: Node) -> None:
 
 
 def is_its_own(attachment: Attachment, node: Node) -> bool:
-    """Whether the worker's state has the private half of the node key of the device that it says it is."""
+    """Whether the worker's state has the private half of the node key that the worker reports."""
     return bool(node.node_key) and node.node_key == node_keys.of(attachment.identity_dir)
 
 
@@ -47,5 +47,5 @@ def forget(attachment: Attachment) -> None:
 
 
 def note_path(attachment: Attachment) -> str:
-    """The file, in ``runDir``, that says which device an attachment's node is: its node ID and node key."""
+    """The file in ``runDir`` with the node ID and the node key of an attachment's device."""
     return f"{attachment.worker_dir}/node"

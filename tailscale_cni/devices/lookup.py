@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 SECONDS = 10.0
-"""For one call of a control plane's API."""
+"""The time limit for the calls of a control plane's API, in seconds."""
 
 
 def plane_of(
     owner: Attachment | Deletion, device: Deletion | Identity | Node, seconds: float
 ) -> ControlPlane | None:
-    """The control plane, to change or delete that very device there; None if it has none of that ID and node key, or there is no API.
+    """The control plane of a device, to change or delete the device there. Raises Refused, Unavailable, NoAuthKey.
 
-    Raises Refused, Unavailable, NoAuthKey.
+    Returns None if the control plane has no device with this ID and node key, or if there is no API.
     """
     plane = select.control_plane(select.ApiRef.of(owner), seconds)
     return plane if plane and is_same(plane.device(device.node_id), device.node_key) else None

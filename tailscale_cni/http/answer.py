@@ -1,4 +1,4 @@
-"""What an HTTP server answered, or why there is no answer. No request is made here, and nothing heavy is imported."""
+"""The answer of an HTTP server, or why there is none. This module makes no request, and must not import anything slow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_RETRY_AFTER = 300.0
 
 
 class NoAnswer(Exception):
-    """There is no usable answer. ``reached`` says whether the request may have arrived at the server."""
+    """There is no usable answer. ``reached`` is whether the request may have reached the server."""
 
     def __init__(self, reason: str, advice: str = "", *, reached: bool) -> None:
         """Both texts are printable and hold no secret; ``advice`` is empty if waiting is all that helps."""
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     date: float | None
     """The server's clock (``Date``), in seconds since the epoch."""
     retry_after: float
-    """Seconds to wait that the server asks for; 0 if it does not."""
+    """Seconds to wait, as the server asks (``Retry-After``); 0 if it does not ask."""
 
     @property
     def ok(self) -> bool:
@@ -54,7 +54,7 @@ def parse(
     except (ValueError, RecursionError):
         document = None
     message = ""
-    if not 200 <= status < 300:  # a success may hold a new key, and nobody needs its words
+    if not 200 <= status < 300:  # a success needs no message, and may hold a new key
         words = body.decode(errors="replace") if document is None else _words(as_dict(document))
         message = redact(words, secrets).strip()
     shown = errors.show(message).strip("'\"") if message else ""

@@ -1,7 +1,7 @@
 """The calling side: a child process speaks HTTP (``session``), and is ended at the deadline.
 
-Only the end of a process bounds everything: a name that is looked up, a connection, TLS, an answer that comes a byte at a time. And the
-import of requests, 70 ms or more, runs in the child: a caller that starts the child early does not wait for it.
+Only killing a process bounds everything: name resolution, connecting, TLS, and an answer that arrives a byte at a time. The import
+of requests takes 70 ms or more and runs in the child, so a caller that starts the child early does not wait for the import.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from .answer import Answer
 
 MAX_ANSWER = 16 * 2**20
-"""Bytes of a body: a list of some ten thousand devices."""
+"""The largest body, in bytes: enough for a list of some ten thousand devices."""
 
 MAX_LINE = 64 * 2**10
-"""Bytes of a line that the child writes; bodies come behind lines."""
+"""The longest line that the child writes, in bytes. A body follows its line."""
 
 MAX_CHILD_SECONDS = 300
-"""The child of a caller that was killed ends after that."""
+"""The longest life of a child, in seconds, for callers that were killed."""
 
 
 TOO_LATE: dict[str, dict[str, Any]] = {
@@ -39,18 +39,18 @@ TOO_LATE: dict[str, dict[str, Any]] = {
     "connect": {"reason": "it cannot be reached: timed out", "reached": False},
     "sent": {"reason": "its answer did not come: timed out", "reached": True},
 }
-"""What the deadline cut off, by the last stage that the child reported."""
+"""The failure at the deadline, by the last stage that the child reported."""
 
 
 class Tls(NamedTuple):
-    """Whom an HTTPS client trusts, and what shows who it is. All are PEM."""
+    """The certificate authorities that an HTTPS client trusts, and the client's own certificate and key. All are PEM."""
 
     authority: str = ""
-    """Certificates of authorities; empty: those that the host trusts."""
+    """Certificates of authorities; empty means those that the host trusts."""
     certificate: bytes = b""
     key: bytes = b""
     strict: bool = True
-    """Whether authorities must conform to RFC 5280 in all points, as Python 3.13 wants; those of clusters often do not."""
+    """Whether authorities must fully conform to RFC 5280, as is Python 3.13's default. Those of clusters often do not."""
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -64,9 +64,9 @@ _early: dict[tuple[str, int, Tls, str], _Child] = {}
 
 
 def start_early(base: str, proxy: str = "") -> None:
-    """Start the child of the next Client of a server, so that it imports requests while the caller does something else.
+    """Start the child for the next Client of a server, so that the child imports requests while the caller does something else.
 
-    It ends with the caller at the latest.
+    The child ends with the caller at the latest.
     """
     Client(base, proxy=proxy).leave_started()
 
@@ -88,12 +88,12 @@ class Client:
         self._child: _Child | None = None
 
     def start(self) -> None:
-        """Start the child, if there is none yet."""
+        """Start the child, unless it is running."""
         if self._child is None:
             self._child = _early.pop(self._place, None) or _Child(lambda connection: _serve(self, connection))
 
     def leave_started(self) -> None:
-        """Leave a child that has been started to the next Client with the same arguments."""
+        """Start the child, and leave it to the next Client with the same arguments."""
         self.start()
         if self._child:
             _early[self._place], self._child = self._child, None
@@ -109,7 +109,7 @@ class Client:
             child.end()
 
     def __del__(self) -> None:
-        """End the child of a client that nobody uses any more."""
+        """End the child of a client that is no longer used."""
         self.close()
 
     def ask(
@@ -122,7 +122,7 @@ class Client:
         form: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """One request, with ``token`` as a bearer's, until ``deadline`` (CLOCK_MONOTONIC). Raises NoAnswer, Distrusted."""
+        """Send one request, with ``token`` as bearer token, and wait until ``deadline`` (CLOCK_MONOTONIC). Raises NoAnswer, Distrusted."""
         left = deadline - time.monotonic()
         if left <= 0:
             raise NoAnswer("it has not answered in time", reached=False)
@@ -156,7 +156,7 @@ class Client:
 
 
 def _serve(client: Client, connection: socket.socket) -> None:
-    """In the child."""
+    """Answer requests, in the child."""
     from .session import serve
 
     serve(connection, client.base, client.max_answer, client.tls, client.proxy)
@@ -179,7 +179,7 @@ def _userinfo(proxy: str) -> tuple[str, ...]:
 
 
 def _is_loopback(base: str) -> bool:
-    """Whether a URL is of this host itself. Go's proxy settings, which the worker uses, make the same exception."""
+    """Whether a URL is on this host. Go's proxy settings, which the worker uses, make the same exception."""
     from ipaddress import ip_address
     from urllib.parse import urlsplit
 
@@ -208,7 +208,7 @@ class _Child:
         self._rest = b""
 
     def ask(self, request: dict[str, Any], deadline: float) -> tuple[dict[str, Any], bytes]:
-        """The head of an answer and its body, or ``{"reason": …, "reached": …}``. A child that has not answered is to be ended."""
+        """The head and the body of an answer, or ``{"reason": …, "reached": …}`` without an answer. The caller then ends the child."""
         stage = "start"
         try:
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))
@@ -252,7 +252,7 @@ class _Child:
         self._rest += part
 
     def end(self) -> None:
-        """Kill it: it has no state to save."""
+        """Kill the child. It has no state to save."""
         self._socket.close()
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.pid, signal.SIGKILL)

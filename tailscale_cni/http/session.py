@@ -1,7 +1,7 @@
 """The child's side: a requests session that answers its parent's requests. The only module that imports requests.
 
-The environment has no say (proxies, .netrc, CA bundles), the host's own trust store decides instead of certifi's, and a redirect is an
-answer like any other: no credential goes to another host. The parent ends this process at the deadline of a call.
+The environment is ignored (proxies, .netrc, CA bundles). The host's trust store is used instead of certifi's. Redirects are not
+followed, so that no credential goes to another host. The parent ends this process at the deadline of a call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .. import __version__, errors
 from .answer import MAX_RETRY_AFTER
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of a charset detector that requests misses: JSON needs none
+    warnings.simplefilter("ignore")  # about a missing charset detector, which JSON does not need
     import requests
     import urllib3.exceptions
     from requests.adapters import HTTPAdapter
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from .client import Tls
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds for each address that a name has: a host without IPv6 has other addresses."""
+"""Seconds to try each address of a name, so that a host without IPv6 soon tries an IPv4 address."""
 
 STAGES = {"socket.getaddrinfo": "name", "socket.connect": "connect", "http.client.send": "sent"}
-"""Python's audit events, by the stage of a request that begins with them (docs.python.org/3/library/audit_events.html)."""
+"""Python's audit events, and the stage of a request that begins with each (docs.python.org/3/library/audit_events.html)."""
 
 FAILURES = (
     requests.RequestException,
@@ -47,7 +47,7 @@ FAILURES = (
 
 
 def serve(connection: socket.socket, base: str, max_answer: int, tls: Tls, proxy: str) -> None:
-    """Answer the parent's requests, a JSON line each, until it closes its end. The stages of each are reported as they begin."""
+    """Answer the parent's requests, a JSON line each, until the parent closes its end. Reports each stage of a request as it begins."""
     stage = ""
 
     def report(event: str, _: object) -> None:
@@ -96,11 +96,11 @@ class _Session(requests.Session):
     """A session that follows no redirect, and does not read the body of one either."""
 
     def get_redirect_target(self, resp: object) -> None:
-        """No redirect leads anywhere."""
+        """Return None: no redirect is followed."""
 
 
 class _Adapter(HTTPAdapter):
-    """Connections with TLS contexts of ours."""
+    """Connections with our own TLS contexts."""
 
     def __init__(self, context: ssl.SSLContext | None, of_proxy: ssl.SSLContext | None) -> None:
         self._context, self._of_proxy = context, of_proxy
@@ -114,7 +114,7 @@ class _Adapter(HTTPAdapter):
         return super().proxy_manager_for(proxy, **kwargs, **contexts)
 
     def cert_verify(self, conn: Any, url: str, verify: object, cert: object) -> None:  # noqa: ARG002
-        """The context verifies; requests would add certifi's authorities to it."""
+        """Require verification, and keep requests from adding certifi's authorities to our context."""
         conn.cert_reqs = "CERT_REQUIRED"
 
 
@@ -123,10 +123,10 @@ def _context(tls: Tls) -> ssl.SSLContext:
     if not tls.strict:
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if tls.certificate:
-        pair = os.memfd_create("client")  # OpenSSL reads files only, and a key is not put on a disk
+        pair = os.memfd_create("client")  # OpenSSL only reads files; the key must not be on a disk
         try:
             os.write(pair, tls.certificate + b"\n" + tls.key)
-            context.load_cert_chain(f"/proc/self/fd/{pair}", password=lambda: b"")  # nobody could type one
+            context.load_cert_chain(f"/proc/self/fd/{pair}", password=lambda: b"")  # never ask for a password
         finally:
             os.close(pair)
     return context
@@ -147,7 +147,7 @@ def _exchange(
         stream=True,
     ) as response:
         body = b""
-        # Only a read at the end tells that a body is shorter than announced.
+        # A body that is shorter than announced is only noticed by a read at its end.
         while len(body) <= max_answer and (
             part := response.raw.read(max_answer + 1 - len(body), decode_content=False)
         ):
@@ -162,7 +162,7 @@ def _exchange(
 
 
 def _failure(e: BaseException, stage: str) -> dict[str, Any]:
-    """Why there is no answer, as the parent takes it."""
+    """The head that tells the parent why there is no answer."""
     causes = list(_causes(e))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -1,1 +1,1 @@
-"""Which pod is which node, on this host and on others."""
+"""Identities: which pod runs as which node, on this host and on others."""

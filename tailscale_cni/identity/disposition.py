@@ -1,4 +1,4 @@
-"""What becomes of an identity whose pod gives it up: a table, without a look at anything."""
+"""What to do with an identity that a pod gives up: a pure decision table."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from enum import Enum
 
 
 class Disposition(Enum):
-    """The three ends of an identity on this host."""
+    """What to do with an identity on this host."""
 
     KEEP = "keep"
-    """Its keys stay with the hostname's number, for the next pod."""
+    """Retain the keys for the hostname's number and its next pod."""
     RELEASE = "release"
-    """The cluster gets the keys back, so that a pod on any host can have them."""
+    """Release the keys to the cluster, so that a pod on any host can use them."""
     DELETE = "delete"
-    """Its device is deleted from the tailnet, and its keys with it."""
+    """Delete the device from the tailnet, and the keys."""
 
 
 class Successor(Enum):
@@ -21,16 +21,16 @@ class Successor(Enum):
 
     NONE = "none"
     EPHEMERAL = "ephemeral"
-    """It has the number for the hostname's sake, and keys of its own."""
+    """The pod takes the number for its hostname, and has its own keys."""
     LASTING = "lasting"
-    """It becomes the node that the keys are of."""
+    """The pod takes the number with its retained keys, and runs as that node."""
 
 
 def disposition(*, in_cluster: bool, deletable: bool, successor: Successor) -> Disposition:
-    """What becomes of the identity of a number that a pod was for a while and does not need, because it has a better one.
+    """What to do with the identity of a number that a pod had for a while and gives up, because it has a better number.
 
-    ``in_cluster``: the cluster keeps the identity, too. ``deletable``: a control plane with an API can be told to delete the device.
-    Without one, the device would stay in the tailnet for ever, so the next pod should be that node.
+    ``in_cluster``: the cluster also stores the identity. ``deletable``: a control plane with an API can delete the device. Without an
+    API, the device would stay in the tailnet for ever, so the identity is kept or released for the next pod.
     """
     if successor is Successor.LASTING:
         return Disposition.KEEP

@@ -1,8 +1,8 @@
-"""Who has which number of a hostname, and which keys: taken at ADD, handed over at DEL, so that a rollout ends with the name it began with.
+"""Handing over hostnames: ADD takes a number and keys, DEL hands them over, so that a rollout ends with the hostname it began with.
 
 A rolling update adds the new pod before it deletes the old one, so the new node is called ``plex-1``. When the old pod is deleted, its
-number goes to the young pod of the hostname that has the worst number. The disk has that before the old record is removed. The heir's
-supervisor is then woken, and its ``sync`` applies the new assignment; so does whoever starts the supervisor again.
+number goes to the heir: the young pod of the same hostname with the worst number. This is on disk before the old record is removed. The
+heir's supervisor is then woken, and its ``sync`` applies the new assignment. A restart of the supervisor applies the assignment, too.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 NANOSECONDS = 1_000_000_000
 
 MIN_LOOK_INTERVAL, MAX_LOOK_INTERVAL = 3.0, 30.0
-"""Seconds between two looks of a young pod at whether its better number, or its hostname, is free: a tenth of its age, within these."""
+"""Limits of the interval, in seconds, at which a young pod checks for a better number or its hostname: a tenth of the pod's age."""
 
 
 def take_number(attachment: Attachment, reservation: Reservation | None = None) -> Attachment:
-    """Take a number of the hostname and the keys that are retained for it, or the reserved ones.
+    """Take a number of the hostname and the keys that are retained for the number, or the reserved number and keys.
 
-    The attachment is on the disk, and its container's lock is held. Raises Busy if another pod was first.
+    The attachment must be on disk, and its container's lock held. Raises Busy if another pod was first.
     """
     name = Name.of(attachment)
     with name.locked():
@@ -46,7 +46,7 @@ def take_number(attachment: Attachment, reservation: Reservation | None = None) 
         if attachment.ephemeral:
             return attachment
         kept = name.kept(number)
-        # Keys that the cluster keeps are not this host's without a reservation: they are being released.
+        # Without a reservation, keys that are also in the cluster are not this host's: they are being released.
         if not kept or Identity.load(attachment.state_dir, kept).kubeconfig:
             name.keep(number, attachment.nonce)
         return attachment._replace(identity=name.kept(number))
@@ -66,7 +66,7 @@ def _take_reserved(name: Name, attachment: Attachment, reservation: Reservation)
 
 
 def dispose_of_former(store: Attachments, attachment: Attachment) -> Attachment:
-    """Delete or release the identities that the attachment had. Their processes have ended. Returns the attachment without them."""
+    """Delete or release the identities that the attachment had. Their processes must have ended. Returns the attachment without them."""
     if not attachment.former:
         return attachment
     for key in attachment.former:
@@ -87,7 +87,7 @@ def dispose_of_former(store: Attachments, attachment: Attachment) -> Attachment:
 
 
 def hand_over(attachment: Attachment) -> None:
-    """Give up the attachment's numbers at its end, each to an heir if it has one. Retained keys stay if the node was ever registered."""
+    """Give up the attachment's numbers at its end, each to its heir if there is one. Keys stay retained if the node was ever registered."""
     if not attachment.name:  # the record cannot be read; a number whose record is gone is free
         return
     name, woken = Name.of(attachment), []
@@ -110,7 +110,7 @@ def hand_over(attachment: Attachment) -> None:
 
 
 def _queue_release(name: Name, leaver: Attachment, number: int) -> None:
-    """Have the cluster get back what it keeps for a number: no pod of this host has it any more."""
+    """Queue the release of the cluster's identity for a number, which no pod of this host has any more."""
     kept = name.kept(number)
     if kept == leaver.identity and _is_stopgap(leaver, number):
         known = Identity.load(leaver.state_dir, kept)
@@ -123,15 +123,18 @@ def _queue_release(name: Name, leaver: Attachment, number: int) -> None:
 
 
 def _is_stopgap(leaver: Attachment, number: int) -> bool:
-    """Whether no pod wants the cluster's identity of a number: its pod took it because its own was not to be had."""
+    """Whether the pod took the number's identity from the cluster only because the number that it wanted was not free.
+
+    No pod needs such an identity later.
+    """
     is_wanted = leaver.wanted in (None, number)
     return bool(leaver.kubeconfig) and not leaver.lost and not is_wanted and _is_deletable(leaver)
 
 
 def _heir(name: Name, leaver: Attachment, number: int) -> Attachment | None:
-    """The pod of the hostname that gets the number: of those that would be better off and may still move, the worst off.
+    """The pod of the hostname that gets the number: of the pods that want it and may still move, the pod with the worst number.
 
-    That is the last one that was added. It moves once, and no other pod has to.
+    That is the pod that was added last. It moves once, and no other pod has to move.
     """
     best: dict[Attachment, int] = {}
     for its, holder in sorted(name.holders().items()):
@@ -152,7 +155,10 @@ def _is_better(attachment: Attachment, number: int, than: int) -> bool:
 
 
 def _may_have(name: Name, heir: Attachment, number: int) -> bool:
-    """Whether the heir finds keys at the number. What the cluster keeps for one number never moves to another, so it must leave its own."""
+    """Whether the heir may have the number. An heir with an identity in the cluster needs another one from the cluster at the number.
+
+    The cluster's identity of one number never moves to another number.
+    """
     if not heir.kubeconfig:
         return True
     return not heir.lost and bool(Identity.load(heir.state_dir, name.kept(number)).kubeconfig)
@@ -166,7 +172,7 @@ def may_move(attachment: Attachment) -> bool:
 
 
 def seconds_to_next_look(attachment: Attachment) -> float:
-    """Seconds until a young pod looks again at whether the number or hostname that it should have is free."""
+    """Seconds until a young pod checks again whether a better number or its hostname is free."""
     return max(MIN_LOOK_INTERVAL, min(MAX_LOOK_INTERVAL, age(attachment) / 10))
 
 
@@ -176,12 +182,12 @@ def age(attachment: Attachment) -> float:
 
 
 def now() -> int:
-    """Nanoseconds since boot, time asleep included (CLOCK_BOOTTIME)."""
+    """Nanoseconds since boot, including suspended time (CLOCK_BOOTTIME)."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def wake(attachment: Attachment) -> None:
-    """Have the supervisor look at what its node should be by now."""
+    """Have the supervisor check which identity and hostname its node should have."""
     supervisor = launch.supervisor_of(attachment)
     if supervisor:
         supervisor.signal(signal.SIGHUP)
@@ -194,9 +200,9 @@ def wake_if_reassigned(attachment: Attachment) -> None:
 
 
 def apply_assignment(attachment: Attachment, patience: float = LOCK_SECONDS) -> Attachment | None:
-    """Give the attachment the best of its numbers. Returns it as it is by now; None if it is gone.
+    """Give the attachment the best of its numbers. Returns the current attachment; None if it is gone.
 
-    Its processes keep the hostname and the keys that they started with: if those are not the record's, they must start anew.
+    Its processes keep the hostname and the keys that they started with. If the record has others, the processes must restart.
     Raises Busy if another call holds the container's lock for longer than ``patience``, in seconds.
     """
     store, woken = Attachments(attachment.state_dir), []
@@ -222,7 +228,7 @@ def apply_assignment(attachment: Attachment, patience: float = LOCK_SECONDS) -> 
 
 
 def _move(name: Name, attachment: Attachment, number: int) -> Attachment:
-    """The attachment with another number: with the keys that are retained there, or else with its own."""
+    """The attachment with another number, and with the keys that are retained for that number, or else its own keys."""
     moved = _with_number(attachment, number)
     if attachment.ephemeral:
         return moved
@@ -236,13 +242,13 @@ def _move(name: Name, attachment: Attachment, number: int) -> Attachment:
 def _give_up(
     store: Attachments, name: Name, attachment: Attachment, number: int
 ) -> tuple[Attachment, Attachment | None]:
-    """Give up a number that the attachment does not need. Returns the attachment as it is by now, and the heir of the number.
+    """Give up a number that the attachment does not need. Returns the changed attachment and the heir of the number.
 
-    Keys that nobody should have become ``former`` ones, until the processes that have them have ended (``dispose_of_former``).
+    Keys that no pod should have are recorded in ``former``, until the processes that use them have ended (``dispose_of_former``).
     """
     heir, key = _heir(name, attachment, number), name.kept(number)
     if key and key == attachment.identity:
-        name.drop(number)  # the better number has them by now
+        name.drop(number)  # the keys are retained for the better number now
     elif key and (key in attachment.former or not _stays(attachment, key, heir)):
         attachment = attachment._replace(former=tuple(dict.fromkeys((*attachment.former, key))))
         store.save(attachment)
@@ -265,12 +271,12 @@ def _stays(attachment: Attachment, key: str, heir: Attachment | None) -> bool:
 
 
 def _is_deletable(attachment: Attachment) -> bool:
-    """Whether the device of a node that the pod was for a while can be deleted: there is an API, and the node lasts."""
+    """Whether the device of an identity that the pod gave up can be deleted: there is an API, and the node is not ephemeral."""
     return not attachment.ephemeral and attachment.minter != "static"
 
 
 def drop_mismatched_keys(attachment: Attachment) -> None:
-    """Remove retained keys that were registered with other tags or at another control plane, and have their device deleted."""
+    """Remove retained keys that were registered with other tags or at another control plane, and queue the deletion of their device."""
     if attachment.identity:
         mismatched = identities.fit(attachment)
         if mismatched:

@@ -1,8 +1,7 @@
-"""Which host runs an identity that the cluster keeps: ADD takes a lease, ``renew`` looks after it, ``release`` gives it back.
+"""Leases of the cluster's identities: ADD takes a lease, ``renew`` renews it, ``release`` releases it.
 
-Two hosts never run one identity. A host therefore writes down that it may hold a lease before it asks for one (``state.releases``), so
-that a crash at any moment leaves a release that is still to be made. No lock but that of one release is held while a call waits for the
-Kubernetes API.
+Two hosts never run one identity. So a host queues a release before it asks for a lease (``state.releases``), and after a crash at any
+moment the release is still queued. While a call waits for the Kubernetes API, it holds no lock except for the lock of one release.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ API_TIMEOUT = 5.0
 """Seconds that an ADD waits for the Kubernetes API, within its ``readyTimeout``."""
 
 MIN_API_TIMEOUT = 2.0
-"""Seconds that it always waits, however short ``readyTimeout`` is: an answer that comes later is wasted."""
+"""Seconds that an ADD waits even if ``readyTimeout`` is shorter, because an answer that comes later is wasted."""
 
 CONFIRM_TIMEOUT = 2.0
-"""Seconds that it waits to hear that an identity of its own disk has not become another host's."""
+"""Seconds that an ADD waits for the API to confirm that an identity on this disk is not another host's now."""
 
 CHILD_TIMEOUT = 20
 """Seconds after which a child that asks the API for an ADD is ended."""
@@ -50,36 +49,36 @@ OURS, ANOTHERS = b"ours", b"another's"
 
 
 class Answer(NamedTuple):
-    """What the child of an ADD has learnt: a lease, or why there is none.
+    """The answer of an ADD's child: a lease, or why there is none.
 
-    ``host_only`` says why the host's disk keeps the identity alone, ``failure`` why nobody knows who holds it. At most one of
-    the three is set.
+    ``host_only`` is why the identity is only stored on the host's disk. ``failure`` is why the holder of the identity is unknown. At most
+    one of the three is set.
     """
 
     number: int | None = None
-    record: dict[str, Any] = {}  # noqa: RUF012 - it is never changed
+    record: dict[str, Any] = {}  # noqa: RUF012 - never changed
     files: dict[str, bytes] = {}  # noqa: RUF012
     refusals: tuple[str, ...] = ()
-    """Why identities with better numbers were not to be had."""
+    """Why identities with better numbers could not be taken."""
     host_only: str = ""
     failure: str = ""
 
     @classmethod
     def of(cls, taken: Taken | None) -> Answer:
-        """From what the secret store gave."""
+        """The answer for an identity from the secret store."""
         if taken is None:
             return cls()
         entry = taken.entry
         return cls(entry.number, entry.record._asdict(), dict(entry.files), tuple(taken.refusals))
 
     def encode(self) -> bytes:
-        """For the pipe to the parent."""
+        """Encode the answer for the pipe to the parent."""
         files = {name: base64.b64encode(content).decode() for name, content in self.files.items()}
         return json.dumps({**self._asdict(), "files": files}).encode()
 
     @classmethod
     def decode(cls, data: bytes | None) -> Answer:
-        """From the pipe; an empty answer if the child has not answered in time."""
+        """Decode an answer from the pipe; an empty answer if the child did not answer in time."""
         document = as_dict(json.loads(data or b"{}"))
         number = document.get("number")
         return cls(
@@ -96,18 +95,18 @@ class Answer(NamedTuple):
 def reserved(
     request: Request, config: Config, intent: PodIntent, deadline: float
 ) -> Iterator[tuple[PodIntent, Reservation | None]]:
-    """Hold an identity for a pod until the body has recorded it (``release.clear_pending``); None where the host's disk keeps it.
+    """Hold an identity for a pod until the body has recorded it (``release.clear_pending``). Yields None if only the host's disk stores it.
 
-    An identity that this host has not released yet is taken whether the API answers or not. If the API does not say whether another
-    host holds the identity, the pod becomes a node of its own; a StatefulSet's pod, or one that is ``required``, is sent back. Most of
-    this ends at ``deadline``, in seconds of CLOCK_MONOTONIC. Raises IdentityUnknown.
+    An identity that this host has not released yet is taken even if the API does not answer. If the API does not say whether another
+    host holds the identity, the pod gets a new ephemeral node. A StatefulSet's pod or a ``required`` pod fails with IdentityUnknown
+    instead. Most waits end at ``deadline``, in seconds of CLOCK_MONOTONIC.
     """
     pod = request.pod
     if pod is None or pod.namespace in config.exclude_namespaces:  # these must start without an API
         yield intent, None
         return
     name = Name(Attachments(config.state_dir), pod.namespace, intent.name)
-    with contextlib.ExitStack() as holds:  # others must not release what is being recorded
+    with contextlib.ExitStack() as holds:  # no other process may release it
         reservation = _unreleased(config, pod, name, intent, deadline, holds)
         if reservation is None:
             intent, reservation = _take(request, config, intent, name, deadline, holds)
@@ -117,10 +116,10 @@ def reserved(
 def _unreleased(
     config: Config, pod: Pod, name: Name, intent: PodIntent, deadline: float, holds: contextlib.ExitStack
 ) -> Reservation | None:
-    """An identity that this host was about to release, and still has. If another process releases it just now, wait for the end of that.
+    """An identity that this host has queued for release and still holds. If another process is just releasing it, wait for that.
 
     The host's Node may have been deleted meanwhile, or the disk may be a copy of another host's. So the API is asked whether another
-    host is the holder; if it does not answer, this host still is.
+    host is the holder. If the API does not answer, this host counts as the holder.
     """
     releases = Releases(config.state_dir)
     with name.locked():
@@ -145,7 +144,7 @@ def _unreleased(
 
 
 def _whose(config: Config, pod: Pod, name: Name, number: int, key: str) -> bytes:
-    """In the child: whose an identity of this disk is; empty if the API does not say which host this is."""
+    """In the child: OURS or ANOTHERS for an identity on this disk; empty if the API does not say which Node this host is."""
     from .secret_store import Vault
 
     api = release.cluster_api(config.kubeconfig)
@@ -188,13 +187,13 @@ def _take(
             adopt(config.state_dir, name, answer.number, identity, answer.files)
             holds.enter_context(attempt.pop_all())
             return intent, Reservation(answer.number, key, config.kubeconfig, answer.record["port"])
-        if answer.host_only:  # after a failure, the API may have given a lease all the same
+        if answer.host_only:  # not after a failure, because the lease may have been taken all the same
             releases.done(key)
     return _without_lease(request, config, intent, answer), None
 
 
 def _without_lease(request: Request, config: Config, intent: PodIntent, answer: Answer) -> PodIntent:
-    """What the pod may be without an identity of the cluster's. Raises IdentityUnknown."""
+    """The intent for a pod without an identity from the cluster. Raises IdentityUnknown."""
     if answer.host_only:
         request.warn(f"the identity is stored on this host only: {answer.host_only}")
         return intent
@@ -206,7 +205,7 @@ def _without_lease(request: Request, config: Config, intent: PodIntent, answer: 
 
 
 def announce(releases: Releases, release: Release) -> int:
-    """Write down what may have to be released, before the cluster is asked. Returns the descriptor that holds the release's lock."""
+    """Queue a release before the cluster is asked for a lease. Returns the descriptor that holds the release's lock."""
     while True:
         releases.post(release)
         hold = releases.hold(release.key)
@@ -233,7 +232,7 @@ def _answer(config: Config, pod: Pod, intent: PodIntent, key: str, taken: list[i
 
 
 def own_holder(api: Api, state_dir: str, namespace: str, pod: str, uid: str, key: str) -> Holder | None:
-    """This host as the holder of ``key``, by the Node that the API has the pod on; None if the API has no such pod."""
+    """This host as the holder of ``key``, with the pod's Node from the API; None if the API has no such pod."""
     from .secret_store import Holder
 
     name = api.node_of(namespace, pod, uid)
@@ -242,13 +241,13 @@ def own_holder(api: Api, state_dir: str, namespace: str, pod: str, uid: str, key
 
 
 def as_identity(key: str, record: dict[str, Any], kubeconfig: str) -> Identity:
-    """The identity of a Secret's record for this disk, without a user ID and a port."""
+    """The identity from a Secret's record, for this disk, without a user ID and a port."""
     tags = tuple(record["tags"])
     return Identity(key, 0, 0, record["control_url"], tags, record["node_id"], record["node_key"], kubeconfig)
 
 
 def adopt(state_dir: str, name: Name, number: int, identity: Identity, contents: dict[str, bytes]) -> None:
-    """Write what the cluster had to this disk. If it had nothing, an identity that was this host's alone becomes the cluster's."""
+    """Write an identity from the cluster to this disk. If it has no keys yet, an identity that was only on this disk is used for it."""
     from ..state import vault_files
 
     with name.locked():

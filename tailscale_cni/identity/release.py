@@ -1,7 +1,7 @@
-"""Giving identities back to the cluster that keeps them, once the processes that had them have ended.
+"""Releasing identities to the cluster, after the processes that used them have ended.
 
-A release is on the disk first (``state.releases``) and is made as often as it takes, because the Kubernetes API may be away. Until the
-cluster knows, no other host can have the identity, and this disk may have the only copy of its newest keys.
+A release is first queued on disk (``state.releases``) and retried until it succeeds, because the Kubernetes API may be down. Until then,
+no other host can lease the identity, and this disk may have the only copy of its newest keys.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ API_TIMEOUT = 5.0
 """Seconds for one call of the Kubernetes API."""
 
 LOCK_TIMEOUT = 5.0
-"""Seconds to wait for another process that makes the releases."""
+"""Seconds to wait for another process that is delivering the releases."""
 
 DEL_TIMEOUT = 1.0
-"""Seconds that a DEL waits for its release to be made."""
+"""Seconds that a DEL waits for the delivery of its release."""
 
 STALE_STATUS = 600.0
-"""Seconds after a boot in which the status of the host's Node may still be that of the boot before."""
+"""Seconds after a boot in which the status of the host's Node may still be from the previous boot."""
 
 
 class Outcome(Enum):
-    """How a try to make a release ended."""
+    """The result of an attempt to deliver a release."""
 
     DONE = "done"
     BUSY = "busy"
-    """Another process makes it."""
+    """Another process is delivering the release."""
     LATER = "later"
-    """It stays on the disk for the next try."""
+    """The release stays queued for the next attempt."""
 
 
 def queue(attachment: Attachment, key: str, kubeconfig: str) -> None:
-    """Queue the release of an identity. Without a ``kubeconfig``, only this disk has it, and there is nothing to release."""
+    """Queue the release of an identity. An empty ``kubeconfig`` means that it is only on this disk, so there is nothing to release."""
     if kubeconfig:
         release = Release(key, kubeconfig, attachment.namespace, attachment.name)
         Releases(attachment.state_dir).post(release)
@@ -74,14 +74,14 @@ def queue_deletion(attachment: Attachment, identity: Identity) -> None:
 
 
 def clear_pending(attachment: Attachment) -> None:
-    """Drop the release that was written before ADD took the identity: the attachment is on the disk, and its end releases it."""
+    """Drop the release that was queued before ADD took the lease. The attachment is on disk now, and its end queues a release again."""
     Releases(attachment.state_dir).done(attachment.identity)
 
 
 def deliver_now(state_dir: str, ended: list[Attachment]) -> None:
-    """Make all releases in a child, and wait a moment for it, so that a pod that moves to another host finds its identity free.
+    """Deliver all releases in a child, and wait a moment for it, so that a pod that moves to another host finds its identity free.
 
-    Those of the ``ended`` pods come first, because another process may be busy with the rest for long.
+    The releases of the ``ended`` pods come first, because another process may be busy with the rest for a long time.
     """
 
     def make() -> bytes:
@@ -97,25 +97,25 @@ def deliver_now(state_dir: str, ended: list[Attachment]) -> None:
 
 
 def deliver_soon(state_dir: str) -> None:
-    """Make all releases in a detached child."""
+    """Deliver all releases in a detached child."""
     if any(Releases(state_dir).all()):
         linux.detach(lambda: _deliver_all(state_dir))
 
 
 def remind(state_dir: str) -> None:
-    """Try once, in a detached child, what has not been tried for a minute: on a host where no other call comes by."""
+    """If a release has not been tried for a minute, try all once in a detached child. This serves hosts that get no other calls."""
     if Releases(state_dir).waiting(DELIVERY_TIMEOUT):
         linux.detach(lambda: _deliver_all(state_dir, 0))
 
 
 def _deliver_all(state_dir: str, seconds: float = DELIVERY_TIMEOUT) -> None:
-    """Make the releases, and then the deletions that they allow."""
+    """Deliver the releases, and then the deletions that they allow."""
     deliver(state_dir, seconds)
     deletions.deliver(state_dir, seconds)
 
 
 def deliver(state_dir: str, seconds: float = DELIVERY_TIMEOUT) -> int:
-    """Make all releases, again and again for ``seconds``, unless another process does. Returns how many are left."""
+    """Deliver all releases, with retries for ``seconds``, unless another process is doing so. Returns how many are left."""
     releases = Releases(state_dir)
     return delivery.deliver(
         releases.root,
@@ -127,7 +127,7 @@ def deliver(state_dir: str, seconds: float = DELIVERY_TIMEOUT) -> int:
 
 
 def deliver_of_hostname(state_dir: str, namespace: str, name: str) -> int:
-    """Make the releases of one hostname: an ADD of the same pod that was killed may have left one. Returns how many are left."""
+    """Deliver the releases of one hostname. A killed ADD of the same pod may have left one. Returns how many are left."""
     ours = (one for one in Releases(state_dir).all() if (one.namespace, one.name) == (namespace, name))
     return _count_left(state_dir, ours)
 
@@ -137,12 +137,12 @@ def _count_left(state_dir: str, releases: Iterable[Release]) -> int:
 
 
 def make(state_dir: str, release: Release) -> Outcome:
-    """Give one identity back to the cluster, and forget it here."""
+    """Release one identity to the cluster, and remove it from this disk."""
     releases = Releases(state_dir)
     hold = releases.hold(release.key)
     if hold is None:
         return Outcome.BUSY
-    release = releases.get(release.key) or release  # it may have been written anew meanwhile
+    release = releases.get(release.key) or release  # it may have been replaced meanwhile
     try:
         identity, name = Identity.load(state_dir, release.key), _name(state_dir, release)
         if _is_in_use(name, release.key):
@@ -171,14 +171,14 @@ def _name(state_dir: str, release: Release) -> Name:
 
 
 def _is_in_use(name: Name, key: str) -> bool:
-    """Whether a pod of this host has the identity: the release is of an ADD that was killed after it had recorded the pod."""
+    """Whether a pod of this host has the identity. Then the release is from an ADD that was killed after it had recorded the pod."""
     with name.locked():
         return any(holder.identity == key for holder in name.holders().values())
 
 
 def is_known(name: Name, key: str) -> bool:
     """Whether a pod of this host has an identity or is about to, or its release is queued."""
-    if Releases(name.store.state_dir).is_there(key):  # it is removed when the pod is recorded
+    if Releases(name.store.state_dir).is_there(key):  # the release is removed when the pod is recorded
         return True
     with name.locked():
         return any(
@@ -206,7 +206,7 @@ def _tell_cluster(name: Name, release: Release, identity: Identity) -> bool:
         if entry and entry.holder and is_copy(vault.api, entry.holder):
             entry = None
         _take_out_of_reach(name, release.key)
-        if entry is None:  # released before, or another host's
+        if entry is None:  # it was released before, or another host holds it
             return not any(one is None or one.record.node_id == identity_id for one in entries.values())
         local = vault_files.read(identities.directory(state_dir, release.key))
         if local:
@@ -223,9 +223,9 @@ def _tell_cluster(name: Name, release: Release, identity: Identity) -> bool:
 
 
 def is_copy(api: Api, holder: Holder) -> bool:
-    """Whether a holder with this host's ID is another host, of whose disk ours is a copy: its Node runs in another boot.
+    """Whether a holder with this host's ID is another host, because this disk is a copy of that host's. Its Node reports another boot.
 
-    Raises KubernetesFailed while the Node's status may be that of the boot before.
+    Raises KubernetesFailed while the Node's status may still be from the previous boot.
     """
     boot = linux.boot_id()
     node = None if holder.boot == boot else api.node(holder.node)
@@ -239,7 +239,7 @@ def is_copy(api: Api, holder: Holder) -> bool:
 
 
 def _take_out_of_reach(name: Name, key: str) -> None:
-    """Retain the identity for no pod of this host any more: after an answer that was lost, it may be another host's."""
+    """Stop retaining the identity for pods of this host, because it may be another host's after a lost answer."""
     with name.locked():
         for number, kept in name.all_kept().items():
             if kept == key:
@@ -247,14 +247,14 @@ def _take_out_of_reach(name: Name, key: str) -> None:
 
 
 def secret_record(identity: Identity) -> Record:
-    """What the cluster knows of an identity of this disk."""
+    """The record of an identity on this disk, as the cluster stores it."""
     from .secret_store import Record
 
     return Record(identity.control_url, identity.tags, identity.node_id, identity.node_key, identity.port)
 
 
 def cluster_api(kubeconfig: str) -> Api:
-    """The Kubernetes API, for calls whose answers are secret. Raises BadKubeconfig."""
+    """A client of the Kubernetes API, for calls with secret answers. Raises BadKubeconfig."""
     from ..kube.client import Api
     from ..kube.kubeconfig import load
 

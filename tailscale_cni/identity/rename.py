@@ -1,7 +1,7 @@
-"""Renaming an ephemeral node once the hostname that it should have is free.
+"""Renaming an ephemeral node when its hostname becomes free.
 
-In a rolling update the old pod may be on another host. Its node is still called ``web`` when the new node registers, so the control plane
-calls the new one ``web-1``. When the old node is gone, only the new one's host can have it renamed to ``web``.
+In a rolling update, the old pod may be on another host. Its node is still called ``web`` when the new node registers, so the control plane
+calls the new node ``web-1``. When the old node is gone, the new node's host has the control plane rename it to ``web``.
 """
 
 from __future__ import annotations
@@ -20,27 +20,26 @@ if TYPE_CHECKING:
 
 
 MIN_RETRY_INTERVAL = 10.0
-"""Seconds after a call of the control plane, or a third of the pod's age if that is longer. The device that has the hostname may be one
-that this node cannot see."""
+"""Seconds between two renames, or a third of the pod's age if that is longer. This node may not see the device that has the hostname."""
 
 
 def seek(attachment: Attachment) -> float:
-    """Rename the node's device to the hostname that it should have, if no peer has that.
+    """Rename the node's device to the attachment's hostname, if no peer has that hostname.
 
-    Returns the seconds until the next look, 0 if none is needed. A hostname that another device uses is never taken: the control plane
-    refuses it or adds a number, and the node looks again while the pod is young.
+    Returns the seconds until the next check, 0 for none. A hostname that another device uses is never taken: the control plane refuses the
+    name or adds a number. While the pod is young, the check is repeated.
     """
     from ..worker.localapi import LocalApi
 
     try:
         node = LocalApi.of(attachment).node(peers=True)
-    except errors.LocalApiFailed:  # its supervisor starts it again
+    except errors.LocalApiFailed:  # the supervisor restarts the worker
         return handover.MIN_LOOK_INTERVAL
     called, _, domain = node.name.partition(".")
     if called == attachment.hostname or not handover.may_move(attachment):
         return 0
     if not domain or f"{attachment.hostname}.{domain}" in node.peer_names:
-        return handover.seconds_to_next_look(attachment)  # a look at the node's peers asks no control plane
+        return handover.seconds_to_next_look(attachment)  # this check needs no control plane
     _rename(attachment, node)
     return max(MIN_RETRY_INTERVAL, handover.age(attachment) / 3)
 

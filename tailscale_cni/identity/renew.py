@@ -1,4 +1,4 @@
-"""A lease while its node runs: confirmed, kept current in the cluster, and changed for a better number while the pod is young."""
+"""Renewing a lease while its node runs: confirm it, update it in the cluster, and take a better number while the pod is young."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 RETRY_AFTER_FAILURE = 60.0
-"""Seconds until the next look if the API gave no answer: a host that was cut off must learn soon whether it still holds its identities."""
+"""Seconds until the next renewal if the API did not answer. A host that was cut off must soon learn whether it holds its identities."""
 
 RENEW_INTERVAL = 600.0
-"""Seconds between two looks at an identity that cannot improve."""
+"""Seconds between two renewals of an identity whose number cannot improve."""
 
 
 def renew(attachment: Attachment) -> float | None:
-    """Renew the lease of a node whose identity the cluster keeps, and take a better number if one is free.
+    """Renew the lease of a node whose identity is in the cluster, and take a better number if one is free.
 
-    Returns the seconds until the next renewal, 0 if the cluster does not keep the identity; None if the node must become another one,
-    because another host holds the identity or because a better one was taken.
+    Returns the seconds until the next renewal, 0 if the identity is not in the cluster. Returns None if the node must change its identity,
+    because another host holds the identity or because a better number was taken.
     """
     if not attachment.kubeconfig:
         return 0
@@ -54,7 +54,7 @@ def renew(attachment: Attachment) -> float | None:
 
 
 def _until_next_look(attachment: Attachment) -> float:
-    """Seconds until the next look. All pods of a hostname look, so a higher number looks less often: together a few times a second."""
+    """Seconds until the next renewal. Higher numbers renew less often, so that all pods of a hostname together ask a few times a second."""
     return min(
         RENEW_INTERVAL,
         max(handover.seconds_to_next_look(attachment), handover.MIN_LOOK_INTERVAL * attachment.number),
@@ -73,7 +73,7 @@ def _vault(api: Api, attachment: Attachment) -> Vault:
 
 
 def _confirm(api: Api, attachment: Attachment) -> bool:
-    """Whether this host still holds the identity. The cluster then has the keys and the record that this disk has."""
+    """Whether this host still holds the identity. If so, the cluster gets the keys and the record of this disk."""
     from ..kube.client import Conflict
     from .secret_store import TRIES
 
@@ -82,7 +82,7 @@ def _confirm(api: Api, attachment: Attachment) -> bool:
         known = vault.entry(attachment.number)
         entry = known or _recreated(api, attachment)
         if entry is None or entry.holder is None:
-            return entry is None  # without a pod, the holder is not known
+            return entry is None  # None: the pod is gone, so nothing can be confirmed
         if (entry.holder.host, entry.holder.key) != (host_id(attachment.state_dir), attachment.key):
             return False
         if release.is_copy(api, entry.holder):
@@ -100,7 +100,7 @@ def _confirm(api: Api, attachment: Attachment) -> bool:
 
 
 def _recreated(api: Api, attachment: Attachment) -> Entry | None:
-    """A new entry for a Secret that was deleted while its pod runs; None if the pod is gone or has another identity by now."""
+    """A new entry for a Secret that was deleted while its pod runs; None if the pod is gone or has another identity now."""
     from .secret_store import Entry, Record
 
     pod = (attachment.namespace, attachment.pod, attachment.pod_uid)
@@ -111,7 +111,7 @@ def _recreated(api: Api, attachment: Attachment) -> Entry | None:
 
 
 def _with_local_state(api: Api, attachment: Attachment, entry: Entry) -> Entry:
-    """The entry with this host's current Node and boot, and with the keys and the record of its disk."""
+    """The entry with this host's current Node and boot, and with the keys and the record of this disk."""
     from ..state import vault_files
 
     holder = entry.holder
@@ -129,7 +129,7 @@ def _with_local_state(api: Api, attachment: Attachment, entry: Entry) -> Entry:
 
 
 def _note_lost(attachment: Attachment) -> None:
-    """Record that nothing may run as this identity here. The supervisor then ends the node and starts anew (``discard_lost``)."""
+    """Record that nothing may run with this identity on this host. The supervisor then ends the node and restarts (``discard_lost``)."""
     sys.stderr.write(
         f"{attachment.who}: another host has taken over the identity {attachment.hostname}, because this host's Node object was deleted "
         "or tainted out-of-service. The node is stopped on this host\n"
@@ -142,7 +142,7 @@ def _note_lost(attachment: Attachment) -> None:
 
 
 def discard_lost(attachment: Attachment) -> None:
-    """Remove the keys of a lost identity. Its processes have ended."""
+    """Remove the keys of a lost identity. Its processes must have ended."""
     name = Name.of(attachment)
     with name.locked():
         if name.kept(attachment.number) == attachment.identity:
@@ -151,7 +151,7 @@ def discard_lost(attachment: Attachment) -> None:
 
 
 def _improve(api: Api, attachment: Attachment) -> bool:
-    """Take the identity of a better number if one was released. Returns whether the attachment has it now."""
+    """Take the identity of a better number if one was released. Returns whether the attachment now has that identity."""
     releases, key = Releases(attachment.state_dir), os.urandom(8).hex()
     name, wanted = Name.of(attachment), attachment.wanted
     holder = own_holder(
@@ -175,7 +175,7 @@ def _improve(api: Api, attachment: Attachment) -> bool:
 
 
 def _move_to(attachment: Attachment, key: str, entry: Entry) -> bool:
-    """Give the attachment the number and its identity. A crash in between leaves the release that returns the identity."""
+    """Give the attachment the number and the identity of an entry. After a crash in between, the queued release returns the identity."""
     state_dir, number = attachment.state_dir, entry.number
     name = Name.of(attachment)
     adopt(
@@ -204,7 +204,7 @@ def _move_to(attachment: Attachment, key: str, entry: Entry) -> bool:
 
 
 def _port(attachment: Attachment, key: str, preferred: int) -> int:
-    """The UDP port that the identity had, if it is free on this host; else the attachment's."""
+    """The identity's last UDP port, if it is free on this host; else the attachment's port."""
     ports = Claims(attachment.state_dir, "port")
     with contextlib.suppress(errors.NothingFree):
         return ports.take(

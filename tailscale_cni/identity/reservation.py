@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class Reservation(NamedTuple):
-    """The identity ``key`` of a hostname's ``number``, from the cluster that ``kubeconfig`` gives access to.
+    """The identity ``key`` of a hostname's ``number``, from the cluster of ``kubeconfig``.
 
-    ``port`` is the UDP port that its node had last; 0 if that is not known.
+    ``port`` is the last UDP port of the identity's node; 0 if that is unknown.
     """
 
     number: int

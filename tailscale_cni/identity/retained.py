@@ -1,6 +1,6 @@
-"""Identities that are kept for pods to come: which there are, and forgetting one that nobody wants any more.
+"""Listing and forgetting the retained identities of a host.
 
-What is kept is nobody's at the moment, or a pod's that runs: that one is not forgotten.
+A retained identity is either idle or in use by a running pod. An identity in use cannot be forgotten.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 
 PATIENCE = 10.0
-"""Seconds that one waits for whoever is just giving one back to the cluster."""
+"""Seconds to wait for another process that is just releasing the identity to the cluster."""
 
 
 class Kept(NamedTuple):
-    """The identity that is kept for a number of a name, and the pod that is that node now, if one is."""
+    """An identity that is retained for a number of a name, and the pod that uses the identity now, if there is one."""
 
     name: hostnames.Name
     number: int
     identity: Identity
     holder: Attachment | None
     last_used: float
-    """Seconds since the epoch: when its last pod ended, or its record was written."""
+    """When the identity's last pod ended or its record was written, in seconds since the epoch."""
 
     @property
     def node(self) -> str:
-        """What people call it: ``media/plex-1``."""
+        """Namespace and hostname, for example ``media/plex-1``."""
         return f"{self.name.namespace}/{numbered(self.name.name, self.number)}"
 
 
 def every(state_dir: str) -> Iterator[Kept]:
-    """All of a host. A record that cannot be read has nothing in it but its key."""
+    """All retained identities of a host. An identity whose record cannot be read has only its key."""
     store = Attachments(state_dir)
     attachments = list(store.all())
     for name in hostnames.every(store):
@@ -65,7 +65,7 @@ def _kept(name: hostnames.Name, number: int, key: str, attachments: Iterable[Att
 
 
 def find(state_dir: str, wanted: str) -> Kept:
-    """By what people call it, or by its key. Raises NoSuchIdentity, also where two are called so."""
+    """The retained identity with this ``node`` or key. Raises NoSuchIdentity for none, and for several."""
     found = [kept for kept in every(state_dir) if wanted in (kept.node, kept.identity.key)]
     if len(found) == 1:
         return found[0]
@@ -79,9 +79,9 @@ def find(state_dir: str, wanted: str) -> Kept:
 
 
 def forget(state_dir: str, kept: Kept, host: Config) -> bool:
-    """Remove its keys, and write down that its node is to be deleted; whether there is somebody to tell. Raises IdentityInUse.
+    """Remove a retained identity and queue the deletion of its node. Returns whether an API can delete the node. Raises IdentityInUse.
 
-    A pod that is added at the same time has taken the number by then, or finds nothing kept.
+    A pod that is added at the same time either took the number before this, or finds no retained identity.
     """
     with _not_given_back(state_dir, kept.identity) as ours, kept.name.locked():
         holder = kept.name.holders().get(kept.number)
@@ -94,7 +94,7 @@ def forget(state_dir: str, kept: Kept, host: Config) -> bool:
                 identity=kept.node, advice="It was forgotten or released a moment ago."
             )
         deletion = _deletion(kept, host)
-        if kept.identity.kubeconfig:  # the cluster is told first: it may be another host's by now
+        if kept.identity.kubeconfig:  # another host may hold it now, so the cluster decides
             key, kubeconfig, name = kept.identity.key, kept.identity.kubeconfig, kept.name
             Releases(state_dir).post(
                 Release(key, kubeconfig, name.namespace, name.name, delete=True, deletion=deletion)
@@ -108,7 +108,7 @@ def forget(state_dir: str, kept: Kept, host: Config) -> bool:
 
 @contextlib.contextmanager
 def _not_given_back(state_dir: str, identity: Identity) -> Iterator[bool]:
-    """Keep what the cluster keeps, too, from being given back meanwhile; whether that is not just being done."""
+    """Keep other processes from releasing an identity while the body runs. Yields False if a release is in progress."""
     hold = Releases(state_dir).hold(identity.key, PATIENCE) if identity.kubeconfig else None
     try:
         yield hold is not None or not identity.kubeconfig
@@ -118,7 +118,7 @@ def _not_given_back(state_dir: str, identity: Identity) -> Iterator[bool]:
 
 
 def _deletion(kept: Kept, host: Config) -> Deletion | None:
-    """Its node can be deleted where the host's control plane is the one that it is of, and has an API."""
+    """The deletion of an identity's node; None unless the node is in the host's control plane and this has an API."""
     identity = kept.identity
     is_known = identity.node_id and identity.node_key and identity.control_url == host.control_url
     if select.is_static(host) or not is_known:

@@ -1,11 +1,12 @@
 """The vault: identities in the cluster's Secrets, so that a node can move to another host with its pod.
 
-A Secret per namespace, name and number; in it the node's keys, what they are for, and which host holds them. Whoever changes one
-says which version it has read (``resourceVersion``), so of two hosts that want one, one gets it. It is taken from another host only
-when that cannot run it any more: it has given it back, its Node object is gone (by UID: a Node of the same name that came later is
-another one), or somebody vouches for it by the taint ``node.kubernetes.io/out-of-service``. So no two hosts run one identity.
+There is a Secret per namespace, name and number. It has the node's keys, the record of their registration, and the host that holds them.
+A change of a Secret names the version that was read (``resourceVersion``), so if two hosts want an identity, one of them gets it. An
+identity is taken from another host only if that host cannot run it any more: the host has released it, its Node object is gone (compared
+by UID, because a later Node can have the same name), or a person added the taint ``node.kubernetes.io/out-of-service``. So two hosts
+never run one identity.
 
-What is in a Secret is hostile until parsed: whoever may write there may write anything. This module asks the API, and is slow to import.
+The content of a Secret is not trusted, because others may have write access. This module calls the API, and is slow to import.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 NAMESPACE = "tailscale-cni"
-"""Of its own: who may read Secrets there must not thereby read others."""
+"""A namespace for our Secrets only, so that read access to them gives no access to other Secrets."""
 
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 KIND = "tailscale.com/identity"
@@ -38,11 +39,11 @@ RECORD = "record.json"
 LARGEST_RECORD = 16 * 2**10
 
 TRIES = 5
-"""How often somebody else may come first."""
+"""How often a change is tried if other hosts change the Secret at the same time."""
 
 
 class Holder(NamedTuple):
-    """Who has an identity: the host's Node, by name and UID; the host by its own word and boot; and as which identity of its disk."""
+    """The host that holds an identity: its Node's name and UID, its host ID and boot ID, and the key of the identity on its disk."""
 
     node: str
     node_uid: str
@@ -51,19 +52,19 @@ class Holder(NamedTuple):
     key: str
 
     def is_same(self, other: Holder) -> bool:
-        """Whether it is the same identity of the same host, whatever has become of its Node and its boot."""
+        """Whether host and key are the same. The host's Node and boot may have changed."""
         return (self.host, self.key) == (other.host, other.key)
 
 
 class Record(NamedTuple):
-    """What keys are for, and whose they are."""
+    """The registration of an identity's keys."""
 
     control_url: str = ""
     tags: tuple[str, ...] = ()
     node_id: str = ""
     node_key: str = ""
     port: int = 0
-    """The UDP port that it had: it gets it again where it is free."""
+    """The node's last UDP port. The node gets the same port on a host where it is free."""
 
 
 class Entry(NamedTuple):
@@ -75,22 +76,22 @@ class Entry(NamedTuple):
     record: Record
     files: Mapping[str, bytes]
     document: Mapping[str, Any]
-    """The Secret as it was read; what is not ours in it stays."""
+    """The Secret as it was read. Fields that are not ours are preserved."""
 
     def __repr__(self) -> str:
-        """Never the keys."""
+        """Number and holder, without the keys."""
         return f"Entry({self.number}, {self.holder})"
 
 
 class Taken(NamedTuple):
-    """An identity that is this host's now, and what a person should know of those of lower numbers."""
+    """An identity that this host has taken, and messages for a person about lower numbers that it could not take."""
 
     entry: Entry
     refusals: tuple[str, ...] = ()
 
 
 class Held(Exception):
-    """An identity cannot be taken; why, where a person should know."""
+    """An identity cannot be taken. The message is for a person; it is empty if nothing is wrong."""
 
 
 class Vault:
@@ -102,17 +103,17 @@ class Vault:
         self.namespace, self.name = namespace, name
 
     def secret_name(self, number: int) -> str:
-        """A DNS subdomain of at most 133 characters."""
+        """The name of a Secret: a DNS subdomain of at most 133 characters."""
         return f"{self.namespace}.{self.name}.{number}"
 
     def entries(self) -> dict[int, Entry | None]:
-        """By number; None for one that cannot be read: it is nobody's to take."""
+        """All entries, by number; None for a Secret that cannot be read, which no host may take."""
         selector = f"tailscale.com/namespace%3D{self.namespace}%2Ctailscale.com/name%3D{self.name}"
         found = self.api.get(f"{SECRETS}?labelSelector={selector}")
         return dict(self._parsed(as_list(as_dict(found).get("items"))))
 
     def entry(self, number: int) -> Entry | None:
-        """One of them; None if there is none. Raises UnreadableState for one that cannot be read."""
+        """The entry of a number; None if there is none. Raises UnreadableState for a Secret that cannot be read."""
         found = self.api.get(f"{SECRETS}/{self.secret_name(number)}")
         if found is None:
             return None
@@ -124,7 +125,7 @@ class Vault:
         return entry
 
     def shown(self, number: int) -> str:
-        """A Secret, as kubectl has it."""
+        """A Secret's namespace and name, for messages."""
         return f"{NAMESPACE}/{self.secret_name(number)}"
 
     def take(
@@ -136,11 +137,11 @@ class Vault:
         below: int | None = None,
         has: Callable[[str], bool] = lambda _: True,
     ) -> Taken | None:
-        """Hold the one of ``number``, if it is given and free; else the lowest that is free and not among ``taken``.
+        """Take the identity of ``number``, if that is given and free; else the lowest free number that is not in ``taken``.
 
-        Where one was given, the others are other pods' to come back to: another one is then one that is not there yet. One that is not
-        there is made. With ``below``, only one that is there already and has a lower number will do. One that somebody else is
-        quicker to hold is not free. ``has`` says of a key whether the holder's host knows of it. None if there is none.
+        A missing Secret is free, and is created. If ``number`` is given, the existing identities of other numbers belong to other pods, so
+        only a missing Secret is an alternative. With ``below``, only existing Secrets with a lower number are taken. A Secret that another
+        host changes first is not free. ``has`` is whether the holder's host knows a key. Returns None if no identity is free.
         """
         entries, refusals = self.entries(), list[str]()
         wanted = range(MOST if below is None else below)
@@ -165,17 +166,17 @@ class Vault:
         return None
 
     def _check_free(self, entry: Entry, ours: Holder, has: Callable[[str], bool]) -> None:
-        """Raises Held, without a word if that is as it should be."""
+        """Raise Held if an identity is not free. The message is empty if nothing is wrong."""
         held = entry.holder
         if held is None:
             return
-        if (held.host, held.node) == (ours.host, ours.node):  # of a copied disk, only one has this Node
+        if (held.host, held.node) == (ours.host, ours.node):  # copies of a disk have different Nodes
             if has(held.key):
                 raise Held
-            return  # a call of ours that was given up, and done all the same
-        if (held.node, held.node_uid) == (ours.node, ours.node_uid):  # it has lost its disk
+            return  # a call of ours took it after we had stopped waiting
+        if (held.node, held.node_uid) == (ours.node, ours.node_uid):  # this host has lost its state
             if held.boot != ours.boot:
-                return  # nothing of it outlives a boot
+                return  # no process of its node survives a reboot
             raise Held(
                 f"this host had the identity {self.shown(entry.number)} before its state directory was removed: if no process of its "
                 "node still runs, delete the Secret"
@@ -191,13 +192,13 @@ class Vault:
         )
 
     def _is_for_another(self, entries: Mapping[int, Entry | None], number: int) -> bool:
-        """Whether somebody has a worse number, and a host that is well: as on one host, the worst off moves, and nobody else has to."""
+        """Whether a pod on a Ready host has a worse number than ``number``. The pod with the worst number moves, as within one host."""
         worse = {one.holder for its, one in entries.items() if its > number and one and one.holder}
         nodes = ((self.api.node(holder.node), holder) for holder in worse)
         return any(node and node.ready and node.uid == holder.node_uid for node, holder in nodes)
 
     def save(self, entry: Entry) -> Entry:
-        """Write one, new or as it was read; as it is then. Raises client.Conflict."""
+        """Create or replace the Secret of an entry; return the entry with the new Secret. Raises client.Conflict."""
         metadata = as_dict(entry.document.get("metadata"))
         version = metadata.get("resourceVersion")
         name = self.secret_name(entry.number)
@@ -222,7 +223,7 @@ class Vault:
         return entry._replace(document=written)
 
     def delete(self, entry: Entry) -> None:
-        """Nobody is to be this node any more. Raises client.Conflict."""
+        """Delete an identity from the cluster, so that no pod uses it again. Raises client.Conflict."""
         metadata = as_dict(entry.document.get("metadata"))
         preconditions = {key: metadata.get(key) for key in ("uid", "resourceVersion")}
         path = f"{SECRETS}/{self.secret_name(entry.number)}"
@@ -231,25 +232,25 @@ class Vault:
         )
 
     def _parsed(self, items: list[Any]) -> Iterator[tuple[int, Entry | None]]:
-        """Of a list, what is ours by its name."""
+        """The entries of those Secrets in a list whose names are ours, with their numbers."""
         prefix = self.secret_name(0)[:-1]
         for item in map(as_dict, items):
             name = as_text(as_dict(item.get("metadata")).get("name"))
             digits = name.removeprefix(prefix)
             if name.startswith(prefix) and digits.isascii() and digits.isdecimal() and len(digits) < 6:
                 number = int(digits)
-                if name == self.secret_name(number):  # there may be a 00, too
+                if name == self.secret_name(number):  # not for "00"
                     yield number, _entry(number, item)
 
 
 def held_as(entries: Mapping[int, Entry | None], holder: Holder) -> Entry | None:
-    """The one that is held so, if there is any."""
+    """The entry with this holder, if there is one."""
     held = (entry for entry in entries.values() if entry and entry.holder)
     return next((entry for entry in held if entry.holder and entry.holder.is_same(holder)), None)
 
 
 def _packed(entry: Entry) -> str:
-    """The record, with the fields that another host's newer version had written in it."""
+    """The record in base64, with the fields that a newer version on another host has written."""
     holder, released_by = (one._asdict() if one else None for one in (entry.holder, entry.released_by))
     known = {"version": 1, **entry.record._asdict(), "holder": holder, "releasedBy": released_by}
     document = {**_record_of(as_dict(entry.document.get("data"))), **known}
@@ -257,7 +258,7 @@ def _packed(entry: Entry) -> str:
 
 
 def _entry(number: int, secret: Mapping[str, Any]) -> Entry | None:
-    """None for what this version has not written, or another has broken."""
+    """The entry of a Secret; None if the Secret has another format or invalid content."""
     data = as_dict(secret.get("data"))
     try:
         if secret.get("type") not in (None, KIND):
@@ -271,14 +272,14 @@ def _entry(number: int, secret: Mapping[str, Any]) -> Entry | None:
         holder, released_by = _holder(document["holder"]), _holder(document["releasedBy"])
         known = record(document)
         if known.node_key != node_keys.in_state(files.get(vault_files.STATE, b"")):
-            known = known._replace(node_id="", node_key="")  # nobody is to tag or delete that
+            known = known._replace(node_id="", node_key="")  # so that this device is never tagged or deleted
         return Entry(number, holder, released_by, known, files, secret)
     except (ValueError, KeyError, RecursionError):
         return None
 
 
 def _record_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a Secret has as its record; nothing if it has none that can be read."""
+    """The record in a Secret's data; empty if there is none or it cannot be read."""
     try:
         return as_dict(json.loads(_decoded(data.get(RECORD), LARGEST_RECORD)))
     except (ValueError, RecursionError):
@@ -286,7 +287,7 @@ def _record_of(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decoded(value: object, largest: int = vault_files.LARGEST) -> bytes:
-    """Raises ValueError."""
+    """Decode base64. Raises ValueError, also for a text of more than twice ``largest``."""
     if not isinstance(value, str) or len(value) > 2 * largest:
         raise ValueError("not base64, or too long")
     try:
@@ -296,7 +297,7 @@ def _decoded(value: object, largest: int = vault_files.LARGEST) -> bytes:
 
 
 def _holder(value: object) -> Holder | None:
-    """Raises ValueError for somebody who cannot be named: that must not look like nobody."""
+    """Parse a holder. Raises ValueError for an invalid one, which must not look like no holder."""
     if value is None:
         return None
     words = [as_word(as_dict(value).get(field)) for field in Holder._fields]
@@ -306,7 +307,7 @@ def _holder(value: object) -> Holder | None:
 
 
 def record(document: Mapping[str, Any]) -> Record:
-    """What a document says of it, of the kind that it must be."""
+    """The Record of a JSON document. Invalid fields get their defaults."""
     port = document.get("port")
     return Record(
         as_text(document.get("control_url")),

@@ -1,6 +1,6 @@
 """The few calls to a cluster's API: a namespace's annotations, a pod's controller and Node, and the Secrets of identities.
 
-The API's answers are hostile until parsed: bounded in time and size, and only strings are taken from them. Nothing here shows a secret.
+The API's answers are not trusted: they are bounded in time and size, and their fields are checked. Nothing here shows a secret.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from .kubeconfig import Access
 
 MAX_ANSWER = 8 * 2**20
-"""Bytes: etcd takes objects of 1.5 MiB, which can be longer as JSON."""
+"""The largest answer, in bytes. etcd accepts objects of 1.5 MiB, which can be longer as JSON."""
 MAX_NAME = 253
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
 
 class Conflict(Exception):
-    """The object is not what it was when it was read, or not there any more, or there already."""
+    """The object was changed or deleted after it was read, or it exists already."""
 
 
 class Node(NamedTuple):
-    """A Node object: the host's word, by its UID, for as long as nobody deletes it."""
+    """A Node object, which represents a host until it is deleted. A Node that is created again has another UID."""
 
     uid: str
     out_of_service: bool
-    """Whether somebody vouches for it that nothing runs there (the taint node.kubernetes.io/out-of-service)."""
+    """Whether the Node has the taint node.kubernetes.io/out-of-service, by which a person states that nothing runs there."""
     ready: bool
     boot: str = ""
     """The boot ID of the machine, as its kubelet reports it."""
 
 
 class Controller(NamedTuple):
-    """Who made a pod: ``ReplicaSet``, ``plex-7b5d9c6f8``."""
+    """The controller of a pod, for example ``ReplicaSet``, ``plex-7b5d9c6f8``."""
 
     kind: str
     name: str
@@ -50,7 +50,7 @@ class Api:
     """A cluster's API. Every call is bounded by ``seconds`` and raises KubernetesFailed."""
 
     def __init__(self, access: Access, seconds: float) -> None:
-        """Nothing is connected yet."""
+        """Does not connect yet."""
         self.access = access
         self.seconds = seconds
 
@@ -60,7 +60,7 @@ class Api:
         return None if found is None else _strings(as_dict(found.get("metadata")).get("annotations"))
 
     def controller(self, namespace: str, pod: str, uid: str | None) -> Controller | None:
-        """Who made a pod: itself (``Pod``) if nobody did; None if the API has not this pod, or another one of its name."""
+        """The controller of a pod; the pod itself (``Pod``) if it has no controller. None if the API has no pod of this name and UID."""
         found = self.get(f"/api/v1/namespaces/{namespace}/pods/{pod}")
         metadata = as_dict(as_dict(found).get("metadata"))
         if found is None or (uid and metadata.get("uid") != uid):
@@ -73,13 +73,13 @@ class Api:
         return Controller("Pod", pod)
 
     def node_of(self, namespace: str, pod: str, uid: str) -> str:
-        """The name of the Node that a pod is on; empty if the API has not this pod, or another one of its name."""
+        """The name of the Node that a pod is on; empty if the API has no pod of this name and UID."""
         found = as_dict(self.get(f"/api/v1/namespaces/{namespace}/pods/{pod}"))
         name = as_dict(found.get("spec")).get("nodeName")
         return str(name) if as_dict(found.get("metadata")).get("uid") == uid and is_name(name) else ""
 
     def node(self, name: str) -> Node | None:
-        """A Node; None if there is none of that name, or none can have it."""
+        """The Node of that name; None if there is none, or if the name is invalid."""
         found = self.get(f"/api/v1/nodes/{name}") if is_name(name) else None
         if found is None:
             return None
@@ -93,12 +93,12 @@ class Api:
         return Node(uid, OUT_OF_SERVICE in keys, ready, boot)
 
     def get(self, path: str) -> dict[str, Any] | None:
-        """An object; None if it is not there. ``path`` is below the server's and made of checked names."""
+        """An object; None if it does not exist. ``path`` is relative to the server's URL and made of checked names."""
         answer = self.call("GET", path)
         return None if answer.status == 404 else self._object(f"GET {path}", answer)
 
     def change(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """POST, PUT or DELETE; what the API has made of it. Raises Conflict, KubernetesForbids."""
+        """Send a POST, PUT or DELETE; return the API's answer. Raises Conflict, KubernetesForbids."""
         answer = self.call(method, path, body)
         if answer.status == 409 or (answer.status == 404 and method != "POST"):
             raise Conflict
@@ -106,7 +106,7 @@ class Api:
 
     @staticmethod
     def _object(what: str, answer: Answer) -> dict[str, Any]:
-        # A POST meets a 404 where the namespace is not there: a person's work, like a permission.
+        # A POST gets a 404 if the namespace does not exist. A person has to create it, as with a permission.
         forbids = answer.status in (401, 403, 404)
         failed = errors.KubernetesForbids if forbids else errors.KubernetesFailed
         if not answer.ok:
@@ -117,7 +117,7 @@ class Api:
         return answer.document
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """Any answer, also a redirect, which is not followed: the token goes nowhere else."""
+        """Send a request; return any answer. A redirect is not followed, so that the token goes to no other server."""
         from ..http.answer import NoAnswer
         from ..http.client import Client, Tls
 
@@ -137,7 +137,7 @@ def _strings(value: object) -> dict[str, str]:
 
 
 def is_name(value: object) -> bool:
-    """Of a kind or an object: a DNS name, or CamelCase."""
+    """Whether a value is the name of a kind or an object: a DNS name, or CamelCase."""
     return (
         isinstance(value, str)
         and 0 < len(value) <= MAX_NAME

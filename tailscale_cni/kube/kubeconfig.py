@@ -1,7 +1,7 @@
-"""A kubeconfig's current context: where the API server is, and what shows who we are.
+"""A kubeconfig's current context: the API server's URL, and our credential there.
 
-It is checked once. What this client does not support (exec plugins, passwords, no verification) is refused by name. No error shows a
-secret.
+It is checked once. An error names each setting that this client does not support (exec plugins, passwords, no verification). No error
+shows a secret.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_FILE = 2**20
-"""Bytes."""
+"""The largest kubeconfig, or file that it names, in bytes."""
 
 CLUSTER_KEYS = frozenset(("server", "certificate-authority", "certificate-authority-data", "extensions"))
 USER_KEYS = frozenset(
@@ -35,24 +35,24 @@ USER_KEYS = frozenset(
 
 
 class Access(NamedTuple):
-    """Where an API server is, and what shows who we are. ``authority`` is PEM; empty: whom the host trusts."""
+    """An API server and our credential there. ``authority`` is PEM; empty means the authorities that the host trusts."""
 
     base: str
-    """Its URL, and what is in front of ``/api``."""
+    """The server's URL, up to ``/api``."""
     authority: str
     token: str
     certificate: bytes
     key: bytes
 
     def __repr__(self) -> str:
-        """Never a secret."""
+        """The server's URL, without secrets."""
         return f"Access({self.base})"
 
 
 def load(path: str, root: str = "") -> Access:
-    """What the current context of a kubeconfig says. Raises BadKubeconfig.
+    """Read the current context of a kubeconfig. Raises BadKubeconfig.
 
-    It, and the files that it names, are looked for below ``root``. kubernetes.io/docs/reference/config-api/kubeconfig.v1
+    The paths of the kubeconfig and of the files that it names are below ``root``. kubernetes.io/docs/reference/config-api/kubeconfig.v1
     """
     document = _document(path, root)
     context = _named(path, document, "context", document.get("current-context"))
@@ -79,7 +79,7 @@ def _document(path: str, root: str) -> Mapping[str, Any]:
     try:
         document = yaml.safe_load(_read(path, path, root, secret=True).decode())
     except (ValueError, RecursionError, yaml.YAMLError) as e:
-        mark = getattr(e, "problem_mark", None)  # all else that it says may quote a token
+        mark = getattr(e, "problem_mark", None)  # the rest of the error may quote a token
         where = f"line {mark.line + 1} is not YAML" if mark else "it is not YAML"
         raise _bad(path, where) from None
     if not isinstance(document, dict):
@@ -102,7 +102,7 @@ def _named(path: str, document: Mapping[str, Any], kind: str, name: object) -> M
 
 
 def _server(path: str, server: object) -> str:
-    """Its URL, without a slash at its end. In clear only on this host: a token is a secret."""
+    """The server's URL, without a slash at its end. Because a token is a secret, http is only allowed on this host."""
     from ipaddress import ip_address
     from urllib.parse import urlsplit
 
@@ -140,7 +140,7 @@ def _token(path: str, user: Mapping[str, Any], root: str) -> str:
 
 
 def _content(path: str, given: Mapping[str, Any], key: str, root: str, *, secret: bool = False) -> bytes:
-    """``KEY-data``, which is base64, or what is in the file that ``KEY`` names; empty if there is neither."""
+    """The decoded base64 of ``KEY-data``, or the content of the file that ``KEY`` names; empty if both are missing."""
     if given.get(f"{key}-data"):
         try:
             return base64.b64decode(str(given[f"{key}-data"]), validate=True)
@@ -150,14 +150,14 @@ def _content(path: str, given: Mapping[str, Any], key: str, root: str, *, secret
 
 
 def _absolute(path: str, named: object) -> str:
-    """A file that a kubeconfig names, from where it is itself."""
+    """The path of a file that a kubeconfig names, relative to the kubeconfig."""
     if not isinstance(named, str) or not named.isprintable():
         raise _bad(path, "it names a file by something that is no path")
     return os.path.join(os.path.dirname(path), named)
 
 
 def _read(kubeconfig: str, path: str, root: str, *, secret: bool = False) -> bytes:
-    """What is in a file. Raises BadKubeconfig, also for a secret that others may read."""
+    """The content of a file. Raises BadKubeconfig, also for a secret that other users may read."""
     try:
         fd = os.open(root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as f:

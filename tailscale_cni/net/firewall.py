@@ -2,7 +2,7 @@
 
 Packets that claim to come from the tailnet must arrive on the node's interface, and packets that arrive there must come from the tailnet.
 The table only ever drops packets, so it does not disturb another firewall of the pod. Its priorities lie between the standard ones,
-which leaves room on both sides. Each rule has a comment that says what it is for, by which it is found again.
+which leaves room on both sides. Each rule has a comment that says what the rule is for, and that identifies the rule.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ DESTINATION_OFFSET = {4: 16, 6: 24}
 """Where the IP header of each version has its addresses, in bytes: RFC 791 and RFC 8200."""
 
 NO_FLAGS = 0
-"""NFTA_TABLE_FLAGS of a table that the kernel uses: not NFT_TABLE_F_DORMANT, …."""
+"""NFTA_TABLE_FLAGS of a table that is in use, without NFT_TABLE_F_DORMANT and other flags."""
 
 NO_NF_TABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
-"""How a kernel says that it has no netlink socket for netfilter, no inet family, or no nf_tables."""
+"""The errors of a kernel without a netlink socket for netfilter, without the inet family, or without nf_tables."""
 
 
 class Filter(NamedTuple):
-    """A rule of the table: its chain, what it is for, its verdict, and what it matches. None matches every packet.
+    """A rule of the table: its chain, its purpose, its verdict, and what it matches. None matches every packet.
 
     The verdict is NF_ACCEPT, NF_DROP, or the name of a chain to go to. ``input`` and ``output`` are names of interfaces.
     """
@@ -71,7 +71,7 @@ class Filter(NamedTuple):
 def filters(
     pod: PodNetwork, addresses: tuple[Address, ...], routes: tuple[Network, ...] = ()
 ) -> list[Filter]:
-    """The rules, in their order, for a pod whose node has these addresses (none before it is registered) and accepts these routes."""
+    """The rules, in order, for a pod whose node has these addresses (none before registration) and accepts these routes."""
     wanted = [Filter(PREROUTING, "from the pod itself", NF_ACCEPT, input="lo")]
     own = [(address, host_network(address)) for address in sorted(addresses, key=_by_version)]
     wanted += [Filter(PREROUTING, f"from {a}, which is this pod", NF_DROP, source=net) for a, net in own]
@@ -123,12 +123,12 @@ def unprotect() -> None:
 
 
 def faults(pod: PodNetwork, addresses: tuple[Address, ...], routes: tuple[Network, ...] = ()) -> list[str]:
-    """What is not as ``protect`` has made it, one sentence each. Raises NoFirewall, NetworkFailed."""
+    """The differences from the table of ``protect``, one sentence each. Raises NoFirewall, NetworkFailed."""
     return list(_faults(filters(pod, addresses, routes)))
 
 
 def _faults(wanted: list[Filter]) -> Iterator[str]:
-    """Compare the table with what it should be, rules first. Reads no more than the caller asks for."""
+    """Compare the table with the wanted one, rules first. Reads from the kernel only as far as the caller iterates."""
     rules = _list(nftables.GETRULE)
     purposes = [nftables.comment_of(rule) for rule in rules]
     found, whole = dict(zip(purposes, rules, strict=True)), True
@@ -176,7 +176,7 @@ def _refused(what: str, refusal: OSError, absent: frozenset[int]) -> errors.Netw
 
 
 def _removal() -> list[bytes]:
-    """Messages that delete the table. They create it first, as nft's own scripts do, so that there is one to delete."""
+    """Messages that delete the table. They create the table first, as nft's own scripts do, so that the deletion cannot fail."""
     return [
         nftables.message(nftables.NEWTABLE, NLM_F_CREATE, (TABLE,)),
         nftables.message(nftables.DELTABLE, NLM_F_ACK, (TABLE,)),
@@ -213,7 +213,7 @@ def _rule(filter_: Filter) -> tuple[Value, ...]:
 
 
 def _expressions(filter_: Filter) -> Iterator[Value]:
-    """A rule as the kernel computes it: comparisons, and at the end the verdict."""
+    """The expressions of a rule, as the kernel evaluates them: comparisons, then the verdict."""
     for key, interface in ((nftables.META_IIFNAME, filter_.input), (nftables.META_OIFNAME, filter_.output)):
         if interface is not None:
             yield from nftables.comparison(key, interface)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def ensure_uid_rule(first_uid: int, last_uid: int) -> None:
     """Let the sockets of these user IDs use the host's main table, in front of the rules of a tailscaled on the host.
 
-    Every ADD calls it, several at the same time: a rule that is there already is no error. Raises NetworkFailed.
+    ADDs call this, also at the same time, so an existing rule is not an error. Raises NetworkFailed.
     """
     for rule in _uid_rules(first_uid, last_uid):
         add_rule(rule)
@@ -28,7 +28,7 @@ def remove_uid_rule(first_uid: int, last_uid: int) -> None:
 
 
 def host_tailnet_addresses() -> tuple[Address, ...]:
-    """The host's addresses within the tailnet's ranges, sorted: kubelet's probes may come from them. Raises NetworkFailed."""
+    """The host's addresses in the tailnet's ranges, sorted. Kubelet's probes may come from them. Raises NetworkFailed."""
     found = [address for address in addresses() if is_tailnet(address)]
     return tuple(sorted(found, key=lambda address: (address.version, address.packed)))
 

@@ -1,6 +1,6 @@
-"""What should be in a pod's network namespace, as values: pure functions from a pod and its tailnet to rules and routes.
+"""The wanted configuration of a pod's network namespace, as values: pure functions from a pod and its tailnet to rules and routes.
 
-This module must not touch the kernel, so that decisions can be read and tested without one, and must not import pyroute2.
+This module must not call the kernel, so that its decisions can be tested anywhere, and must not import pyroute2.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..tailnet import Address, Network
 
 SERVICE_ADDRESSES: tuple[Address, ...] = (IPv4Address("100.100.100.100"), IPv6Address("fd7a:115c:a1e0::53"))
-"""Where a node serves its own pod, MagicDNS for example (tailscale: net/tsaddr)."""
+"""The addresses at which a node serves its own pod, for example with MagicDNS (tailscale: net/tsaddr)."""
 
 TAILNET_TABLE = 52
 """The number of our routing table; tailscaled uses the same one."""
@@ -24,7 +24,7 @@ TAILNET_TABLE = 52
 MAIN_TABLE = 254  # linux/rtnetlink.h, RT_TABLE_MAIN
 
 MAX_PEERS = 10_000
-"""The most peers that get a route each, where a pod needs one per peer: the control plane decides how many peers there are."""
+"""The most routes to peers of a pod that needs a route per peer. The control plane decides how many peers there are."""
 
 # Before tailscaled's own 5210 to 5270 and the priorities just below 32766 of wg-quick and others, so that the pod reaches the
 # tailnet whatever else it runs; after the low numbers that people choose for rules of their own.
@@ -37,7 +37,7 @@ MAX_DATAGRAM = 65535 - 20 - 8
 """The most bytes that a UDP datagram carries over IPv4."""
 
 OVERHEAD = 32 + 8
-"""Bytes that are added to each packet: WireGuard's, and a peer relay's (RFC 8926)."""
+"""Bytes that WireGuard and a peer relay (RFC 8926) add to each packet."""
 
 
 def host_network(address: Address) -> Network:
@@ -46,7 +46,7 @@ def host_network(address: Address) -> Network:
 
 
 class PodNetwork(NamedTuple):
-    """What ADD knows of a pod's network before its node has an address.
+    """A pod's network, as ADD knows it before the pod's node has an address.
 
     ``pod_addresses`` are those of the primary CNI. ``host_sources`` are the networks in the tailnet's ranges whose packets may arrive on
     the pod's other interfaces: the tailnet addresses of hosts, and cluster CIDRs that overlap the ranges. ``worker_uid_range`` (first,
@@ -68,7 +68,7 @@ class PodNetwork(NamedTuple):
     def segments(self) -> int:
         """The number of packets that the pod's kernel may hand over as one (IFLA_GSO_MAX_SEGS).
 
-        They leave in one UDP datagram. Of the kernel's own choice, 64 kB, four packets of 53 would need a second datagram.
+        They leave in one UDP datagram. With the kernel's default of 64 kB, 4 of 53 packets would need a second datagram.
         """
         return MAX_DATAGRAM // (self.mtu + OVERHEAD)
 
@@ -80,11 +80,11 @@ class _Tailnet(NamedTuple):
 
 
 class Tailnet(_Tailnet):
-    """What the control plane gave the node.
+    """The node's addresses, peers and routes, from the control plane.
 
     ``addresses`` and ``peers`` outside of the tailnet's ranges are refused (ValueError), because the worker that reports them is not
-    trusted. ``peers`` are only used if the cluster uses addresses of a range. ``routes`` are those of subnet routers and exit nodes that
-    the pod accepts.
+    trusted. ``peers`` are only used if the cluster uses addresses of a range. ``routes`` are the routes of subnet routers and exit nodes
+    that the pod accepts.
     """
 
     __slots__ = ()
@@ -102,7 +102,7 @@ class Tailnet(_Tailnet):
 
 
 class Rule(NamedTuple):
-    """An ``ip rule``: which packets are looked up in which table. ``family`` is 4 or 6, ``uids`` the first and the last."""
+    """An ``ip rule``: which packets are looked up in which table. ``family`` is 4 or 6; ``uids`` are the first and the last user ID."""
 
     family: int
     priority: int
@@ -111,7 +111,7 @@ class Rule(NamedTuple):
     uids: tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        """As ``ip rule`` prints it, after the IP version."""
+        """The IP version, and the rule as ``ip rule`` prints it."""
         uids = f" uidrange {self.uids[0]}-{self.uids[1]}" if self.uids else ""
         table = "main" if self.table == MAIN_TABLE else self.table
         return f"IPv{self.family} {self.priority}: from {self.source or 'all'}{uids} lookup {table}"
@@ -124,15 +124,15 @@ class Route(NamedTuple):
     throw: bool = False
 
     def __str__(self) -> str:
-        """As ``ip route`` prints it."""
+        """The route as ``ip route`` prints it."""
         return f"{'throw ' if self.throw else ''}{self.to}"
 
 
 def rules(pod: PodNetwork, families: tuple[int, ...]) -> list[Rule]:
     """The pod's rules for these IP versions (4, 6), in the order of their priority.
 
-    Packets from the pod's own addresses leave by its own interface, even to a tailnet address: a host whose node IP is a tailnet address
-    gets its answers there, and a strict reverse-path filter accepts its packets.
+    Packets from the pod's own addresses leave through the primary CNI's interface, even to a tailnet address. So a host whose node IP is a
+    tailnet address gets its answers there, and a strict reverse-path filter accepts the host's packets.
     """
     wanted = []
     for family in families:
@@ -147,8 +147,9 @@ def rules(pod: PodNetwork, families: tuple[int, ...]) -> list[Rule]:
 def routes(pod: PodNetwork, tailnet: Tailnet, families: tuple[int, ...]) -> list[Route]:
     """The routes of the tailnet's table for these IP versions.
 
-    A version in which the node has no address gets none. A route into the cluster is never accepted from the tailnet, and the cluster's
-    networks are excepted from a wider one (an exit node's). Of more than MAX_PEERS peers, those with the lowest addresses get a route.
+    An IP version in which the node has no address gets no routes. A route into the cluster is never accepted from the tailnet, and the
+    cluster's networks are excluded from wider routes, such as an exit node's. If there are more than MAX_PEERS peers, those with the
+    lowest addresses get a route.
     """
     spoken = {address.version for address in tailnet.addresses}.intersection(families)
     peers = tailnet.peers

@@ -1,10 +1,10 @@
-"""The one place that opens a netlink socket: sends requests to the kernel and reads its answers, with bounds.
+"""Netlink sockets: send requests to the kernel and read its answers, with bounds. No other module opens a netlink socket.
 
-Requests are about the network namespace of the calling thread. This module knows the header of a message (linux/netlink.h,
-struct nlmsghdr) and nothing of its body: ``rtnetlink`` and ``nftables`` know those.
+Requests apply to the network namespace of the calling thread. This module knows the header of a message (linux/netlink.h,
+struct nlmsghdr) and nothing of the body. ``rtnetlink`` and ``nftables`` know the bodies.
 
-The kernel has done what a request asks for, and has queued the answer, before ``send`` returns; it continues a dump whenever a part
-of it is read. So there is nothing to wait for. pyroute2's own sockets run on asyncio (docs/adr/0009-netlink.md).
+The kernel executes a request and queues the answer before ``send`` returns, and continues a dump whenever a part of it is read. So
+reading never has to wait. pyroute2's own sockets run on asyncio (docs/adr/0009-netlink.md).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_MESSAGES = 16_384
-"""Messages that are read of one dump. A node of ours has at most 10,000 routes (``model.MAX_PEERS``)."""
+"""The most messages that are read from one dump. One of our nodes has at most 10,000 routes (``model.MAX_PEERS``)."""
 
 MAX_BYTES = 8 << 20
-"""Bytes that are read of one dump. 16,384 IPv6 routes are 2 MB; a single route with many next hops can be 64 kB."""
+"""The most bytes that are read from one dump. 16,384 IPv6 routes are 2 MB; a single route with many next hops can be 64 kB."""
 
 HEADER = struct.Struct("=IHHII")
 """linux/netlink.h, struct nlmsghdr: length in bytes with the header, type, flags, sequence number, port ID."""
@@ -55,7 +55,7 @@ def align(length: int) -> int:
 
 
 def request(protocol: int, messages: bytes) -> list[bytes]:
-    """Send one message, or several in one datagram; return what the kernel answers, acknowledgements included.
+    """Send one message, or several in one datagram; return the kernel's answers, including acknowledgements.
 
     ``protocol`` is NETLINK_ROUTE or NETLINK_NETFILTER. Raises OSError with the number of the kernel's first refusal.
     """
@@ -68,9 +68,9 @@ def request(protocol: int, messages: bytes) -> list[bytes]:
 def dump(protocol: int, kind: int, body: bytes) -> list[bytes]:
     """List objects: return the messages that answer the request of that type and body.
 
-    A pod with NET_ADMIN decides how long its lists are. Of a longer list than MAX_MESSAGES and MAX_BYTES, the rest is not read. The kernel
-    is asked to check the request strictly (since Linux 4.20), without which it ignores the filters in it. If the list changes while it
-    is read, it is read again. Raises OSError, EAGAIN if it never stops changing.
+    A pod with NET_ADMIN decides how long its lists are, so at most MAX_MESSAGES and MAX_BYTES are read. The kernel is asked to check the
+    request strictly (since Linux 4.20), because otherwise it ignores the request's filters. If the list changes while it is read, it is
+    read again. Raises OSError, with EAGAIN if the list changes each time.
     """
     message = pack(kind, NLM_F_DUMP, body)
     for _ in range(DUMP_TRIES):
@@ -86,7 +86,7 @@ def dump(protocol: int, kind: int, body: bytes) -> list[bytes]:
 
 @contextlib.contextmanager
 def _connected(protocol: int) -> Iterator[socket.socket]:
-    """A socket that hears the kernel alone.
+    """Open a socket that receives messages only from the kernel.
 
     Without the connect, a process of the pod with NET_ADMIN could send us messages that look like the kernel's
     (linux: net/netlink/af_netlink.c, netlink_getsockbyportid).
@@ -97,7 +97,7 @@ def _connected(protocol: int) -> Iterator[socket.socket]:
 
 
 def _answers(kernel: socket.socket) -> Iterator[tuple[int, int, bytes]]:
-    """Yield type, flags and the whole of each message that is queued, up to the end of a dump. Raises OSError for a refusal."""
+    """Yield type, flags and the complete bytes of each queued message, up to the end of a dump. Raises OSError for a refusal."""
     received = 0
     while received < MAX_BYTES:
         try:

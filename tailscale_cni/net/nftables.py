@@ -1,8 +1,8 @@
-"""The messages of nf_tables as bytes, and a comparison of what the kernel lists with what was sent. It decides nothing.
+"""The messages of nf_tables as bytes, and a comparison of the kernel's lists with the messages that were sent. No rule is defined here.
 
-The few attributes that we need are encoded here and not by pyroute2. Its classes for nftables import asyncio, which takes 40 to 70 ms, and
-encode the table in 5 ms instead of 0.3 (docs/adr/0009-netlink.md). Numbers are from linux/netfilter/nf_tables.h, unless another
-header is named.
+This module encodes the few attributes that we need without pyroute2. pyroute2's classes for nftables import asyncio, which takes 40 to
+70 ms, and encode the table in 5 ms instead of 0.3 ms (docs/adr/0009-netlink.md). Numbers are from linux/netfilter/nf_tables.h, unless
+another header is named.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _USERDATA_COMMENT = 0  # libnftnl/udata.h, NFTNL_UDATA_RULE_COMMENT
 _IFNAMSIZ = 16  # linux/if.h
 
 Value: TypeAlias = Union[int, str, bytes, "tuple[Value, ...]", "list[Value]", None]
-"""What an attribute holds. An int has 32 bits, big endian, a str ends with a zero byte. The elements of a tuple are attributes that are
-numbered from 1, as the kernel's header lists them; None leaves a number out. The elements of a list are attributes of the one
+"""The value of an attribute. An int has 32 bits, big endian. A str ends with a zero byte. The elements of a tuple are attributes that are
+numbered from 1, as the kernel's header lists them; None leaves a number out. The elements of a list are attributes that all have
 type 1 (NFTA_LIST_ELEM)."""
 
 
 def message(command: int, flags: int, attributes: tuple[Value, ...]) -> bytes:
-    """A message for the inet family, which is IPv4 and IPv6."""
+    """A message for the inet family, which covers IPv4 and IPv6."""
     return netlink.pack(_kind(command), flags, _body(attributes))
 
 
@@ -62,13 +62,13 @@ def dump(command: int, attributes: tuple[Value, ...]) -> list[bytes]:
 
 
 def comparison(key: int, interface: str) -> Iterator[Value]:
-    """Expressions: the packet's interface, META_IIFNAME or META_OIFNAME, has that name."""
+    """Expressions: the packet's interface (``key`` is META_IIFNAME or META_OIFNAME) has that name."""
     yield ("meta", (_REG_1, key))
     yield _equals(interface.encode().ljust(_IFNAMSIZ, b"\0"))
 
 
 def membership(network: Network, offset: int) -> Iterator[Value]:
-    """Expressions: the address at that offset of the IP header, in bytes, is in the network. They are the ones that nft would write."""
+    """Expressions: the address at that offset of the IP header, in bytes, is in the network. nft would write the same expressions."""
     yield ("meta", (_REG_1, _META_NFPROTO))
     yield _equals(bytes([socket.AF_INET if network.version == 4 else socket.AF_INET6]))
     whole, rest = divmod(network.prefixlen, 8)
@@ -81,7 +81,7 @@ def membership(network: Network, offset: int) -> Iterator[Value]:
 
 
 def verdict(target: int | str) -> Value:
-    """An expression: what becomes of the packet. NF_DROP, NF_ACCEPT, or the name of the chain where it goes."""
+    """An expression: the verdict on the packet. NF_DROP, NF_ACCEPT, or the name of the chain to go to."""
     code, chain = (_NFT_GOTO, target) if isinstance(target, str) else (target, None)
     return ("immediate", (_REG_VERDICT, (None, (code, chain))))
 
@@ -101,7 +101,8 @@ def comment_of(rule: bytes) -> str:
 def holds(data: bytes, value: Value) -> bool:
     """Whether an attribute's bytes, as the kernel lists them, hold that value.
 
-    Attributes that the value does not have are ignored: the kernel adds handles and defaults, and lists them in an order of its own.
+    Attributes that the value does not have are ignored, because the kernel adds handles and defaults. The order of attributes is ignored,
+    too, because the kernel lists them in its own order.
     """
     if isinstance(value, tuple):
         found = dict(_parse(data))
@@ -127,7 +128,7 @@ def _equals(value: bytes) -> Value:
 
 
 def _encode(value: Value) -> bytes:
-    """What an attribute of that value holds."""
+    """The bytes of an attribute with that value, without its header."""
     if isinstance(value, tuple):
         return b"".join(_attribute(n, element) for n, element in enumerate(value, 1) if element is not None)
     if isinstance(value, list):
@@ -138,7 +139,7 @@ def _encode(value: Value) -> bytes:
 
 
 def _attribute(number: int, value: Value) -> bytes:
-    """A whole attribute, padded to where the next one begins."""
+    """A complete attribute, padded to the beginning of the next attribute."""
     data = _encode(value)
     length = _NLATTR.size + len(data)
     kind = number | NLA_F_NESTED if isinstance(value, tuple | list) else number
@@ -146,7 +147,7 @@ def _attribute(number: int, value: Value) -> bytes:
 
 
 def _parse(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The attributes in these bytes: number and content. A length that cannot be ends them."""
+    """Yield number and content of the attributes in these bytes. Stops at an invalid length."""
     offset = 0
     while offset + _NLATTR.size <= len(data):
         length, kind = _NLATTR.unpack_from(data, offset)

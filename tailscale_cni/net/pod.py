@@ -1,8 +1,8 @@
-"""A pod's network namespace: what a node needs in it, configured, checked and removed.
+"""Configuring, checking and cleaning up a node's network in the pod's network namespace.
 
-The calling thread must be in that namespace. The interface is there already: it is the TUN that the worker reads. Every function can be
-called again, and changes only what is not yet as it should be. What others have added stays, except for addresses of the node's
-interface and routes of its table.
+The calling thread must be in that namespace. The interface, which is the TUN that the worker reads, must exist. Every function can be
+called again, and only changes what differs. Other programs' configuration stays, except for addresses of the node's interface and
+routes of the tailnet's table.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ SILENT = (
 )
 """Sysctls of an interface that sends nothing by itself (linux: ip-sysctl.rst): version, name, value.
 
-IPv6's ``forwarding`` only says whether the interface acts as a router; whether packets are forwarded is decided by the firewall. The
-reverse-path filter stays as it is: ``model.rules`` agree with a strict one.
+IPv6's ``forwarding`` only says whether the interface acts as a router. The firewall decides whether packets are forwarded. The
+reverse-path filter stays unchanged, because ``model.rules`` work with a strict filter.
 """
 
 
 def prepare(pod: PodNetwork) -> None:
-    """Configure what does not depend on the node's address: sysctls, firewall, rules, interface up.
+    """Configure everything that does not depend on the node's address: sysctls, firewall, rules, interface up.
 
-    Raises NoFirewall where the kernel has no nf_tables and ``anti_spoofing`` is wanted, NetworkFailed for
-    everything else.
+    Raises NoFirewall if ``anti_spoofing`` is wanted and the kernel has no nf_tables, NetworkFailed for everything else.
     """
     link = _link(pod)
     _set_sysctls(pod)
@@ -49,7 +48,8 @@ def prepare(pod: PodNetwork) -> None:
 def apply(pod: PodNetwork, tailnet: Tailnet) -> bool:
     """Configure everything, and give the interface exactly these addresses and routes; return whether those or the firewall changed.
 
-    An address never exists without its firewall rules: they come before it and go after it. Raises NoFirewall, NetworkFailed.
+    An address never exists without its firewall rules. They are added before the address and removed after it. Raises NoFirewall,
+    NetworkFailed.
     """
     families = _families(pod)
     addresses = tuple(address for address in tailnet.addresses if address.version in families)
@@ -68,7 +68,7 @@ def apply(pod: PodNetwork, tailnet: Tailnet) -> bool:
 
 
 def verify(pod: PodNetwork, tailnet: Tailnet) -> list[str]:
-    """What is not as ``prepare`` and ``apply`` have made it, one sentence each. Raises NoFirewall, NetworkFailed."""
+    """The differences from the configuration of ``prepare`` and ``apply``, one sentence each. Raises NoFirewall, NetworkFailed."""
     families = _families(pod)
     addresses = tuple(address for address in tailnet.addresses if address.version in families)
     link = rtnetlink.link(pod.interface)
@@ -90,10 +90,10 @@ def verify(pod: PodNetwork, tailnet: Tailnet) -> list[str]:
 
 
 def remove(pod: PodNetwork) -> None:
-    """Remove what ``prepare`` and ``apply`` have made, as far as it is still there. Raises NetworkFailed.
+    """Remove everything that ``prepare`` and ``apply`` have configured and that still exists. Raises NetworkFailed.
 
-    Everything is removed by its key and nothing is listed: the pod decides how long its lists are. The interface goes first, with
-    its addresses and routes, so that no address is there without its firewall rules.
+    Everything is removed by its key. Nothing is listed, because the pod decides how long its lists are. The interface is removed first,
+    with its addresses and routes, so that no address exists without its firewall rules.
     """
     rtnetlink.delete_link(pod.interface)
     for cidr in pod.cluster_cidrs:
@@ -110,7 +110,7 @@ def _link(pod: PodNetwork) -> rtnetlink.Link:
 
 
 def _bring_up(pod: PodNetwork, link: rtnetlink.Link, families: tuple[int, ...]) -> None:
-    """Add the rules, and bring the interface up with its MTU, as far as that is not so."""
+    """Add missing rules, and bring the interface up with its MTU, unless it is up with that MTU."""
     for rule in model.rules(pod, families):
         rtnetlink.add_rule(rule)
     if not (link.up and link.mtu == pod.mtu):
@@ -118,13 +118,13 @@ def _bring_up(pod: PodNetwork, link: rtnetlink.Link, families: tuple[int, ...]) 
 
 
 def _families(pod: PodNetwork) -> tuple[int, ...]:
-    """The IP versions of the interface, 4 and 6: a host may have no IPv6, or have it switched off."""
+    """The IP versions of the interface: 4 and 6, or only 4 on a host where IPv6 is missing or switched off."""
     off = _sysctl("ipv6", pod.interface, "disable_ipv6")
     return (4, 6) if os.path.exists(off) and _read(off) == "0" else (4,)
 
 
 def _set_sysctls(pod: PodNetwork) -> None:
-    """Set those sysctls of the interface that have another value: on some hosts /proc/sys is read-only."""
+    """Set those sysctls of the interface that differ. Others are not written, because /proc/sys is read-only on some hosts."""
     passing = ("ipv4", "forwarding", "1" if pod.forwarding else "0")
     for version, name, wanted in (*SILENT, passing):
         path = _sysctl(version, pod.interface, name)

@@ -1,7 +1,7 @@
-"""Links, addresses, rules and routes of the calling thread's network namespace, as our values, by pyroute2's messages.
+"""Links, addresses, rules and routes of the calling thread's network namespace, as values of ``model``, through pyroute2's messages.
 
-pyroute2 encodes and decodes the messages; ``netlink`` carries them. This module decides nothing: ``model`` says what should be
-there, ``pod`` and ``host`` say when. Every function raises NetworkFailed. Constants without a header are from linux/rtnetlink.h.
+pyroute2 encodes and decodes the messages; ``netlink`` sends and receives them. ``model`` defines the wanted configuration; ``pod`` and
+``host`` decide when to apply it. Every function raises NetworkFailed. Constants without a header are from linux/rtnetlink.h.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 RTN_UNICAST, RTN_THROW, RTPROT_STATIC = 1, 9, 4
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 RTM_FAMILY, RTM_TABLE = 0, 4
-"""Where struct rtmsg has them, in bytes."""
+"""The offsets of family and table in struct rtmsg, in bytes."""
 
 IFF_UP = 0x1  # linux/if.h
 IFF_TUN = 0x1  # linux/if_tun.h
@@ -56,14 +56,14 @@ EVERYTHING = {socket.AF_INET: ip_network("0.0.0.0/0"), socket.AF_INET6: ip_netwo
 
 FIB_RULE_INVERT = 0x2  # linux/fib_rules.h
 RULE_PROTOCOL = 52
-"""FRA_PROTOCOL of our rules, by which the kernel tells them from a more particular rule of another program.
+"""FRA_PROTOCOL of our rules. It lets the kernel tell our rules from more specific rules of other programs.
 
-The kernel takes a rule for the same as one that has further selectors. Without this, it would refuse ours with EEXIST where such a
-rule is, and deleting ours would delete that one (linux: net/core/fib_rules.c).
+The kernel treats a rule as equal to an existing rule that has further selectors. Without this, the kernel would refuse our rule with
+EEXIST if such a rule exists, and deleting our rule would delete that rule (linux: net/core/fib_rules.c).
 """
 
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
-"""How a kernel without IPv6 answers requests for it."""
+"""The errors with which a kernel without IPv6 answers requests for IPv6."""
 
 SELECTORS = (
     *("DST", "IIFNAME", "OIFNAME", "FWMARK", "TUN_ID", "L3MDEV"),
@@ -73,7 +73,7 @@ SELECTORS = (
 
 
 class ifinfomsg(nlmsg):  # type: ignore[misc]  # noqa: N801 - pyroute2 has no types; struct ifinfomsg
-    """A message about a link: the attributes that we need (linux/if_link.h).
+    """A message about a link, with the attributes that we need (linux/if_link.h).
 
     pyroute2's own class knows the attributes of every kind of link, and takes 8 ms to import.
     """
@@ -95,14 +95,14 @@ class ifinfomsg(nlmsg):  # type: ignore[misc]  # noqa: N801 - pyroute2 has no ty
         nla_map = ((1, "IFLA_INFO_KIND", "asciiz"), (2, "IFLA_INFO_DATA", "tun"))
 
         class tun(nla):  # type: ignore[misc]  # noqa: N801
-            """IFLA_INFO_DATA of a TUN or TAP interface; of others it must not be read."""
+            """IFLA_INFO_DATA of a TUN or TAP interface. It must not be read for other interfaces."""
 
             prefix = "IFLA_TUN_"
             nla_map = ((1, "IFLA_TUN_OWNER", "uint32"), (3, "IFLA_TUN_TYPE", "uint8"))
 
 
 class Link(NamedTuple):
-    """An interface: index, MTU in bytes, whether it is up, whether it is a TUN, and the user ID that owns that."""
+    """An interface: index, MTU in bytes, whether it is up, whether it is a TUN, and the user ID that owns the TUN."""
 
     ifindex: int
     mtu: int
@@ -113,7 +113,7 @@ class Link(NamedTuple):
 
 @contextlib.contextmanager
 def attempt(what: str, *, ignore: tuple[int, ...] = ()) -> Iterator[None]:
-    """Turn a refusal of the kernel into NetworkFailed, or ignore it if its number is one of those."""
+    """Turn a refusal of the kernel into NetworkFailed, unless its number is in ``ignore``."""
     try:
         yield
     except OSError as e:
@@ -122,7 +122,7 @@ def attempt(what: str, *, ignore: tuple[int, ...] = ()) -> Iterator[None]:
 
 
 def _encode(message: Any, fields: dict[str, Any], attributes: dict[str, Any]) -> bytes:
-    """The body of a message of pyroute2. Attributes that are None are left out; their names lack the prefix."""
+    """The body of a pyroute2 message. Attributes that are None are left out. Names of attributes are given without the prefix."""
     for name, value in fields.items():
         message[name] = value
     message["attrs"] = [
@@ -133,14 +133,14 @@ def _encode(message: Any, fields: dict[str, Any], attributes: dict[str, Any]) ->
 
 
 def _decode(kind: type, data: bytes) -> Any:
-    """A message that the kernel sent, as one of pyroute2's."""
+    """A message from the kernel, as a pyroute2 message of this class."""
     message = kind(data)
     message.decode()
     return message
 
 
 def _change(kind: int, flags: int, body: bytes) -> None:
-    """Have the kernel do something. Raises OSError."""
+    """Send the kernel a request for a change. Raises OSError."""
     netlink.request(NETLINK_ROUTE, netlink.pack(kind, flags | NLM_F_ACK, body))
 
 
@@ -170,7 +170,7 @@ def _parse_link(message: Any) -> Link:
 
 
 def bring_up(name: str, mtu: int, segments: int) -> None:
-    """Bring an interface up, with that MTU in bytes and that number of packets that the kernel may hand over as one."""
+    """Bring an interface up with an MTU in bytes. ``segments`` is the number of packets that the kernel may hand over as one."""
     body = _encode(
         ifinfomsg(),
         {"flags": IFF_UP, "change": IFF_UP},
@@ -200,7 +200,7 @@ def addresses(index: int = 0) -> set[Address]:
 
 
 def add_address(address: Address, index: int) -> None:
-    """Give an interface an address without a prefix route, which can be used at once."""
+    """Give an interface an address without a prefix route. The address is usable at once."""
     body = _address(address, index, IFA_F_NODAD | IFA_F_NOPREFIXROUTE)
     with attempt(f"add {address}", ignore=(errno.EEXIST,)):
         _change(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
@@ -221,7 +221,7 @@ def _address(address: Address, index: int, flags: int | None = None) -> bytes:
 
 
 def rules() -> set[Rule]:
-    """The rules that look up a table and that a Rule can express: all of ours are among them."""
+    """The rules that look up a table and that a Rule can express. All of our rules are among them."""
     with attempt("list rules"):
         answers = netlink.dump(NETLINK_ROUTE, RTM_GETRULE, _encode(fibmsg(), {}, {}))
     return {rule for answer in answers if (rule := _parse_rule(_decode(fibmsg, answer)))}
@@ -271,14 +271,14 @@ def _parse_rule(message: Any) -> Rule | None:
 
 
 def routes(index: int) -> set[Route]:
-    """The routes of the tailnet's table by this interface, and those that throw."""
+    """The routes of the tailnet's table through this interface, and its throw routes."""
     return {route for answer in _table() if (route := _parse_route(answer, index))}
 
 
 def replace_routes(wanted: Iterable[Route], index: int) -> bool:
     """Add the routes that the tailnet's table lacks and remove the others; return whether anything changed.
 
-    Of a table with more routes than ``netlink.MAX_MESSAGES``, those that were not read stay until the next call.
+    If the table has more routes than ``netlink.MAX_MESSAGES``, those that were not read stay until the next call.
     """
     wanted = set(wanted)
     absent, changed = set(wanted), False
@@ -294,17 +294,17 @@ def replace_routes(wanted: Iterable[Route], index: int) -> bool:
 
 
 def delete_throw(to: Network) -> None:
-    """Remove the route of the tailnet's table that throws packets to that network, if it is there."""
+    """Remove the throw route to that network from the tailnet's table, if it is there."""
     body = _route(to, {"type": RTN_THROW, "proto": RTPROT_STATIC, "scope": RT_SCOPE_NOWHERE}, None)
     with attempt(f"remove the route throw {to}", ignore=(errno.ESRCH, *NO_SUCH_FAMILY)):
         _change(RTM_DELROUTE, 0, body)
 
 
 def _table() -> Iterator[bytes]:
-    """The messages about the routes of the tailnet's table, no others' and no other table's."""
+    """The messages about the routes of the tailnet's table, for both IP versions. Routes of other tables are left out."""
     for family in FAMILIES.values():
         body = _encode(rtmsg(), {"family": family, "table": TAILNET_TABLE}, {})
-        # A kernel says ENOENT if the family has no such table, and lists the other families if it lacks this one.
+        # The kernel answers ENOENT if the family has no such table. A kernel without the family lists other families.
         answers: list[bytes] = []
         with attempt("list routes", ignore=(errno.ENOENT, *NO_SUCH_FAMILY)):
             answers = netlink.dump(NETLINK_ROUTE, RTM_GETROUTE, body)
@@ -325,7 +325,7 @@ def _add_route(route: Route, index: int) -> None:
 
 
 def _delete_listed(answer: bytes) -> None:
-    """Remove a route as the kernel has listed it, with all its attributes; ``ip route flush`` does the same."""
+    """Remove a route exactly as the kernel listed it, with all its attributes, as ``ip route flush`` does."""
     with attempt("remove a route that is not the tailnet's", ignore=(errno.ESRCH,)):
         _change(RTM_DELROUTE, 0, answer[netlink.HEADER.size :])
 
@@ -338,7 +338,7 @@ def _route(to: Network, fields: dict[str, Any], output: int | None) -> bytes:
 
 
 def _parse_route(answer: bytes, index: int) -> Route | None:
-    """A listed route as a value, or None if it leads elsewhere than to that interface."""
+    """A listed route as a value; None if it does not lead to that interface."""
     message = _decode(rtmsg, answer)
     to = message.get_attr("RTA_DST")
     network = ip_network(f"{to}/{message['dst_len']}") if to else EVERYTHING[message["family"]]

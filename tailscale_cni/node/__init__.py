@@ -1,1 +1,1 @@
-"""From a pod to a running node and back."""
+"""A node's life: enroll a pod, start, configure, repair and upgrade its node, and tear it down."""

@@ -1,6 +1,6 @@
-"""Auth keys: which control plane makes them, how often it may be asked, and what a person can do when it does not.
+"""Auth keys: request them from the control plane, limit the rate of requests, and say what a person can do after a failure.
 
-Nothing of a key is kept: it goes from the answer to the pipe of the one worker that it was made for.
+A key is not stored. It goes from the control plane's answer to the pipe of the one worker that it was created for.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 SECONDS = 20.0
-"""How long a control plane has to make a key, where no pod waits for it."""
+"""The time limit for a key request while no pod waits for it, in seconds."""
 
 TURN = 5.0
-"""How long one waits for one's turn then."""
+"""The longest backoff, in seconds, that such a request waits for."""
 
 
 def mint(attachment: Attachment, seconds: float) -> AuthKey:
-    """An auth key for a node, made for this call and given to nobody else; a static one is what it is.
+    """An auth key for a node: created for this call only, or the static key.
 
-    Raises NoAuthKey, ControlRefused (a person has to do something), ControlUnavailable (later).
+    Raises NoAuthKey, ControlRefused (a person has to do something), ControlUnavailable (a later call may succeed).
     """
     linux.disable_core_dumps()
     plane = control_plane(ApiRef.of(attachment), seconds)
@@ -43,7 +43,7 @@ def mint(attachment: Attachment, seconds: float) -> AuthKey:
 
 
 def mint_in_turn(attachment: Attachment) -> AuthKey:
-    """The same, where no pod waits: with time for an answer, and for one's turn if that comes soon."""
+    """``mint`` for a node whose pod does not wait: with a longer time limit, and a second attempt after a short backoff."""
     try:
         return mint(attachment, SECONDS)
     except errors.ControlUnavailable as e:
@@ -54,7 +54,7 @@ def mint_in_turn(attachment: Attachment) -> AuthKey:
 
 
 def reset_backoff(attachment: Attachment) -> None:
-    """A node is on the tailnet: the key that it needs next, should it need one, is the first again."""
+    """Reset the backoff of a pod whose node is on the tailnet, so that its next key request counts as the first."""
     if attachment.minter != "static":
         Backoff(attachment.run_dir).connected(_who(attachment))
 
@@ -64,13 +64,13 @@ def _make(minter: StaticKey | ControlPlane, attachment: Attachment) -> AuthKey:
 
 
 def _who(attachment: Attachment) -> str:
-    """Whose patience it is. A pod's that fails is tried again in another sandbox, as another container of the same pod."""
+    """The name for the backoff: the pod's UID, because kubelet retries a failed pod with another sandbox, and so another container ID."""
     return attachment.pod_uid or attachment.id
 
 
 @contextlib.contextmanager
 def _patiently(attachment: Attachment) -> Iterator[None]:
-    """Ask when it is time to, and take note of what came of it. Raises Unavailable when it is not."""
+    """Check and update the backoff of a request, which the body makes. Raises Unavailable if it is too soon."""
     backoff, who = Backoff(attachment.run_dir), _who(attachment)
     try:
         backoff.begin(who)
@@ -85,7 +85,7 @@ def _patiently(attachment: Attachment) -> Iterator[None]:
         else:
             backoff.unreached(who)
         raise
-    except (Refused, errors.NoAuthKey):  # the latter is a file of ours
+    except (Refused, errors.NoAuthKey):  # NoAuthKey is about a file on this host
         backoff.refused(who)
         raise
     backoff.answered()
@@ -93,7 +93,7 @@ def _patiently(attachment: Attachment) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(attachment: Attachment) -> Iterator[None]:
-    """What a control plane says, as errors that name the pod: ControlRefused, ControlUnavailable."""
+    """Turn the control plane's errors into errors that name the pod: ControlRefused, ControlUnavailable."""
     try:
         yield
     except Refused as e:
@@ -112,7 +112,7 @@ def explained(attachment: Attachment) -> Iterator[None]:
 
 
 def why_not_connected(attachment: Attachment, state: str) -> str:
-    """What a person can do about a node that has not come further than this state of the backend (ipn.State)."""
+    """Advice for a person about a node that is stuck in this state of the backend (ipn.State)."""
     if state == "NeedsMachineAuth":
         return (
             "The tailnet requires device approval: approve the device in the admin console, or use a pre-approved auth key (an OAuth "

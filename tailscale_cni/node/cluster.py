@@ -1,7 +1,7 @@
-"""What the cluster's API says of a pod: its namespace's annotations and its owner. Without a kubeconfig, nothing is asked.
+"""A pod's namespace annotations and owner, from the cluster's API. Without a kubeconfig, the API is not called.
 
-A child asks, and the call waits for it for a moment only: a cluster must come up although its API is down. What the API does not answer
-is a warning in the call's log line.
+A child calls the API, and the CNI call only waits for a moment, because a cluster must come up while its API is down. If the API does not
+answer, the call's log line has a warning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 ANSWER_TIMEOUT = 1.0
-"""Seconds that a call waits: for a pod's owner, and for the annotations of a namespace that the host has never seen."""
+"""Seconds that a call waits for a pod's owner, and for the annotations of a namespace that is new on this host."""
 
 API_TIMEOUT = 5.0
 """Seconds for one call of the API, in the child."""
@@ -35,9 +35,9 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def namespace_annotations(config: Config, request: Request) -> Mapping[str, str]:
-    """Our annotations of the pod's namespace, as the API had them last. A child renews them while the pod starts.
+    """Our annotations of the pod's namespace, from the last answer of the API. A child renews them while the pod starts.
 
-    The API is not asked about an excluded namespace, nor for a pod that is annotated ``enabled: "false"``.
+    The API is not asked for an excluded namespace, or for a pod that is annotated ``enabled: "false"``.
     """
     pod = request.pod
     if not _is_asked(config, pod) or pod is None or (request.annotations or {}).get(ENABLED) == "false":
@@ -55,7 +55,7 @@ def namespace_annotations(config: Config, request: Request) -> Mapping[str, str]
 
 
 def owner(config: Config, request: Request) -> Owner | None:
-    """The pod's controller; None if the API does not say it in time."""
+    """The pod's controller; None if the API does not answer in time."""
     pod = request.pod
     if not _is_asked(config, pod) or pod is None:
         return None
@@ -92,7 +92,7 @@ def _ours(kubeconfig: str, namespace: str) -> dict[str, str]:
 
 
 def _owner(kubeconfig: str, pod: Pod) -> bytes:
-    """In the child: a list of kind and name, or why there is none."""
+    """In the child: the controller as a JSON list of kind and name, or ``{"failure": …}``."""
     from ..kube.client import Api
     from ..kube.kubeconfig import load
 

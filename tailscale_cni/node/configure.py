@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 RETRY_INTERVAL = 0.05
-"""Seconds before a worker that does not answer is asked again: its supervisor takes a moment to start another one."""
+"""Seconds before a worker that does not answer is asked again. Its supervisor takes a moment to restart it."""
 
 STATE_TIMEOUT = 0.5
-"""Seconds for a worker without an address to say which state it is in."""
+"""Seconds for a worker without an address to report its state."""
 
 
 def when_addressed(attachment: Attachment, seconds: float, deadline: float) -> None:
     """Wait for the node's tailnet address, and give it to the pod's interface.
 
-    At ``deadline`` (CLOCK_MONOTONIC), ``seconds`` after the call began, the pod starts without an address, and the supervisor configures it
-    when it comes. Raises DeletedMeanwhile, and for a pod that is ``required`` NotConnected.
+    At ``deadline`` (CLOCK_MONOTONIC), ``seconds`` after the call began, the pod starts without an address. The supervisor configures the
+    address later. Raises DeletedMeanwhile, and NotConnected for a pod that is ``required``.
     """
     node = _await_address(attachment, deadline)
     if node and node.addressed:
@@ -40,7 +40,7 @@ def when_addressed(attachment: Attachment, seconds: float, deadline: float) -> N
 
 
 def _await_address(attachment: Attachment, deadline: float) -> Node | None:
-    """The node, with its address if it gets one by the deadline; None if it does not answer."""
+    """The node, with its address if it gets one by the deadline; None if the worker does not answer."""
     from ..worker.localapi import LocalApi  # while the node registers
 
     while (left := deadline - time.monotonic()) > 0:
@@ -49,7 +49,7 @@ def _await_address(attachment: Attachment, deadline: float) -> Node | None:
             node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
             if node.addressed:
                 return node
-        except errors.LocalApiFailed:  # its supervisor starts it again
+        except errors.LocalApiFailed:  # the supervisor restarts the worker
             _check_not_deleted(attachment)
         time.sleep(RETRY_INTERVAL)
     _check_not_deleted(attachment)

@@ -1,4 +1,4 @@
-"""The APIs that this host's nodes get their auth keys from."""
+"""The APIs from which this host's nodes get their auth keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def in_use(state_dir: str) -> list[ApiRef]:
-    """The APIs that the nodes of a host have, and the API that is configured for the next node; each credential once."""
+    """The APIs of the host's nodes, and the API that is configured for the next node; each credential once."""
     found = [*map(ApiRef.of, Attachments(state_dir).all()), *_configured(state_dir)]
     different = dict.fromkeys(api._replace(user="", key_seconds=0) for api in found)
     return [api for api in different if api.provider != select.STATIC]

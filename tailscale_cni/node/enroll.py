@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 def reserved_identity(
     request: Request, config: Config, intent: PodIntent, netns: int, deadline: float
 ) -> Iterator[tuple[PodIntent, Reservation | None]]:
-    """Hold an identity that the cluster keeps while the body records it, if the pod should have one and has none yet.
+    """Hold an identity from the cluster while the body records it, if the pod should have one and has none yet.
 
-    Yields what the pod may be, and the reservation; None where the host's own disk keeps the identity. ``deadline`` is in seconds of
-    CLOCK_MONOTONIC. Raises IdentityUnknown.
+    Yields the intent, which may have become ephemeral, and the reservation; None for an identity that is only on the host's disk.
+    ``deadline`` is in seconds of CLOCK_MONOTONIC. Raises IdentityUnknown.
     """
     known = Attachments(config.state_dir).get(request.network, request.container_id, request.ifname)
     asked = config.identity_store == "auto" and config.kubeconfig and not intent.ephemeral
@@ -54,9 +54,9 @@ def reserved_identity(
 def record(
     request: Request, config: Config, intent: PodIntent, netns: int, reservation: Reservation | None
 ) -> Attachment:
-    """Write the attachment to the disk, or find it there: the same ADD again changes nothing.
+    """Write the attachment to disk, or find it there. A repeated ADD changes nothing.
 
-    Raises NodeDeleted for a node that must not come back, AlreadyNode for a second interface of a pod.
+    Raises NodeDeleted for a node that must stay deleted, AlreadyNode for a second interface of a pod.
     """
     store = Attachments(config.state_dir)
     with store.locked(request.container_id, create=True):
@@ -73,20 +73,20 @@ def record(
 
 
 def _refuse_a_second(store: Attachments, request: Request) -> None:
-    """Raise AlreadyNode for a second attachment of the pod: both would share one interface, and either DEL would remove it."""
+    """Raise AlreadyNode for a second attachment of the pod. Both would share one interface, and the first DEL would remove it."""
     for other in store.in_container(request.container_id):
         if other.ifname != request.ifname and other.pod_uid == pod_uid(request):
             raise errors.AlreadyNode(pod=other.who, ifname=other.ifname)
 
 
 def _is_whole(attachment: Attachment, request: Request, netns: int) -> bool:
-    """Whether the attachment is this pod's, was recorded to the end, can be read, and has not lost its identity."""
+    """Whether the attachment belongs to this pod, was recorded completely, can be read, and has not lost its identity."""
     recorded = attachment.uid and attachment.port and not attachment.lost
     return bool(recorded and is_same_pod(attachment, request, netns))
 
 
 def _new(request: Request, config: Config, intent: PodIntent, netns: int) -> Attachment:
-    """The attachment as the call, the configuration and the intent make it, without hostname number, user ID and port."""
+    """A new attachment from the call, the configuration and the intent, without hostname number, user ID and port."""
     with linux.in_netns(netns):
         cookie = linux.netns_cookie()
     return Attachment(
@@ -128,7 +128,7 @@ def _new(request: Request, config: Config, intent: PodIntent, netns: int) -> Att
 def _record(
     store: Attachments, attachment: Attachment, config: Config, reservation: Reservation | None
 ) -> Attachment:
-    """Save the attachment before it claims anything, so that each claim names a holder that can be found; then with its claims."""
+    """Save the attachment, claim number, user ID and port, and save it again. So each claim names a holder that is on disk."""
     store.save(attachment)
     attachment = _claim(
         handover.take_number(attachment, reservation), config, reservation.port if reservation else 0
@@ -148,12 +148,12 @@ def _claim(attachment: Attachment, config: Config, port: int) -> Attachment:
         uids.release(attachment.key, uid)
         uid = uids.take(attachment.key, (first, last), "uidBase", lambda _: True)
     if attachment.identity and not known.port:
-        ports.release(attachment.key, 0)  # its record may be lost
+        ports.release(attachment.key, 0)  # the identity's record may be lost
     port = known.port or ports.take(attachment.key, config.ports, "ports", linux.is_udp_port_free, first=port)
     if attachment.identity and not known.uid:
-        if not known.kubeconfig:  # nothing says what keys without a record are for
+        if not known.kubeconfig:  # keys without a record are of an unknown control plane
             files.remove_tree(attachment.identity_dir)
-        # An identity of the cluster keeps what it was registered as: keys for other tags are dropped later.
+        # An identity from the cluster keeps its registration. If its tags differ, its keys are dropped later.
         known = known if known.kubeconfig else Identity.of(attachment)
         known._replace(uid=uid, port=port).save(attachment.state_dir)
     return attachment._replace(uid=uid, port=port)

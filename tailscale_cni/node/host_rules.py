@@ -1,4 +1,4 @@
-"""The routing rule for workers in the host's namespace: made before a worker's first packet, removed after the last node."""
+"""The routing rule for workers in the host's namespace: added before a worker's first packet, removed after the last node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def ensure_once(store: Attachments, attachment: Attachment) -> None:
-    """Make the rule unless a note says that an ADD of this boot has: importing netlink takes longer than a node takes to register.
+    """Add the rule unless a note says that an ADD of this boot has added it. Importing netlink takes longer than registering a node.
 
     Without the rule, a worker's connection can go into the tunnel of the host's own tailscaled, and hang there.
     """
@@ -22,7 +22,7 @@ def ensure_once(store: Attachments, attachment: Attachment) -> None:
 
 
 def ensure(store: Attachments, attachment: Attachment) -> None:
-    """Make the rule if it is not there, and note that."""
+    """Add the rule if it is missing, and write the note."""
     if attachment.underlay != "host":
         return
     from ..net import host
@@ -33,7 +33,7 @@ def ensure(store: Attachments, attachment: Attachment) -> None:
 
 
 def remove(last: Attachment) -> None:
-    """Remove the rule after the last node of the host. The lock on all attachments is held alone."""
+    """Remove the rule after the last node of the host. The caller must hold the lock on all attachments exclusively."""
     files.remove_with_drafts(_note(last))
     if last.underlay == "host" and last.uid_base:
         from ..net import host
@@ -46,6 +46,6 @@ def _note(attachment: Attachment) -> str:
 
 
 def _text(attachment: Attachment) -> str:
-    """The note's text: a rule does not outlive a boot, and is for one range of user IDs."""
+    """The note's text: the boot and the range of user IDs for which the rule was added."""
     first, last = attachment.worker_uids
     return f"{linux.boot_id()} {first}-{last}\n"

@@ -1,4 +1,4 @@
-"""A pod's network namespace, as the runtime names it and as ADD recorded it, and what ``net`` must know of the pod."""
+"""A pod's network namespace, as the runtime names it and as ADD recorded it, and the pod's values for ``net``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def pod_netns(path: str | None) -> Iterator[int]:
-    """A descriptor of the pod's namespace. Raises InvalidNetns, also for the plugin's own namespace."""
+    """Open the pod's namespace; yield the descriptor. Raises InvalidNetns, also for the plugin's own namespace."""
     netns = linux.open_netns(path or "")
     try:
         if linux.is_own_netns(netns):
@@ -33,10 +33,10 @@ def pod_netns(path: str | None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def recorded_netns(attachment: Attachment) -> Iterator[int | None]:
-    """A descriptor of the namespace that ADD configured; None if it is gone, or if another one is at its path.
+    """Open the namespace that ADD configured; yield the descriptor, or None if the namespace is gone or replaced at its path.
 
-    The kernel reuses inode numbers at once, so the namespace's cookie decides. Before Linux 5.14, which has none, the inode and our
-    interface do.
+    The kernel reuses inode numbers at once, so the namespace's cookie is compared. Kernels before Linux 5.14 have no cookie, so the
+    inode number and our interface are compared.
     """
     try:
         netns = linux.open_netns(attachment.netns)
@@ -50,7 +50,7 @@ def recorded_netns(attachment: Attachment) -> Iterator[int | None]:
 
 
 def is_recorded(attachment: Attachment, netns: int) -> bool:
-    """Whether a descriptor is of the namespace that ADD configured."""
+    """Whether a descriptor refers to the namespace that ADD configured."""
     if attachment.boot_id != linux.boot_id():
         return False
     with linux.in_netns(netns):
@@ -61,7 +61,7 @@ def is_recorded(attachment: Attachment, netns: int) -> bool:
 
 
 def is_same_pod(attachment: Attachment, request: Request, netns: int) -> bool:
-    """Whether an attachment is of the pod that a call is for. A container ID can come back with another pod."""
+    """Whether an attachment belongs to the call's pod. The runtime can reuse a container ID for another pod."""
     return attachment.pod_uid == pod_uid(request) and is_recorded(attachment, netns)
 
 
@@ -71,7 +71,7 @@ def pod_uid(request: Request) -> str:
 
 
 def pod_network(attachment: Attachment) -> PodNetwork:
-    """What ``net`` must know of an attachment's pod."""
+    """The values that ``net`` needs about an attachment's pod."""
     from ..net import model
 
     clusters = tuple(ipaddress.ip_network(network) for network in attachment.cluster_cidrs)
@@ -91,7 +91,7 @@ def pod_network(attachment: Attachment) -> PodNetwork:
 
 
 def as_tailnet(node: Node) -> Tailnet:
-    """What ``net`` must know of a node."""
+    """The values that ``net`` needs about a node."""
     from ..net import model
 
     return model.Tailnet(addresses=node.addresses, peers=node.peers)

@@ -1,6 +1,6 @@
-"""Repair and cleanup of other pods' nodes, in a call for one pod.
+"""Repair and cleanup of other pods' nodes during a call for one pod.
 
-Nothing here fails that call, and nothing delays it for long.
+A failure here does not fail that call, and nothing here delays it for long.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from . import start, teardown
 from .netns import recorded_netns
 
 DO_NOT_WAIT = 0.0
-"""Seconds to wait for a lock: another call looks after that pod."""
+"""Seconds to wait for a lock. A pod whose lock is held is handled by another call."""
 
 
 def others(state_dir: str, *, but: str = "") -> None:
-    """Start processes that should run and do not, and remove what pods left that ended without a DEL.
+    """Start processes that should run and do not, and clean up after pods that ended without a DEL.
 
-    A unit that does not run is left to systemd, which restarts what failed; what an admin stopped stays stopped. ``but`` is the ID of an
-    attachment to leave alone.
+    A unit that does not run is left to systemd, which restarts failed units and leaves units alone that an administrator stopped. ``but``
+    is the ID of an attachment to skip.
 
-    The call waits for this, and nearly all nodes run, so no record is read of a node whose supervisor is alive.
+    The call waits for this. Because nearly all nodes run, the record of a node whose supervisor is alive is not read.
     """
     store = Attachments(state_dir)
     run_dir = store.run_dir()

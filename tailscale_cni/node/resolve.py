@@ -1,4 +1,4 @@
-"""From a call to what its pod should be: the one place where configuration meets policy."""
+"""Decides from a call, the configuration and the policy which node the pod should be. No other module combines the two."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 SOURCE = "kubernetes.io/config.source"
-"""The annotation that says where kubelet has the pod from. Kubelet overwrites whatever the pod's author wrote."""
+"""The annotation for the source from which kubelet got the pod. Kubelet overwrites the value of the pod's author."""
 
 
 class Resolution(NamedTuple):
-    """The host's configuration, and the node that the pod should be; None if it should not be a node."""
+    """The host's configuration, and the intent for the pod's node; None if the pod should not be a node."""
 
     config: Config
     intent: PodIntent | None
 
 
 def resolve(request: Request) -> Resolution:
-    """Take together what the host, the namespace and the pod of a call ask for.
+    """Combine the configuration of the host and the annotations of the call's namespace and pod.
 
     A mistake in the configuration file fails only pods that ask to be nodes, so that it cannot stop a cluster.
     Raises InvalidConfiguration, InvalidAnnotation, UnsupportedAnnotation, NotPermitted, KeyHasItsTags.
@@ -43,7 +43,7 @@ def resolve(request: Request) -> Resolution:
             raise
         return Resolution(load_config({**request.config, "configFile": os.devnull}), None)
     if request.command == "ADD" and annotations.get(ENABLED) == "true":
-        select.start_early(select.configured(config))  # imports while policy decides
+        select.start_early(select.configured(config))  # the child imports while the policy decides
     namespace, pod = (request.pod.namespace, request.pod.name) if request.pod else ("", "")
     intent = policy.decide(
         config,
@@ -68,7 +68,7 @@ def load(entry: Mapping[str, Any]) -> Config:
 
 
 def _static_pod_owner(annotations: Mapping[str, str]) -> policy.Owner | None:
-    """The Node as the owner of a static pod, whose name ends with the Node's name: by default the host's name."""
+    """The Node as the owner of a static pod. The pod's name ends with the Node's name, which by default is the host's name."""
     if annotations.get(SOURCE, "api") == "api":
         return None
     return policy.Owner("Node", os.uname().nodename)

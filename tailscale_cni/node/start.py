@@ -1,4 +1,4 @@
-"""Starting a node's processes: for ADD, for repair, and for the supervisor that starts anew.
+"""Starting a node's processes: for ADD, for repair, and for a supervisor that restarts.
 
 No lock is held while anything waits for the network.
 """
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NO_KEY = b"start\n"
-"""The start line of a node that is registered, or that will ask for its key."""
+"""The start line of a node that is registered, or that will request its key later."""
 
 MIN_MINT_TIMEOUT = 2.0
-"""Seconds that a control plane always has to make a key, however short ``readyTimeout`` is: an answer that comes later is wasted."""
+"""The time limit of a key request, in seconds, even if ``readyTimeout`` is shorter, because an answer that comes later is wasted."""
 
 
 @contextlib.contextmanager
 def started(attachment: Attachment, netns: int, deadline: float) -> Iterator[None]:
     """Start the node's processes unless they run. A unit reads its start line while the body runs.
 
-    ``netns`` is a descriptor of the pod's namespace, ``deadline`` in seconds of CLOCK_MONOTONIC. Raises what a person has to mend before
-    the node can get an auth key (``start_line``).
+    ``netns`` is a descriptor of the pod's namespace. ``deadline`` is in seconds of CLOCK_MONOTONIC. Raises the errors of ``start_line``,
+    which a person has to fix before the node can get an auth key.
     """
     if launch.supervised(attachment):
         yield
@@ -53,7 +53,7 @@ def restart(
     line: bytes = NO_KEY,
     patience: float = LOCK_SECONDS,
 ) -> None:
-    """Start the processes of an attachment if they do not run. A node that needs a key and is given none asks for it.
+    """Start the processes of an attachment if they do not run. A node that needs a key and does not get one in ``line`` requests it later.
 
     ``held`` keeps the start line until the processes have read it. Raises Busy if another call holds the container's lock for longer
     than ``patience``, in seconds.
@@ -67,7 +67,7 @@ def restart(
 
 
 def begin_anew(attachment: Attachment) -> Attachment | None:
-    """The attachment as its processes, which have ended, should start again; None if it is gone."""
+    """Prepare an attachment, whose processes must have ended, for a restart. Returns the updated attachment; None if it is gone."""
     handover.apply_assignment(attachment)
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
@@ -83,7 +83,7 @@ def begin_anew(attachment: Attachment) -> Attachment | None:
 def _start(
     store: Attachments, attachment: Attachment, netns: int, line: bytes, held: contextlib.ExitStack
 ) -> None:
-    """Do everything that a node needs before it has an address. The processes register while Python configures the pod."""
+    """Do everything that a node needs before it has an address. The worker registers while Python configures the pod."""
     attachment = _of_this_build(store, attachment)
     handover.drop_mismatched_keys(attachment)
     identities.make(attachment)
@@ -102,7 +102,7 @@ def _start(
 
 
 def _of_this_build(store: Attachments, attachment: Attachment) -> Attachment:
-    """The attachment, recorded with this build, whose programs it is about to run."""
+    """Record this build, whose programs are about to run, in the attachment; return the attachment."""
     if attachment.build != artefact.build_id():
         attachment = attachment._replace(build=artefact.build_id())
         store.save(attachment)
@@ -110,7 +110,7 @@ def _of_this_build(store: Attachments, attachment: Attachment) -> Attachment:
 
 
 def _launch(attachment: Attachment, netns: int, line: bytes, held: contextlib.ExitStack) -> None:
-    """Make the interface and start the processes. If an ADD that was killed has started them, they hold the interface already."""
+    """Create the interface and start the processes. If a killed ADD started them, they already hold the interface."""
     try:
         tun = launch.open_tun(attachment, netns)
     except errors.NoTun:
@@ -126,10 +126,10 @@ def programs() -> launch.Programs:
 
 
 def start_line(attachment: Attachment, seconds: float) -> bytes:
-    """The first line that the worker reads: with an auth key if it needs one, which takes at most ``seconds``.
+    """The first line that the worker reads, with an auth key if the node needs one. The request takes at most ``seconds``.
 
-    If the control plane makes no key now, the node starts without one and asks again. Raises NoAuthKey, ControlRefused, and for a pod that
-    is ``required`` ControlUnavailable.
+    If the control plane creates no key now, the node starts without a key and requests one later. Raises NoAuthKey, ControlRefused, and
+    ControlUnavailable for a pod that is ``required``.
     """
     if _is_registered(attachment):
         return NO_KEY
@@ -142,12 +142,12 @@ def start_line(attachment: Attachment, seconds: float) -> bytes:
 
 
 def line_at_hand(attachment: Attachment) -> bytes:
-    """The start line that needs no control plane. Raises NoAuthKey."""
+    """A start line that needs no call to the control plane. Raises NoAuthKey."""
     if attachment.minter != "static" or _is_registered(attachment):
         return NO_KEY
     return start_line(attachment, 0)
 
 
 def _is_registered(attachment: Attachment) -> bool:
-    """Whether the node has keys. It then needs no auth key to be the same node again."""
+    """Whether the node has keys. With keys, it reconnects as the same node and needs no auth key."""
     return identities.is_registered(attachment.state_dir, attachment.key)

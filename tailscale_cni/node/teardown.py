@@ -1,6 +1,6 @@
-"""Ending a node: for DEL, GC and ``uninstall``, for an ADD in its place, and for the supervisor whose pod is gone.
+"""Ending a node: for DEL, GC and ``uninstall``, for an ADD that replaces it, and for a supervisor whose pod is gone.
 
-Removing what is not there is no error, so every step can be repeated after a crash in the middle of it. No lock is held while anything
+Removing something that does not exist is not an error, so every step can be repeated after a crash. No lock is held while anything
 waits for the network.
 """
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 LOGOUT_TIMEOUT = 1.5
-"""Seconds that a logout may take. What could not be told to the control plane goes to the outbox."""
+"""Seconds that a logout may take. If it fails, the deletion of the device goes to the outbox."""
 
 
 def end_stale(request: Request, config: Config, intent: PodIntent, netns: int) -> None:
-    """End what an ADD finds in its place, so that the hostname is free before the new node registers.
+    """End stale nodes before an ADD, so that the hostname is free before the new node registers.
 
-    A container ID that comes back with another pod or another network namespace is another pod. Pods of the same hostname whose
-    namespace is gone ended without a DEL, as in a reboot. Makes the directories of the state, too.
+    A node is stale if it has the same container ID but another pod or network namespace. A pod of the same hostname whose namespace is
+    gone is stale, too: it ended without a DEL, as in a reboot. Creates the directories of the state, too.
     """
     store = Attachments(config.state_dir)
     former = store.get(request.network, request.container_id, request.ifname)
@@ -69,7 +69,7 @@ def end(attachment: Attachment, patience: float = LOCK_SECONDS) -> None:
 
 
 def _clean_up_host(store: Attachments, last: Attachment) -> None:
-    """Remove what the nodes of a host share, after the last one."""
+    """After the last node of a host, remove what the nodes shared."""
     with files.locked(store.root, LOCK_SECONDS, "the host's rules", create=False) as there:
         if not there or any(store.all()):
             return
@@ -78,7 +78,7 @@ def _clean_up_host(store: Attachments, last: Attachment) -> None:
 
 
 def log_out(attachment: Attachment) -> None:
-    """Log the node out, so that the control plane removes an ephemeral one at once. If that fails, its device is deleted later."""
+    """Log the node out, so that the control plane removes an ephemeral node at once. If that fails, the node's device is deleted later."""
     with contextlib.suppress(errors.LocalApiFailed):
         if launch.supervisor_of(attachment):
             from ..worker.localapi import LocalApi
@@ -106,7 +106,7 @@ def accept_deletion(attachment: Attachment) -> bool:
 
 
 def remove(store: Attachments, attachment: Attachment) -> None:
-    """Remove what ADD made, in reverse order and the record last. The container's lock is held."""
+    """Remove everything that ADD made, in reverse order and the record last. The caller must hold the container's lock."""
     launch.end(attachment)
     with recorded_netns(attachment) as netns:
         if netns is not None:
@@ -125,7 +125,7 @@ def _remove_files(store: Attachments, attachment: Attachment) -> None:
     files.remove_tree(attachment.worker_dir)
     if (
         attachment.ephemeral
-        or attachment.lost  # another host holds it, so it must not be found here
+        or attachment.lost  # another host holds the identity
         or not identities.is_registered(attachment.state_dir, attachment.key)
     ):
         identities.forget(attachment.state_dir, Identity.of(attachment))
@@ -137,7 +137,7 @@ def _remove_files(store: Attachments, attachment: Attachment) -> None:
 
 
 def reap(attachment: Attachment) -> None:
-    """Remove an attachment whose namespace is gone. The supervisor has become this process, so no other process of the node runs."""
+    """Remove an attachment whose namespace is gone. The supervisor has become this process, so the node has no other process."""
     cgroup.leave()
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):

@@ -1,10 +1,10 @@
 """Upgrading running nodes to this build, one after the other. Interfaces, addresses and connections stay.
 
-The record says which build a node's processes should be of. The supervisor is woken, sees that its own build is another one, and starts
-anew with the programs of the artefact at its path.
+The record names the build that a node's processes should have. The supervisor is woken, notices that its own build differs, and restarts
+with the programs of the artefact at its path.
 
-A build that does not work costs one node, however often the upgrade is tried: a node of this build must be Running before the next node
-gets it.
+A build that does not work stops at most one node, even if the upgrade is tried several times: a node of this build must be Running before
+the next node is upgraded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 RUNNING_TIMEOUT = 15.0
-"""Seconds until a node must be Running again. It takes two on a host that is not busy."""
+"""Seconds until a node must be Running again. On an idle host, this takes two seconds."""
 
 ANSWER_TIMEOUT = 1.0
 """Seconds for one answer of a node's LocalAPI."""
@@ -36,9 +36,9 @@ POLL_INTERVAL = 0.1
 
 
 def begin(state_dir: str) -> list[Attachment]:
-    """The attachments whose processes are of another build.
+    """The attachments whose processes have another build.
 
-    Starts processes that should run and do not. Raises NotUpgraded if no node of this build is Running although one was, InputOutput if
+    Starts processes that should run and do not. Raises NotUpgraded if a node of this build was Running and none is now; InputOutput if
     this build cannot be unpacked.
     """
     start.programs()
@@ -50,9 +50,9 @@ def begin(state_dir: str) -> list[Attachment]:
 
 
 def upgrade(attachment: Attachment) -> bool:
-    """Have the node's processes start anew with this build, and wait until it is Running again, if it was.
+    """Restart the node's processes with this build, and wait until the node is Running again, if it was.
 
-    Returns False if the pod is not to be a node any more. Raises AnotherVersion, NotUpgraded.
+    Returns False if the pod should no longer be a node. Raises AnotherVersion, NotUpgraded.
     """
     store, was_running = Attachments(attachment.state_dir), _is_running(attachment)
     with store.locked(attachment.container_id):
@@ -89,14 +89,14 @@ def _has_this_build(attachment: Attachment) -> bool:
 
 
 def _check_artefact(attachment: Attachment) -> None:
-    """Raise AnotherVersion if the supervisor would start anew with another build: it takes the programs from the artefact at its path."""
+    """Raise AnotherVersion if the supervisor would restart with another build, because the artefact at its path is another one."""
     path = launch.executable(attachment)
     if path and not interpreter.has_build_id(path, artefact.build_id()):
         raise errors.AnotherVersion(pod=attachment.who, path=path)
 
 
 def _await(attachment: Attachment, condition: Callable[[], bool]) -> None:
-    """Wait for a condition. Raises NotUpgraded, naming the attachment's pod."""
+    """Wait for a condition. Raises NotUpgraded, with the attachment's pod in the message."""
     end = time.monotonic() + RUNNING_TIMEOUT
     while not condition():
         if time.monotonic() > end:

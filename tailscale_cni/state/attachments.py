@@ -1,7 +1,7 @@
-"""Attachments: what ADD did, with everything that DEL, CHECK and GC need.
+"""Attachments: records of what ADD did, with everything that DEL, CHECK and GC need.
 
-``stateDir/attachments`` has a directory per container, which is also its lock. In it is a file per network and interface. The
-JSON is flat, as version 0.1.0 wrote it: that version must be able to read what this one writes.
+``stateDir/attachments`` has a directory per container, which is also the container's lock. The directory has a file per network and
+interface. The JSON is flat, as in version 0.1.0, because version 0.1.0 must be able to read what this version writes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOCK_SECONDS = 30.0
-"""How long a call waits for another one of the same container."""
+"""How long a call waits for another call of the same container."""
 
 CHOICES = {
     "minter": ("static", "tailscale", "headscale"),
@@ -28,15 +28,15 @@ CHOICES = {
     "underlay": ("host", "pod"),
     "launcher": ("session", "systemd"),
 }
-"""Fields that have one of a few words."""
+"""Fields that accept only these words."""
 
 _id, _port = records.number(0, 2**32 - 2), records.number(0, 2**16 - 1)
 PARSERS = {"uid": _id, "uid_base": _id, "port": _port, "mtu": _port}
-"""Fields whose numbers the kernel takes."""
+"""Parsers of the numbers that are passed to the kernel."""
 
 
 class Attachment(NamedTuple):
-    """One pod's place in one network, and everything that was made for it.
+    """The attachment of one container to one network, and everything that ADD created for it.
 
     Addresses and networks are text, as in JSON.
     """
@@ -48,7 +48,7 @@ class Attachment(NamedTuple):
     state_dir: str
     run_dir: str
     nonce: str
-    """Tells this ADD from a later one of the same container."""
+    """A random value that distinguishes this ADD from a later ADD of the same container."""
     boot_id: str = ""
     netns_inode: int = 0
     netns_cookie: int | None = None
@@ -56,72 +56,72 @@ class Attachment(NamedTuple):
     pod: str = ""
     pod_uid: str = ""
     name: str = ""
-    """What the pod wants its node to be called."""
+    """The name that the pod wants for its node, without the number."""
     wanted: int | None = None
-    """The number among those of this name that the pod wants; None: the lowest that is free."""
+    """The number that the pod wants for this name; None means the lowest free number."""
     number: int = 0
     hostname: str = ""
-    """What it is called by its number."""
+    """The hostname: the name and the number."""
     identity: str = ""
-    """The keys that it has, where they outlive the pod; empty: those of the attachment itself."""
+    """The key of the retained identity; empty if the node's keys belong to this attachment."""
     kubeconfig: str = ""
-    """What gives access to the cluster that has its identity, too (``state.vault``); empty: it is on this disk alone."""
+    """The kubeconfig of the cluster that also stores the identity (``state.vault``); empty if the identity is only on this disk."""
     seeks_name: bool = False
-    """Whether a pod of another host may have its name for a while, as in a rolling update; it is an ephemeral node, then."""
+    """Whether a pod on another host may have the name for a while, as in a rolling update. The node is ephemeral then."""
     lost: bool = False
-    """Its identity is another host's by now: nothing may run as it here."""
+    """Whether another host has the identity now. Nothing may run with the identity on this host then."""
     former: tuple[str, ...] = ()
-    """Identities that it had, until its processes begin anew with the one that it has."""
+    """Identities that the pod had, until the pod's processes restart with the current identity."""
     since: int = 0
-    """When it was added: CLOCK_BOOTTIME, in nanoseconds."""
+    """When the pod was added: CLOCK_BOOTTIME, in nanoseconds."""
     handover_window: float = 0.0
-    """How long after that it may still move to a better number, in seconds."""
+    """How long after ``since`` the pod may still move to a lower number, in seconds."""
     tags: tuple[str, ...] = ()
     ephemeral: bool = True
     required: bool = False
     on_deleted: str = "register"
-    """What becomes of a node that is deleted from the tailnet: register or stop."""
+    """What to do when the running pod's node is deleted from the tailnet: register or stop."""
     control_url: str = ""
     minter: str = "static"
-    """Who makes its auth keys: static, tailscale or headscale."""
+    """Where the pod's auth keys come from: static, tailscale or headscale."""
     credential_file: str = ""
     api_url: str = ""
     headscale_user: str = ""
     auth_key_seconds: int = 600
     proxy_url: str = ""
-    """Through which its control plane and API are asked; it may hold a password."""
+    """The proxy for the control plane and its API; the URL may contain a password."""
     underlay: str = "host"
     interface: str = "ts0"
     mtu: int = 1280
     pod_addresses: tuple[str, ...] = ()
     host_addresses: tuple[str, ...] = ()
-    """The host's own addresses in the tailnet's ranges: its probes come from there."""
+    """The host's own addresses in the tailnet's ranges. Kubelet's probes come from them."""
     cluster_cidrs: tuple[str, ...] = ()
     anti_spoofing: bool = True
     port_mapping: bool = False
     launcher: str = "session"
     uid: int = 0
-    """The worker's; 0 as long as it is not claimed, as for the port."""
+    """The worker's user ID; 0 until it is claimed. The same is true for ``port``."""
     uid_base: int = 0
     port: int = 0
     build: str = ""
     version: int = records.VERSION
     unknown: str = ""
-    """What a newer version wrote and this one does not know (``records``)."""
+    """Fields of a newer version that this version does not know (``records``)."""
 
     @property
     def id(self) -> str:
-        """Short enough for a socket's path and a unit's name."""
+        """The attachment's ID: 12 hex digits, short enough for a socket's path and a unit's name."""
         return identify(self.network, self.container_id, self.ifname)
 
     @property
     def who(self) -> str:
-        """As a person calls it."""
+        """The pod or container, as messages name it."""
         return f"pod {self.namespace}/{self.pod}" if self.pod else f"container {self.container_id}"
 
     @property
     def routes_per_peer(self) -> bool:
-        """Whether the cluster uses addresses of the tailnet's ranges: then only those of peers may go to the tailnet."""
+        """Whether the cluster uses addresses of the tailnet's ranges. Then only peers' addresses are routed to the tailnet."""
         networks = (*self.cluster_cidrs, *self.pod_addresses)
         return bool(overlapping(tuple(ipaddress.ip_network(network) for network in networks)))
 
@@ -132,42 +132,42 @@ class Attachment(NamedTuple):
 
     @property
     def record(self) -> str:
-        """The file that this is in."""
+        """The path of the attachment's file."""
         return _record(self.state_dir, self.network, self.container_id, self.ifname)
 
     @property
     def key(self) -> str:
-        """What its keys, uid and port are claimed by."""
+        """The key of the identity: keys, uid and port are claimed under this name."""
         return self.identity or self.id
 
     @property
     def identity_dir(self) -> str:
-        """Where the node's keys are."""
+        """The directory of the node's keys."""
         return f"{self.state_dir}/identities/{self.key}"
 
     @property
     def worker_dir(self) -> str:
-        """Where the node's socket is."""
+        """The directory of the node's socket."""
         return f"{self.run_dir}/{self.id}"
 
     @property
     def socket(self) -> str:
-        """The node's LocalAPI."""
+        """The path of the node's LocalAPI socket."""
         return f"{self.worker_dir}/local.sock"
 
     @property
     def log(self) -> str:
-        """Where the node's log is, as a person finds it."""
+        """Where to find the node's log: a journalctl command or a path."""
         return f"journalctl -u {self.unit}" if self.launcher == "systemd" else f"{self.worker_dir}/log"
 
     @property
     def unit(self) -> str:
-        """The node's unit, where there is systemd."""
+        """The name of the node's systemd unit, for hosts with systemd."""
         return f"tailscale-cni-{self.id}.service"
 
 
 def _check(attachment: Attachment) -> None:
-    """Raises ValueError for what has the right types and still would make a call fail, or be about other files than its own."""
+    """Raise ValueError for values of the right type that would make a call fail or lead to another attachment's files."""
     for address in (*attachment.pod_addresses, *attachment.host_addresses):
         ipaddress.ip_address(address)
     for network in attachment.cluster_cidrs:
@@ -183,7 +183,7 @@ def _check(attachment: Attachment) -> None:
 
 
 def _load(path: str, place: tuple[str, str, str]) -> Attachment | None:
-    """The attachment that a file has; None if there is no file. Raises UnreadableState, InputOutput."""
+    """Read an attachment from a file; return None if there is no file. Raises UnreadableState, InputOutput."""
     attachment = records.load(Attachment, path, parsers=PARSERS)
     if attachment is None:
         return None
@@ -207,10 +207,10 @@ def _record(state_dir: str, network: str, container_id: str, ifname: str) -> str
 
 
 class Attachments:
-    """All attachments of a host. Whoever changes one holds its container's lock."""
+    """All attachments of a host. A caller that changes an attachment must hold its container's lock."""
 
     def __init__(self, state_dir: str) -> None:
-        """``state_dir`` need not exist as long as nothing is written."""
+        """``state_dir`` need not exist until something is written."""
         self.state_dir = state_dir
         self.root = f"{state_dir}/attachments"
 
@@ -218,9 +218,9 @@ class Attachments:
     def locked(
         self, container_id: str, *, create: bool = False, seconds: float = LOCK_SECONDS
     ) -> Iterator[bool]:
-        """Hold a container's lock; whether anything is known of it. Raises Busy after ``seconds``.
+        """Hold a container's lock; yield whether the container has a directory. Raises Busy after ``seconds``.
 
-        An empty container leaves no directory, nor what a call left in it that was killed while it wrote.
+        The directory of a container without attachments is removed at the end, with the temporary files of calls that were killed.
         """
         directory = f"{self.root}/{container_id}"
         with files.locked(directory, seconds, f"container {container_id}", create=create) as there:
@@ -231,17 +231,17 @@ class Attachments:
                     files.remove_tree(directory)
 
     def save(self, attachment: Attachment) -> None:
-        """Write one down."""
+        """Write an attachment to disk."""
         files.write(attachment.record, records.encode(attachment))
 
     def forget(self, attachment: Attachment) -> None:
-        """The last step of a removal."""
+        """Remove an attachment's file, as the last step of a removal."""
         files.clear(attachment.record)
 
     def get(self, network: str, container_id: str, ifname: str) -> Attachment | None:
-        """The attachment, if there is one. If its file cannot be read, it is what the file's place says, so that it can be unmade.
+        """The attachment, if there is one. Raises InputOutput if the disk fails.
 
-        Raises InputOutput for a disk that fails.
+        If the file cannot be read, the result has only what the file's path says, so that DEL can remove the attachment.
         """
         path = _record(self.state_dir, network, container_id, ifname)
         try:
@@ -253,12 +253,12 @@ class Attachments:
             return self._bare(network, container_id, ifname)
 
     def current(self, attachment: Attachment) -> Attachment | None:
-        """What it is by now; None if a DEL, or another ADD of the same container, has taken it away."""
+        """Read the attachment again; return None if a DEL, or another ADD of the same container, has removed or replaced it."""
         found = self.get(attachment.network, attachment.container_id, attachment.ifname)
         return found if found and found.nonce == attachment.nonce else None
 
     def _in_place(self, attachment: Attachment) -> Attachment:
-        """With the state directory in which it was found. The one in the record is that, perhaps spelled otherwise, or is wrong."""
+        """The attachment with the state directory in which it was found, unless the recorded path leads to the same directory."""
         recorded = attachment.state_dir
         is_same = recorded == self.state_dir or os.path.realpath(recorded) == os.path.realpath(self.state_dir)
         return attachment if is_same else attachment._replace(state_dir=self.state_dir)
@@ -276,7 +276,7 @@ class Attachments:
         )
 
     def _keep_a_copy(self, path: str) -> None:
-        """Copy a file for a person to look at. The original goes with its container."""
+        """Copy a file, so that a person can look at it. The original is removed with its container."""
         with contextlib.suppress(errors.Error, OSError):
             content = files.read_bytes(path)
             if content is not None:
@@ -285,27 +285,27 @@ class Attachments:
                 files.put(f"{directory}/{os.path.basename(os.path.dirname(path))}", content, 0o600)
 
     def at(self, record: str) -> Attachment | None:
-        """By the file that it is in."""
+        """The attachment in this file, if there is one."""
         directory, name = os.path.split(record)
         network, _, ifname = name.removesuffix(".json").partition("@")
         return self.get(network, os.path.basename(directory), ifname)
 
     def of_container(self, container_id: str, ifname: str) -> list[Attachment]:
-        """All of a container and interface, whatever their network is called by now."""
+        """All attachments of a container and interface, in every network: the network may have been renamed."""
         return [one for one in self.in_container(container_id) if one.ifname == ifname]
 
     def in_container(self, container_id: str) -> list[Attachment]:
-        """All of a container."""
+        """All attachments of a container."""
         found = [self.get(network, container_id, name) for network, name in self._names(container_id)]
         return [attachment for attachment in found if attachment]
 
     def with_id(self, attachment_id: str) -> Attachment | None:
-        """By the short id that units and sockets carry."""
+        """The attachment with this ID, which names its unit and socket, if there is one."""
         found = (self.get(*place) for place in self.places() if identify(*place) == attachment_id)
         return next(found, None)
 
     def all(self) -> Iterator[Attachment]:
-        """Every one. If the disk fails for one, that one is what its place says."""
+        """All attachments. If the disk fails for one of them, the result has only what its path says."""
         for place in self.places():
             try:
                 attachment = self.get(*place)
@@ -316,13 +316,13 @@ class Attachments:
                 yield attachment
 
     def places(self) -> Iterator[tuple[str, str, str]]:
-        """Network, container and interface of every one, without a look at what is known of it."""
+        """Network, container and interface of every attachment. Does not read the files."""
         for container_id in sorted(os.listdir(self.root)) if os.path.isdir(self.root) else ():
             for network, ifname in self._names(container_id):
                 yield network, container_id, ifname
 
     def run_dir(self) -> str:
-        """Where the processes of those of now are; earlier ones may be elsewhere, as their records say."""
+        """The run directory of new attachments. The records of earlier attachments may name another one."""
         return files.read_link(f"{self.state_dir}/run", RUN_DIR)
 
     def _names(self, container_id: str) -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
-"""How soon a control plane may be asked for a key again: for one pod, and for all pods of a host.
+"""Exponential backoff for auth key requests: per pod, and for the whole host.
 
-A request is written down before it is made, so that lost answers and crashes count. Each further key for a pod that is still not on the
-tailnet takes twice as long as the one before. While a control plane does not answer, the whole host asks it ever less often. Delays
-have jitter. Times are CLOCK_BOOTTIME, so a reboot begins anew, and the wall clock does not matter.
+A request is recorded before it is sent, so that lost answers and crashes count. The delay between two keys doubles until the pod is on
+the tailnet. While a control plane does not answer, the delay for the whole host grows. Delays have jitter. Times are CLOCK_BOOTTIME, so
+a reboot resets them, and changes of the wall clock do not matter.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 HOST = "host"
 KEPT = 3600.0
-"""Seconds that a pod's entry outlives its last request: kubelet tries a pod that fails again, with the same UID. No delay is longer."""
+"""Seconds that a pod's entry is kept after its last request, because kubelet retries a failed pod with the same UID. No delay is longer."""
 
 
 class Delays(NamedTuple):
-    """Seconds from the first request to the second, and the most between two."""
+    """Seconds between the first and the second request, and the longest delay between two requests."""
 
     first: float
     longest: float
 
 
 EACH = Delays(2.0, 300.0)
-"""Between a pod's keys, each of which may have been made."""
+"""Between two keys of one pod. The control plane may have created a key for each request."""
 
 UNREACHED = Delays(1.0, 4.0)
-"""While no request can arrive: pods are on the tailnet soon after the control plane is back."""
+"""While no request reaches the control plane. The delays are short, so that pods join the tailnet soon after it is back."""
 
 UNANSWERED = Delays(1.0, 60.0)
-"""Of a whole host: the control plane is overloaded."""
+"""For the whole host while the control plane is overloaded."""
 
 
 class TooSoon(Exception):
-    """It is too soon to ask again: ``seconds`` are to be waited."""
+    """It is too soon for the next request: wait ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"it is too soon by {seconds:.0f} s")
@@ -50,7 +50,7 @@ class TooSoon(Exception):
 
 
 class Entry(NamedTuple):
-    """What is known of a pod, or of the host: how many requests in a row have failed, and when the next one may be made."""
+    """The state of a pod or of the host: the number of failures in a row, and when the next request is allowed."""
 
     boot: str
     failures: int = 0
@@ -58,19 +58,19 @@ class Entry(NamedTuple):
     """CLOCK_BOOTTIME, in seconds."""
     version: int = records.VERSION
     unknown: str = ""
-    """What a newer version wrote and this one does not know (``records``)."""
+    """Fields of a newer version that this version does not know (``records``)."""
 
 
 class Backoff:
     """The requests of one host."""
 
     def __init__(self, run_dir: str) -> None:
-        """``run_dir`` is emptied by a reboot, after which all of this is of no use."""
+        """A reboot empties ``run_dir``, and makes its entries useless."""
         self.root = f"{run_dir}/patience"
         self._boot = linux.boot_id()
 
     def begin(self, who: str) -> None:
-        """Write down that a key for ``who`` is about to be asked for. Raises TooSoon."""
+        """Record a key request for ``who`` before it is sent. Raises TooSoon."""
         files.make_directory(self.root)
         with self._locked():
             self._forget_old()
@@ -81,30 +81,30 @@ class Backoff:
             self._save(_name(who), self._later(entry, EACH))
 
     def unreached(self, who: str) -> None:
-        """The request did not arrive: no key was made."""
+        """Record that the request did not reach the control plane, so no key was created."""
         with self._locked():
             self._take_back(who)
             self._save(HOST, self._later(self._load(HOST), UNREACHED))
 
     def refused(self, who: str) -> None:
-        """The answer is no, however often it is asked. A person is mending it, and wants to see what the next try says."""
+        """Record a permanent refusal. The next request may follow at once, because a person fixes the cause and wants to see the result."""
         with self._locked():
             self._take_back(who)
             files.remove(f"{self.root}/{HOST}")
 
     def unanswered(self, retry_after: float) -> None:
-        """There was no answer, or it was to ask again after ``retry_after`` seconds."""
+        """Record that there was no answer, or that the answer was to retry after ``retry_after`` seconds."""
         with self._locked():
             entry = self._later(self._load(HOST), UNANSWERED)
             self._save(HOST, entry._replace(until=max(entry.until, _now() + retry_after)))
 
     def answered(self) -> None:
-        """The control plane has answered."""
+        """Record that the control plane has answered."""
         with self._locked():
             files.remove(f"{self.root}/{HOST}")
 
     def connected(self, who: str) -> None:
-        """The pod is on the tailnet: its next request is its first."""
+        """Forget a pod's requests, because it is on the tailnet. Its next request counts as the first."""
         files.remove(f"{self.root}/{_name(who)}")
 
     def _take_back(self, who: str) -> None:
@@ -118,7 +118,7 @@ class Backoff:
         return files.locked(self.root, LOCK_SECONDS, "the requests to the control plane", create=True)
 
     def _load(self, name: str) -> Entry:
-        """What is known in this boot. A file that cannot be read says nothing, and is removed."""
+        """The entry of this boot. A file that cannot be read is removed and counts as no entry."""
         path = f"{self.root}/{name}"
         try:
             entry = records.load(Entry, path)
@@ -132,7 +132,7 @@ class Backoff:
         files.write_volatile(f"{self.root}/{name}", records.encode(entry))
 
     def _later(self, entry: Entry, delays: Delays) -> Entry:
-        """After one more failure. A delay is cut by up to a half, so that pods that failed together do not ask together."""
+        """The entry after one more failure. Jitter cuts the delay by up to a half, so that pods do not retry in step."""
         delay = min(delays.longest, delays.first * 2.0 ** min(entry.failures, 16))
         jitter = int.from_bytes(os.urandom(2), "big") / 2**17
         return entry._replace(failures=entry.failures + 1, until=_now() + delay * (1 - jitter))
@@ -147,7 +147,7 @@ class Backoff:
 
 
 def _name(who: str) -> str:
-    """The runtime chooses a pod's UID, so that is no name of a file."""
+    """A file name for a pod. The runtime chooses the pod's UID, so the UID itself is not safe as a file name."""
     return files.digest(who.encode(), 8)
 
 

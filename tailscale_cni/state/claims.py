@@ -1,7 +1,7 @@
-"""Claims: worker uids and UDP ports, which only one attachment may hold at a time.
+"""Claims on worker uids and UDP ports, which only one attachment may hold at a time.
 
-A claim is a symbolic link that names its holder. It is made in one step, so no lock is needed, and after a crash it still names its
-holder. The holder's record is on the disk before its first claim.
+A claim is a symbolic link that names its holder. The link is created atomically, so no lock is needed, and it still names its
+holder after a crash. The holder's record is on disk before its first claim.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Claims:
     """The claims of one kind (``uid``, ``port``) on a host."""
 
     def __init__(self, state_dir: str, kind: str) -> None:
-        """The directory is made if it is not there."""
+        """Creates the directory of the claims if it does not exist."""
         files.make_directory(f"{state_dir}/claims")
         self.root = f"{state_dir}/claims/{kind}"
         files.make_directory(self.root)
@@ -35,9 +35,9 @@ class Claims:
         *,
         first: int = 0,
     ) -> int:
-        """Claim the lowest free number of ``span`` (both ends included) that is ``usable``; ``first`` is tried before the others.
+        """Claim the lowest free number of ``span`` (both ends included) that is ``usable``. ``first`` is tried before the others.
 
-        Raises NothingFree, which names the configuration's ``key``.
+        Raises NothingFree, which names ``key``, the setting to change.
         """
         taken = self._numbers()
         wanted = [first] if span[0] <= first <= span[1] else []
@@ -47,15 +47,15 @@ class Claims:
         raise errors.NothingFree(what=os.path.basename(self.root) + "s", first=span[0], last=span[1], key=key)
 
     def release(self, holder: str, number: int) -> None:
-        """Give back a holder's number. 0 stands for each number of that holder: after a crash, its record may have none."""
+        """Release a holder's number. 0 releases all numbers of the holder: after a crash, its record may have no number."""
         for candidate in [number] if number else self._numbers():
             if self._holder(candidate) == holder:
                 files.remove(f"{self.root}/{candidate}")
 
     def hand_on(self, holder: str, number: int, heir: str) -> None:
-        """Give a holder's number to another holder of the same host."""
+        """Transfer a holder's number to another holder on the same host."""
         temporary = f"{self.root}/.{heir}~"
-        files.remove(temporary)  # of a call that was killed
+        files.remove(temporary)  # from a call that was killed
         if self._holder(number) == holder:
             os.symlink(heir, temporary)
             os.rename(temporary, f"{self.root}/{number}")

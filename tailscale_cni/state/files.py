@@ -1,6 +1,6 @@
 """Files that survive a crash, directories that only root can write to, and locks that leave nothing behind.
 
-The one place that writes state. It must not know what is in the files.
+All state is written through this module. It must not know what is in the files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import stat
 import time
 
-try:  # hashlib's own, without the OpenSSL that importing it loads
+try:  # hashlib's own module: importing hashlib also loads OpenSSL
     from _blake2 import blake2s
 except ImportError:
     from hashlib import blake2s
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LARGEST = 2**20
-"""Bytes of a file of state; ours have a few hundred."""
+"""The largest file of state, in bytes. Ours have a few hundred."""
 
 
 def digest(text: bytes, size: int) -> str:
-    """A name for what cannot be one itself: ``size`` bytes of BLAKE2s, in hex."""
+    """A name that is safe in a path, for any text: ``size`` bytes of BLAKE2s, in hex."""
     return blake2s(text, digest_size=size).hexdigest()
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:
-    """Make a directory of root, or check that the one that is there is root's alone to write to.
+    """Create a directory of root's, or check that only root can write to an existing one.
 
-    Raises UnsafeDirectory for a symlink, a foreign owner, or one that group or others can write to.
+    Raises UnsafeDirectory for a symlink, for another owner, and for a directory that group or others can write to.
     """
     try:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
@@ -56,22 +56,21 @@ def make_directory(path: str, mode: int = 0o700) -> None:
         raise errors.UnsafeDirectory(path=path, reason=f"it belongs to uid {status.st_uid}")
     if status.st_mode & 0o022:
         raise errors.UnsafeDirectory(path=path, reason="group or others can write to it")
-    if status.st_mode & mode != mode:  # made by hand, or by a call that was killed before it came so far
+    if status.st_mode & mode != mode:  # created by hand, or by a call that was killed before the chmod
         os.chmod(path, status.st_mode & 0o777 | mode)
 
 
 def write(path: str, content: bytes, mode: int = 0o600) -> None:
-    """Replace a file as a whole: after a crash, and after a power cut, it is the old one or the new one.
+    """Replace a file atomically: after a crash or a power cut, the old or the new content is there.
 
-    Its directory must be root's. The temporary file's name does not end as the file's does: a runtime
-    that reads every .conflist never reads half of one, and the rename is what it watches for. Raises
-    InputOutput.
+    The directory must be root's. The temporary file's name has another suffix, so that a runtime that reads every .conflist never
+    reads half of one. The runtime watches for the rename. Raises InputOutput.
     """
     _replace(path, content, mode, durable=True)
 
 
 def write_volatile(path: str, content: bytes, mode: int = 0o600) -> None:
-    """``write``, of what is of no use after a reboot, and in a directory that does not outlive one."""
+    """``write`` without fsync, for content that is useless after a reboot, in a directory that a reboot empties."""
     _replace(path, content, mode, durable=False)
 
 
@@ -98,7 +97,7 @@ def _replace(path: str, content: bytes, mode: int, *, durable: bool) -> None:
 
 
 def put(path: str, content: bytes, mode: int) -> bool:
-    """``write``, unless the file is so already, and its directory if it is not there; whether anything changed."""
+    """``write``, unless content and mode are right already. Creates a missing directory; returns whether anything changed."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
             if f.read(len(content) + 1) == content and os.fstat(f.fileno()).st_mode & 0o777 == mode:
@@ -110,12 +109,12 @@ def put(path: str, content: bytes, mode: int) -> bool:
 
 
 def write_json(path: str, document: Any, mode: int = 0o600) -> None:
-    """``write``, of a JSON document."""
+    """``write`` for a JSON document."""
     write(path, json.dumps(document, separators=(",", ":")).encode() + b"\n", mode)
 
 
 def sync_directory(path: str) -> None:
-    """Make what was renamed in a directory last over a power cut."""
+    """Make renames in a directory survive a power cut."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -124,9 +123,9 @@ def sync_directory(path: str) -> None:
 
 
 def read_bytes(path: str) -> bytes | None:
-    """What is in a file; None if there is none. It never waits: a FIFO that nobody writes to would hold a call for ever.
+    """The content of a file; None if there is no file. Never waits: a FIFO without a writer would block a call for ever.
 
-    Raises UnreadableState for what is no regular file, or larger than LARGEST; InputOutput.
+    Raises UnreadableState if this is not a regular file or if it is larger than LARGEST; InputOutput.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -141,7 +140,7 @@ def read_bytes(path: str) -> bytes | None:
             os.close(fd)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:  # the path itself: NUL, or half a character
+    except ValueError:  # the path itself has a NUL or an unpaired surrogate
         raise errors.UnreadableState(path=errors.show(path), reason="that is no path") from None
     except OSError as e:
         if e.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
@@ -167,7 +166,7 @@ def read_json(path: str) -> dict[str, Any] | None:
 
 
 def read(path: str) -> str:
-    """A short note of ours, in ASCII; empty if there is none, or if it cannot be read."""
+    """The ASCII text of a short file of ours; empty if there is no file or it cannot be read."""
     try:
         return (read_bytes(path) or b"").decode("ascii")
     except (errors.Error, ValueError):
@@ -175,7 +174,7 @@ def read(path: str) -> str:
 
 
 def read_link(path: str, default: str) -> str:
-    """Where a symbolic link leads; ``default`` if it is none."""
+    """The target of a symbolic link; ``default`` if the path is not a symbolic link."""
     try:
         return os.readlink(path)
     except OSError:
@@ -183,18 +182,18 @@ def read_link(path: str, default: str) -> str:
 
 
 def remove(path: str) -> None:
-    """Remove a file; nothing if it is not there."""
+    """Remove a file. Does nothing if there is no file."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def is_replaceable(path: str) -> bool:
-    """Whether a file can be renamed to this path: there is no directory."""
+    """Whether a file can be renamed to this path, which is so unless the path is a directory."""
     return not os.path.isdir(path) or os.path.islink(path)
 
 
 def clear(path: str) -> None:
-    """Remove whatever is at a path, a directory with all that is in it; nothing if nothing is there. Raises InputOutput, OSError."""
+    """Remove a file, or a directory with its content. Does nothing if the path does not exist. Raises InputOutput, OSError."""
     try:
         remove(path)
     except IsADirectoryError:
@@ -202,7 +201,7 @@ def clear(path: str) -> None:
 
 
 def remove_with_drafts(path: str) -> None:
-    """Remove a file that nobody writes now, and what writers that were killed have left of it; nothing if there is nothing."""
+    """Remove a file, and the temporary files of writers that were killed. The caller makes sure that nothing writes the file now."""
     directory, name = os.path.split(path)
     with contextlib.suppress(FileNotFoundError):
         for other in os.listdir(directory):
@@ -211,9 +210,9 @@ def remove_with_drafts(path: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory that somebody else may have written into, without following a link, however deep it is.
+    """Remove a directory of any depth that other users may have written to. Follows no link.
 
-    Nothing if it is not there. Raises InputOutput.
+    Does nothing if there is no directory. Raises InputOutput.
     """
     try:
         with _opened(path) as top:
@@ -228,7 +227,7 @@ def remove_tree(path: str) -> None:
 
 
 def _remove_or_flatten(name: str, top: int) -> None:
-    """Remove a file; remove a directory, what is in it lifted to the top: who nests thousands costs no descriptor each."""
+    """Remove a file, or move the content of a directory to the top and remove it. So thousands of nested levels need two descriptors."""
     try:
         os.unlink(name, dir_fd=top)
     except IsADirectoryError:
@@ -251,10 +250,10 @@ def _opened(directory: str, within: int | None = None) -> Iterator[int]:
 def locked(
     directory: str, seconds: float, what: str, *, create: bool, shared: bool = False
 ) -> Iterator[bool]:
-    """Hold a directory's lock, alone or ``shared`` with others who do the same; whether the directory is there.
+    """Hold a directory's lock, exclusive or ``shared``; yield whether the directory exists.
 
-    The directory may be removed by whoever holds the lock: who waited for it then begins again.
-    ``create`` makes it when it is not there. Raises Busy after ``seconds``, naming ``what``.
+    The holder of the lock may remove the directory. A waiting call then starts again. ``create`` creates a missing directory.
+    Raises Busy, with ``what`` in the message, after ``seconds``.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -278,9 +277,9 @@ def locked(
 
 
 def hold(path: str, seconds: float) -> int | None:
-    """A descriptor that holds a file's lock, for as long as it, or a child's copy of it, is open.
+    """Lock a file and return the descriptor. The lock lasts until the descriptor and all copies in child processes are closed.
 
-    None if there is no file that can be opened, or if others hold it for longer than ``seconds``.
+    Returns None if no file can be opened, or if others hold the lock for longer than ``seconds``.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -302,9 +301,9 @@ def hold(path: str, seconds: float) -> int | None:
 
 @contextlib.contextmanager
 def turn(path: str, *, wait: bool) -> Iterator[bool]:
-    """Whether it is our turn to replace a file, for as long as the body runs; it is made, empty, if it is not there.
+    """Hold the right to replace a file while the body runs; yield whether this call has it. Creates a missing file, empty.
 
-    It is not while somebody else's lasts; nor, after ``wait`` for that, when the file is another one by then: it has just been replaced.
+    Another call may have the right. With ``wait``, this call waits for that call, and yields False if that call replaced the file.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(os.lstat(path).st_mode):

@@ -1,4 +1,4 @@
-"""The ID of this host. Its name is not enough: another machine can have that tomorrow."""
+"""The ID of this host. The host's name is not enough, because another machine can have the same name tomorrow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import files, records
 
 
 def host_id(state_dir: str) -> str:
-    """32 hex digits that nobody can guess. They are made once."""
+    """The host ID: 32 random hex digits, which are created once."""
     path = f"{state_dir}/host"
     known = files.read(path).strip()
     if _is_id(known):
@@ -19,7 +19,7 @@ def host_id(state_dir: str) -> str:
         records.warn(f"{path} had no host ID in it, and is {place} now: the cluster sees a new host")
     temporary = f"{path}.{os.getpid()}~"
     files.write(temporary, f"{os.urandom(16).hex()}\n".encode())
-    with contextlib.suppress(FileExistsError):  # somebody else was first
+    with contextlib.suppress(FileExistsError):  # another process was first
         os.link(temporary, path)
     files.remove(temporary)
     files.sync_directory(state_dir)

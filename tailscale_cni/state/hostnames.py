@@ -1,8 +1,8 @@
-"""Hostnames: pods of a namespace that want the same name get ``web``, ``web-1``, ``web-2``, and may find keys that are kept for it.
+"""Hostnames: pods of a namespace that want the same name get ``web``, ``web-1``, ``web-2``. An identity may be retained for a number.
 
 ``stateDir/names`` has a directory per namespace and name, which is also the lock. In it, each number is a link to the record of the
-attachment that has it. A second link, ``N.keys``, names the identity that is kept for the number. The record is on the disk before the
-link, and is removed after it: a link that leads nowhere holds nothing.
+attachment that has the number. A second link, ``N.keys``, names the identity that is retained for the number. The record is on disk
+before the link, and is removed after the link, so a dangling link holds no number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEPT = ".keys"
 
 
 def every(store: Attachments) -> list[Name]:
-    """All names of which a pod has a number, or for which an identity is kept."""
+    """All names of which a pod has a number, or for which an identity is retained."""
     root = f"{store.state_dir}/names"
     found = (
         directory.partition(".") for directory in sorted(os.listdir(root) if os.path.isdir(root) else [])
@@ -33,10 +33,10 @@ def every(store: Attachments) -> list[Name]:
 
 
 class Name:
-    """One name of a namespace, on this host. Everything is done in ``with name.locked():``."""
+    """One name of a namespace, on this host. Callers use every method within ``with name.locked():``."""
 
     def __init__(self, store: Attachments, namespace: str, name: str) -> None:
-        """``namespace`` and ``name`` are DNS labels; ``namespace`` is empty for a container that is no pod."""
+        """``namespace`` and ``name`` are DNS labels. ``namespace`` is empty for a container that is not a pod."""
         self.store, self.namespace, self.name = store, namespace, name
         self.root = f"{store.state_dir}/names/{namespace}.{name}"
 
@@ -47,18 +47,18 @@ class Name:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock, but never while waiting for the network. Raises Busy."""
+        """Hold the lock. Callers must not hold it while they wait for the network. Raises Busy."""
         with files.locked(self.root, LOCK_SECONDS, f"the name {os.path.basename(self.root)}", create=True):
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError):  # somebody still has a number, or keys
+                with contextlib.suppress(OSError):  # a pod still has a number, or an identity is retained
                     os.rmdir(self.root)
 
     def take(self, attachment: Attachment) -> int:
-        """Give the attachment the number that it wants, if that is free, else the lowest free one. Raises NothingFree.
+        """Give the attachment the number that it wants if that is free, else the lowest free number. Raises NothingFree.
 
-        A pod that wants a number never gets another one for which an identity is kept: that is for another pod.
+        A pod that wants a number never gets a different number for which an identity is retained, because that identity is another pod's.
         """
         taken, wanted = set(self.holders()), attachment.wanted
         if wanted is not None:
@@ -70,15 +70,15 @@ class Name:
         raise errors.NothingFree(what="numbers", first=0, last=MOST - 1, key="hostnameTemplate")
 
     def give(self, number: int, attachment: Attachment) -> None:
-        """Give the attachment a number, even if another one has it."""
+        """Give the attachment a number, even if another attachment has the number."""
         self._link(f"{number}", attachment.record)
 
     def free(self, number: int) -> None:
-        """Take a number from whoever has it."""
+        """Free a number, whichever attachment has it."""
         files.remove(f"{self.root}/{number}")
 
     def held_by(self, attachment: Attachment) -> list[int]:
-        """The numbers of an attachment; more than one while it moves to a better one."""
+        """The numbers of an attachment; more than one while the attachment moves to a lower number."""
         return sorted(n for n, record in self._records().items() if record == attachment.record)
 
     def holders(self) -> dict[int, Attachment]:
@@ -87,21 +87,21 @@ class Name:
         return {n: attachment for n, attachment in found.items() if attachment}
 
     def kept(self, number: int) -> str:
-        """The key of the identity that is kept for a number; empty if there is none."""
+        """The key of the identity that is retained for a number; empty if there is none."""
         key = files.read_link(f"{self.root}/{number}{KEPT}", "")
         return key if key.isalnum() else ""  # it becomes part of a path
 
     def all_kept(self) -> dict[int, str]:
-        """The keys of the identities that are kept, by number."""
+        """The keys of the retained identities, by number."""
         found = (entry.removesuffix(KEPT) for entry in self._entries() if entry.endswith(KEPT))
         return {int(number): self.kept(int(number)) for number in found if number.isdecimal()}
 
     def keep(self, number: int, identity: str) -> None:
-        """Keep an identity for a number: the pods that get the number are that node."""
+        """Retain an identity for a number. The next pods with that number use the identity."""
         self._link(f"{number}{KEPT}", identity)
 
     def drop(self, number: int) -> None:
-        """Keep no identity for a number any more; a power cut does not bring it back."""
+        """Stop retaining an identity for a number. A power cut does not undo this."""
         files.remove(f"{self.root}/{number}{KEPT}")
         files.sync_directory(self.root)
 
@@ -110,14 +110,14 @@ class Name:
         return {int(name): files.read_link(f"{self.root}/{name}", "") for name in names}
 
     def _entries(self) -> list[str]:
-        """The names in its directory; none if it has just been removed."""
+        """The entries of the name's directory; none if the directory has just been removed."""
         try:
             return os.listdir(self.root)
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def _link(self, name: str, target: str) -> None:
-        """Make or change a link in one step."""
+        """Create or replace a link atomically."""
         try:
             os.symlink(target, f"{self.root}/{name}")
         except FileExistsError:
@@ -126,6 +126,6 @@ class Name:
 
     def _change(self, name: str, target: str) -> None:
         temporary = f"{self.root}/.{name}~"
-        files.remove(temporary)  # of a call that was killed
+        files.remove(temporary)  # from a call that was killed
         os.symlink(target, temporary)
         os.rename(temporary, f"{self.root}/{name}")

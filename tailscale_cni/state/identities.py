@@ -1,6 +1,6 @@
-"""Identities: the keys that make a node the same node, with its uid, its port, and what it was registered as.
+"""Identities: a node's keys, with the worker's uid and port, and the control plane and tags with which the node registered.
 
-The keys are in ``stateDir/identities/KEY``, a directory of the worker. What root knows of them is in ``KEY.json`` beside it.
+The keys are in ``stateDir/identities/KEY``, a directory of the worker's. Root's record of the identity is ``KEY.json``, next to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Identity(NamedTuple):
-    """What is known of a node that outlives its pods. ``uid`` and ``port`` are claimed in its name."""
+    """The record of an identity, which can outlive its pod. ``uid`` and ``port`` are claimed under ``key``."""
 
     key: str
     uid: int = 0
@@ -29,19 +29,19 @@ class Identity(NamedTuple):
     node_id: str = ""
     node_key: str = ""
     kubeconfig: str = ""
-    """What gives access to the cluster that has it, too, and lets this host hold it; empty: it is on this disk alone."""
+    """The kubeconfig of the cluster that also stores the identity and leases it to this host; empty if it is only on this disk."""
     name: str = ""
-    """What the control plane called it, with the domain, when it was last asked; for people, as are ``addresses``."""
+    """The node's full domain name, as the control plane last reported it. This and ``addresses`` are only shown to people."""
     addresses: tuple[str, ...] = ()
     version: int = records.VERSION
     unknown: str = ""
-    """What a newer version wrote and this one does not know (``records``)."""
+    """Fields of a newer version that this version does not know (``records``)."""
 
     @classmethod
     def load(cls, state_dir: str, key: str) -> Identity:
-        """What was saved of it; nothing but its key if nothing was.
+        """The saved identity; with only its key if none was saved.
 
-        A file that cannot be read is set aside, and this is said: the node registers anew. Raises InputOutput.
+        A file that cannot be read is set aside with a warning, and the node registers anew. Raises InputOutput.
         """
         try:
             return cls.read(state_dir, key)
@@ -52,7 +52,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def read(cls, state_dir: str, key: str) -> Identity:
-        """The same, but nothing is set aside. Raises UnreadableState, InputOutput."""
+        """``load``, without setting a file aside. Raises UnreadableState, InputOutput."""
         path = _record(state_dir, key)
         document = files.read_json(path)
         if document is None:
@@ -63,11 +63,11 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, attachment: Attachment) -> Identity:
-        """An attachment's."""
+        """The identity of an attachment, from the attachment's own fields."""
         return cls(attachment.key, attachment.uid, attachment.port, attachment.control_url, attachment.tags)
 
     def save(self, state_dir: str) -> None:
-        """Write it down."""
+        """Write the identity to disk."""
         files.write(_record(state_dir, self.key), records.encode(self))
 
 
@@ -80,17 +80,17 @@ PARSERS = {
 
 
 def is_registered(state_dir: str, key: str) -> bool:
-    """Whether a node has keys: then it needs no auth key to be the same node again."""
+    """Whether a node has keys. With keys, it reconnects as the same node and needs no auth key."""
     return os.path.exists(f"{directory(state_dir, key)}/tailscaled.state")
 
 
 def directory(state_dir: str, key: str) -> str:
-    """Where its keys are."""
+    """The directory of an identity's keys."""
     return f"{state_dir}/identities/{key}"
 
 
 def make(attachment: Attachment) -> None:
-    """The directory of a node's keys, the worker's alone; with what is kept in it, if it had another uid."""
+    """Create the directory of a node's keys, for the worker only. If it belongs to another uid, chown it and its content."""
     path, uid = attachment.identity_dir, attachment.uid
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
@@ -103,9 +103,10 @@ def make(attachment: Attachment) -> None:
 
 
 def fit(attachment: Attachment) -> Identity | None:
-    """Write down what an attachment is. Keys that are for something else are removed first; returns what was known of them.
+    """Record the identity of an attachment. Returns the former record if its keys had to be removed, else None.
 
-    A kept identity must not keep a tag that was taken away, and one control plane must not see another one's keys.
+    Keys are removed if they were registered with another control plane or other tags: a retained identity must not retain a tag that was
+    taken away, and a control plane must not see the keys of another one.
     """
     known, wanted = Identity.load(attachment.state_dir, attachment.key), Identity.of(attachment)
     if (known.control_url, set(known.tags)) != (wanted.control_url, set(wanted.tags)):
@@ -121,7 +122,7 @@ def fit(attachment: Attachment) -> Identity | None:
 
 
 def last_used(state_dir: str, key: str) -> float:
-    """When a pod of it ended, in seconds since the epoch; 0 if nobody knows."""
+    """When the last pod with this identity ended, in seconds since the epoch; 0 if that is unknown."""
     try:
         return os.stat(_record(state_dir, key)).st_mtime
     except OSError:
@@ -129,13 +130,13 @@ def last_used(state_dir: str, key: str) -> float:
 
 
 def note_use(state_dir: str, key: str) -> None:
-    """A pod of it ends now."""
+    """Record that a pod with this identity ends now."""
     with contextlib.suppress(OSError):
         os.utime(_record(state_dir, key))
 
 
 def rename(state_dir: str, old: Identity, new: Identity) -> None:
-    """Let an identity that no process has, have another key."""
+    """Give an identity another key. No process may be using the identity."""
     new.save(state_dir)
     os.rename(directory(state_dir, old.key), directory(state_dir, new.key))
     Claims(state_dir, "uid").hand_on(old.key, old.uid, new.key)
@@ -144,7 +145,7 @@ def rename(state_dir: str, old: Identity, new: Identity) -> None:
 
 
 def forget(state_dir: str, identity: Identity) -> None:
-    """Leave nothing of it: keys, record, claims; those of a uid or port that is not known (0) are looked for."""
+    """Remove an identity: keys, record and claims. For an unknown uid or port (0), all claims of the identity are released."""
     files.remove_tree(directory(state_dir, identity.key))
     Claims(state_dir, "port").release(identity.key, identity.port)
     Claims(state_dir, "uid").release(identity.key, identity.uid)

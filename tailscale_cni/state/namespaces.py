@@ -1,8 +1,8 @@
-"""What the cluster's API last said of each namespace: a small file per namespace, so that no pod waits for the API twice.
+"""A cache of namespace annotations from the cluster's API: a small file per namespace, so that pods do not wait for the API.
 
-The answer is used however old it is, and is renewed meanwhile. The fast path reads the same file (packaging/front/): ``enroll`` is
-its word for "a pod that says nothing is no node". It holds from ``asked`` until ``until``, in seconds of CLOCK_MONOTONIC. After a
-reboot both are older or newer than now, and the API is asked again.
+An answer of any age is used, and is renewed in the meantime. The fast path reads the same file (packaging/front/): with ``enroll``
+``annotated``, a pod without an annotation is not enrolled. The file is fresh from ``asked`` until ``until``, in seconds of
+CLOCK_MONOTONIC. After a reboot, the current time is outside of that span, and the API is asked again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FRESH = 10
-"""Seconds for which nobody asks again, whatever the answer was."""
+"""Seconds until the API is asked again, whatever the answer was."""
 
 MOST = 1000
-"""Files that are kept: namespaces come and go."""
+"""The most files that are kept, because namespaces come and go."""
 
 
 class Known(NamedTuple):
-    """What is known of a namespace: ``annotations`` is None as long as the API has never answered, ``failure`` why it did not last time."""
+    """The cached answer about a namespace.
+
+    ``annotations`` is None until the API has answered once. ``failure`` is why the last request had no answer.
+    """
 
     annotations: Mapping[str, str] | None = None
     asked: int = 0
@@ -34,11 +37,11 @@ class Known(NamedTuple):
     failure: str = ""
     version: int = records.VERSION
     unknown: str = ""
-    """What a newer version wrote and this one does not know (``records``)."""
+    """Fields of a newer version that this version does not know (``records``)."""
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it was asked for just now."""
+        """Whether the API was asked less than FRESH seconds ago."""
         return self.asked <= time.monotonic() < self.until
 
 
@@ -46,12 +49,12 @@ class Namespaces:
     """The namespaces that a host has seen. Names are DNS labels."""
 
     def __init__(self, state_dir: str) -> None:
-        """Nothing is made yet."""
+        """Creates no directory yet."""
         self.state_dir = state_dir
         self.root = f"{state_dir}/namespaces"
 
     def get(self, name: str) -> Known:
-        """What is known of a namespace. A file that cannot be read, or of a newer version, says nothing: it is written anew."""
+        """The cached answer about a namespace. A file that cannot be read, or of a newer version, counts as no answer and is replaced."""
         try:
             known = records.load(Known, self._path(name), parsers={"annotations": _annotations})
         except errors.Error:
@@ -59,9 +62,10 @@ class Namespaces:
         return known if known and known.version == records.VERSION else Known()
 
     def renew(self, name: str, ask: Callable[[], Mapping[str, str]], *, wait: bool) -> None:
-        """Ask, and keep the answer; if there is none, keep what was known, and why. One at a time: ``wait`` for somebody else's answer.
+        """Ask the API and save the answer. If there is no answer, keep the last one and save the reason.
 
-        Raises UnsafeDirectory, InputOutput, OSError: a disk that is full.
+        Only one process asks at a time. With ``wait``, other processes wait for its answer. Raises UnsafeDirectory and InputOutput, and
+        OSError, for example for a full disk.
         """
         files.make_directory(self.state_dir, 0o711)
         files.make_directory(self.root)
@@ -83,7 +87,7 @@ class Namespaces:
         return f"{self.root}/{name}.json"
 
     def _tidy(self) -> None:
-        """Forget those that were asked for longest ago, when there are too many."""
+        """If there are more than MOST files, remove the oldest."""
         names = os.listdir(self.root)
         if len(names) > MOST:
             ages = sorted((os.lstat(f"{self.root}/{name}").st_mtime_ns, name) for name in names)

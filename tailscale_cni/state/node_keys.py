@@ -1,7 +1,7 @@
-"""The node key in a node's state: the proof that a worker is the device that it says it is.
+"""The node key in a node's state: the proof that a worker is the device that it claims to be.
 
-What a worker says is hostile, and every peer knows its node key. A worker that claims to be another device must not have that device
-renamed, tagged or deleted. So the private half of the node key must be in its state.
+Workers are not trusted, and every peer knows a device's public node key. A worker that claims to be another device must not have that
+device renamed, tagged or deleted. So the worker's state must have the private half of the node key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The outbox: the nodes that a control plane is still to delete.
+"""The outbox: the nodes that the control plane has not deleted yet.
 
-A file per node in ``stateDir/outbox``. It is on the disk before the node's keys are gone, and is removed when the control plane has
-deleted the node. A file that cannot be read stays, and each call says so: a newer version may have written it.
+``stateDir/outbox`` has a file per node. The file is on disk before the node's keys are removed, and is removed when the control plane
+has deleted the node. A file that cannot be read stays, because a newer version may have written it, and each call warns about it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from .attachments import Attachment
 
 APIS = ("tailscale", "headscale")
-"""Control planes that can be told to delete a node."""
+"""Control planes whose API can delete a node."""
 
 
 class Deletion(NamedTuple):
-    """A node that is to be deleted, and the API that deletes it, as its attachment had it."""
+    """A node to delete, and the API that deletes it, with the settings of the node's attachment."""
 
     node_id: str
     node_key: str
@@ -33,14 +33,14 @@ class Deletion(NamedTuple):
     auth_key_seconds: int = 600
     proxy_url: str = ""
     who: str = "a node"
-    """For people: whose node it is."""
+    """The pod or container of the node, for messages."""
     version: int = records.VERSION
     unknown: str = ""
-    """What a newer version wrote and this one does not know (``records``)."""
+    """Fields of a newer version that this version does not know (``records``)."""
 
     @classmethod
     def of(cls, attachment: Attachment, node_id: str, node_key: str) -> Deletion:
-        """From a node that an attachment had."""
+        """The deletion of an attachment's node."""
         return cls(
             node_id=node_id,
             node_key=node_key,
@@ -54,9 +54,9 @@ class Deletion(NamedTuple):
         )
 
     def document(self) -> dict[str, Any]:
-        """As it is on the disk.
+        """The deletion as a JSON object, as it is on disk.
 
-        Version 0.1.0 skips a file in which it finds a field that it does not know. So there is no version in it as long as it is 1.
+        Version 0.1.0 skips a file with an unknown field. So ``version`` is left out while it is 1, and an empty ``proxy_url`` is left out.
         """
         document = records.document(self)
         if self.version == 1:
@@ -67,7 +67,7 @@ class Deletion(NamedTuple):
 
 
 def decode(document: object) -> Deletion:
-    """From the disk. Raises ValueError for what cannot be told to anybody: such a node must not count as deleted."""
+    """Parse a deletion from the disk. Raises ValueError if no API can delete the node, because the node must not count as deleted then."""
     deletion = records.decode(Deletion, document, lenient=True)
     if deletion.minter not in APIS:
         raise ValueError(f"minter is {errors.show(deletion.minter)}, which this version does not know")
@@ -80,12 +80,12 @@ class Outbox:
     """The deletions of one host."""
 
     def __init__(self, state_dir: str) -> None:
-        """No directory is made before there is a deletion."""
+        """Creates no directory before there is a deletion."""
         self.state_dir = state_dir
         self.root = f"{state_dir}/outbox"
 
     def add(self, deletion: Deletion) -> None:
-        """Write one down; the same one again is the same file. Raises InputOutput, UnsafeDirectory."""
+        """Write a deletion to disk. The same deletion always has the same file. Raises InputOutput, UnsafeDirectory."""
         files.make_directory(self.root)
         path = self._path(deletion)
         known = next((one for name, one in self.items() if name == os.path.basename(path)), None)
@@ -96,11 +96,11 @@ class Outbox:
         files.write(path, records.dump(deletion.document()))
 
     def all(self) -> Iterator[Deletion]:
-        """Every one that can be read."""
+        """All deletions that can be read."""
         return (deletion for _, deletion in self.items())
 
     def items(self) -> Iterator[tuple[str, Deletion]]:
-        """The same, each with the name of its file. A file that cannot be read disturbs no other."""
+        """All deletions that can be read, each with its file name. A file that cannot be read does not affect the others."""
         for name in sorted(os.listdir(self.root)) if os.path.isdir(self.root) else ():
             if not name.endswith(".json"):
                 continue
@@ -114,7 +114,7 @@ class Outbox:
                 records.warn(f"a node that is to be deleted may stay in the tailnet: {reason}")
 
     def done(self, name: str) -> None:
-        """The node of that file is deleted."""
+        """Remove a file, because the control plane has deleted its node."""
         files.remove(f"{self.root}/{name}")
 
     def _path(self, deletion: Deletion) -> str:

@@ -1,8 +1,8 @@
-"""Records: how every JSON file of ``stateDir`` and ``runDir`` is written, and read again.
+"""Records: how every JSON file of ``stateDir`` and ``runDir`` is written and read.
 
-A record is a NamedTuple. The default of a field says its type; a field without a default is text, and must be there. A record
-with the field ``unknown`` keeps what this version does not know, as JSON text, and writes it again: a downgrade loses nothing.
-A record with the field ``version`` keeps that, too. A document without a version is of version 1.
+A record is a NamedTuple. The type of a field is the type of its default; a field without a default is required text. A record
+with the field ``unknown`` preserves fields that this version does not know, as JSON text, so that a downgrade loses nothing.
+A record with the field ``version`` preserves the version, too. A document without a version has version 1.
 
 This module must not know what any record is for.
 """
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=NamedTuple)
 
 VERSION = 1
-"""What this version writes. A field never changes its meaning: the number grows when a new field takes the place of an old one."""
+"""The version that is written. A field never changes its meaning. The version grows when a new field replaces an old one."""
 
 UNKNOWN = "unknown"
 LARGEST_NUMBER = 2**64
-"""No number of ours is larger: the cookie of a network namespace has 64 bits."""
+"""An upper limit for numbers in records: the cookie of a network namespace has 64 bits."""
 
 
 def encode(record: NamedTuple) -> bytes:
-    """A record as JSON, with all that a newer version had written in it."""
+    """A record as JSON, with all fields of a newer version that it was read with."""
     return dump(document(record))
 
 
 def dump(document: Mapping[str, Any]) -> bytes:
-    """A JSON object as our files have it."""
+    """A JSON object as it is written in our files: compact, on one line."""
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
 def document(record: NamedTuple) -> dict[str, Any]:
-    """A record as a JSON object. A value that could not be used (``lenient``) is as it was, unless it has been set since."""
+    """A record as a JSON object. A value that ``lenient`` decoding could not use is preserved, unless the field was set since."""
     known = record._asdict()
     unknown: dict[str, Any] = json.loads(known.pop(UNKNOWN, "") or "{}")
     defaults = record._field_defaults
@@ -53,11 +53,11 @@ def document(record: NamedTuple) -> dict[str, Any]:
 def decode(cls: type[R], document: object, *, parsers: Parsers | None = None, lenient: bool = False) -> R:
     """A record from a JSON document.
 
-    ``parsers`` are for fields that are of no plain type: each takes a value of the document, and raises ValueError. With
-    ``lenient``, a field whose value has a wrong type has its default, if it has one. Raises ValueError, which says why.
+    ``parsers`` are for fields whose type is not in PLAIN. A parser takes a value of the document, and raises ValueError. With
+    ``lenient``, a field whose value has a wrong type gets its default, if there is one. Raises ValueError with the reason.
     """
     if not isinstance(document, dict):
-        raise ValueError("it is not a JSON object")  # noqa: TRY004 - what a caller does about it is the same
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - callers handle it in the same way
     version = _version(document, lenient=lenient)
     values = _usual(cls, document, parsers or {})
     defaults, parsers = cls._field_defaults, parsers or {}
@@ -93,7 +93,7 @@ def _version(document: dict[str, Any], *, lenient: bool) -> int:
 
 
 def _usual(cls: type[NamedTuple], document: dict[str, Any], parsers: Parsers) -> dict[str, Any]:
-    """The fields that are plain ASCII text, which nearly all are: an ADD may read a hundred records, and others wait for it."""
+    """The fields that are plain ASCII text, as nearly all are. This is a shortcut: an ADD may read a hundred records while others wait."""
     defaults, usual = cls._field_defaults, dict[str, Any]()
     for field in cls._fields:
         value = document.get(field)
@@ -127,7 +127,7 @@ def number(first: int, last: int) -> Callable[[Any], int]:
 
 
 def word(value: Any) -> str:
-    """A parser of text that can be a part of a path; it may be empty. Raises ValueError."""
+    """A parser of text that is safe as one component of a path, or empty. Raises ValueError."""
     text = _text(value)
     if "/" in text or text in (".", ".."):
         raise ValueError("no part of a path")
@@ -135,14 +135,14 @@ def word(value: Any) -> str:
 
 
 def plain(value: Any, default: Any) -> Any:
-    """A value of the type of ``default``; the default None stands for a number, or None. Raises ValueError."""
+    """A value of the same type as ``default``; for the default None, a number or None. Raises ValueError."""
     return PLAIN[type(default)](value)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str) and "\0" not in value:
         if not value.isascii():
-            value.encode()  # half a character can be in no path: a ValueError
+            value.encode()  # raises ValueError for an unpaired surrogate, which no path can have
         return value
     raise ValueError("no text")
 
@@ -184,13 +184,13 @@ def _because(reason: str, version: int) -> str:
     return reason
 
 
-# --- what cannot be read ------------------------------------------------------------------------------------------
+# --- files that cannot be read ------------------------------------------------------------------------------------
 
 
 def set_aside(state_dir: str, path: str) -> str:
-    """Move what is at a path of ``stateDir``, whatever it is, to ``stateDir/unreadable``; returns where it is then.
+    """Move a file or directory from ``stateDir`` to ``stateDir/unreadable``; return the new path.
 
-    A former one of the same name is replaced. Raises InputOutput, UnsafeDirectory.
+    An earlier entry of the same name is replaced. Raises InputOutput, UnsafeDirectory.
     """
     directory = f"{state_dir}/unreadable"
     files.make_directory(directory)
@@ -214,14 +214,14 @@ _told: set[str] = set()
 
 
 def warn_through(tell: Callable[[str], None]) -> None:
-    """From now on this process says through ``tell`` what is wrong with records; without that, on standard error."""
+    """Send this process's warnings about records to ``tell`` from now on. The default is standard error."""
     global _tell  # noqa: PLW0603 - a process is one call
     _tell = tell
     _told.clear()
 
 
 def warn(text: str) -> None:
-    """Say that a record is odd, once per call: it keeps no other pod from what it wants."""
+    """Warn about a record, once per call. A damaged record does not stop other pods, so this is not an error."""
     if text not in _told:
         _told.add(text)
         _tell(text)

@@ -1,9 +1,9 @@
-"""Identities of the cluster's (``state.vault``) that this host is to give back.
+"""Releases: identities in the cluster (``state.vault``) that this host has not released yet.
 
-A file per identity in ``stateDir/releases``. It is on the disk before the vault is asked for an identity, and before the pod that had
-one is forgotten. It is removed when the pod that has the identity is recorded, or when the vault knows. Whoever works on a release
-holds the lock of its file: if a call was killed, nobody holds it, and the next call does the work. A file that cannot be read stays, and
-each call says so: a newer version may have written it.
+``stateDir/releases`` has a file per identity. The file is on disk before the host leases an identity from the cluster, and before the
+record of a pod with an identity is removed. The file is removed when the identity's pod is recorded, or when the cluster has been told. A
+process that works on a release holds the lock of its file. If the process is killed, the lock is free, and the next call does the work.
+A file that cannot be read stays, because a newer version may have written it, and each call warns about it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Release(NamedTuple):
-    """An identity of this disk, by its key, that is to be given back; with ``delete``, no host is to have it any more."""
+    """An identity on this disk to release, by its key. With ``delete``, the identity is also deleted from the cluster."""
 
     key: str
     kubeconfig: str
@@ -32,26 +32,26 @@ class Release(NamedTuple):
     name: str
     delete: bool = False
     deletion: Deletion | None = None
-    """The node that the control plane is to delete after that. Before that, it may be another host's node."""
+    """The node that the control plane deletes after the release. Before the release, the node may be another host's."""
     version: int = records.VERSION
     unknown: str = ""
-    """What a newer version wrote and this one does not know (``records``)."""
+    """Fields of a newer version that this version does not know (``records``)."""
 
 
 FAREWELL = "farewell"
-"""What version 0.1.0 calls ``deletion``, and so does the file."""
+"""The name of the field ``deletion`` in the file, as in version 0.1.0."""
 
 
 class Releases:
     """The releases of one host."""
 
     def __init__(self, state_dir: str) -> None:
-        """No directory is made before there is a release."""
+        """Creates no directory before there is a release."""
         self.state_dir = state_dir
         self.root = f"{state_dir}/releases"
 
     def post(self, release: Release) -> None:
-        """Write one down. Raises InputOutput, UnsafeDirectory."""
+        """Write a release to disk. Raises InputOutput, UnsafeDirectory."""
         files.make_directory(self.root)
         path = self._path(release.key)
         known = self.get(release.key)
@@ -65,7 +65,7 @@ class Releases:
         files.write(path, records.dump(document))
 
     def get(self, key: str) -> Release | None:
-        """The release of an identity; None if there is none, or if it cannot be read."""
+        """The release of an identity; None if there is none, or if its file cannot be read."""
         path = self._path(key)
         try:
             document = files.read_json(path)
@@ -76,36 +76,36 @@ class Releases:
             return None
 
     def is_there(self, key: str) -> bool:
-        """Whether there is one, if only a file that cannot be read."""
+        """Whether an identity has a release. A file that cannot be read counts, too."""
         return "/" not in key and os.path.lexists(self._path(key))
 
     def all(self) -> Iterator[Release]:
-        """Every one that can be read. A file that cannot be read disturbs no other."""
+        """All releases that can be read. A file that cannot be read does not affect the others."""
         for name in sorted(os.listdir(self.root)) if os.path.isdir(self.root) else ():
             release = self.get(name.removesuffix(".json")) if name.endswith(".json") else None
             if release:
                 yield release
 
     def hold(self, key: str, seconds: float = 0) -> int | None:
-        """A descriptor that keeps others away from a release; None if it is done, or if others hold it for longer than ``seconds``."""
+        """Lock a release; return the descriptor. None if the release is done, or if others hold the lock for longer than ``seconds``."""
         return files.hold(self._path(key), seconds)
 
     def waiting(self, seconds: float) -> bool:
-        """Whether there is one that nobody has tried to deliver for so long."""
+        """Whether there is a release whose last attempt is at least ``seconds`` ago."""
         for release in self.all():
             with contextlib.suppress(OSError):
                 age = time.time() - os.lstat(self._path(release.key)).st_mtime
-                if not 0 <= age < seconds:  # a time in the future says nothing
+                if not 0 <= age < seconds:  # a time in the future is wrong, so the age is unknown
                     return True
         return False
 
     def postpone(self, key: str) -> None:
-        """The vault could not be told just now."""
+        """Record that an attempt failed now."""
         with contextlib.suppress(OSError):
             os.utime(self._path(key))
 
     def done(self, key: str) -> None:
-        """The vault knows, or need not know."""
+        """Remove a release, because the cluster has been told or need not be told."""
         files.remove(self._path(key))
 
     def _path(self, key: str) -> str:
@@ -113,7 +113,7 @@ class Releases:
 
 
 def _decode(key: str, document: dict[str, Any]) -> Release:
-    """Raises ValueError: what this says is done to an identity, so nothing in it is guessed."""
+    """Parse a release strictly, because it decides what happens to an identity. Raises ValueError."""
     renamed = {("deletion" if name == FAREWELL else name): value for name, value in document.items()}
     release = records.decode(Release, renamed, parsers={"deletion": _deletion})
     if release.key != key:

@@ -1,6 +1,6 @@
-"""The files of a node's state that move with the node to another host: few, small, and known by name.
+"""The files of a node's state that move with the node to another host: few, small, and with fixed names.
 
-The worker can write to their directory, so what is in it is hostile: no link is followed, and only small regular files are read.
+The worker can write to their directory, so the content is not trusted: no link is followed, and only small regular files are read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAMES = (STATE, "settings.json")
 """The node's keys and profile (2 KiB; tsnet writes them when it registers, and when its key changes), and its preferences."""
 
 LARGEST = 128 * 2**10
-"""Bytes of one: a Secret has at most 1 MiB."""
+"""The largest file, in bytes. A Secret has at most 1 MiB."""
 
 
 def is_sound(name: str, content: bytes) -> bool:
@@ -35,7 +35,7 @@ def is_sound(name: str, content: bytes) -> bool:
 
 
 def read(directory: str) -> dict[str, bytes]:
-    """The sound files of a directory, by name; nothing at all if the state is not among them."""
+    """The sound files of a directory, by name; empty if the state is not among them."""
     try:
         place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -50,7 +50,7 @@ def read(directory: str) -> dict[str, bytes]:
 
 
 def write(directory: str, contents: Mapping[str, bytes]) -> None:
-    """Make a directory anew, owned by root, with these files. Raises InputOutput, OSError."""
+    """Replace a directory with a new one, owned by root, that has these files. Raises InputOutput, OSError."""
     files.remove_tree(directory)
     os.mkdir(directory, 0o700)
     for name in NAMES:

@@ -1,4 +1,4 @@
-"""``attend``: look after a node that the cluster or other hosts know of, and say when to look again."""
+"""``attend``: renew a node's lease or seek its hostname, and print when to do so again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
-    """Print the seconds until the supervisor should ask again, 0 for never."""
+    """Print the seconds until the supervisor should run this task again, 0 for never."""
     current = handover.apply_assignment(attachment)
     if current is None:
         return exits.GONE

@@ -1,4 +1,4 @@
-"""``logout``: let the control plane forget a node whose pod is gone."""
+"""``logout``: log out a node whose pod is gone, so that the control plane removes the node."""
 
 from __future__ import annotations
 

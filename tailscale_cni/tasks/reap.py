@@ -1,4 +1,4 @@
-"""``reap``: remove everything of a node whose pod is gone. The supervisor becomes this process, so nothing of the node runs any more."""
+"""``reap``: remove everything of a node whose pod is gone. The supervisor becomes this process, so the node has no other process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 
 def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
-    """Remove it."""
+    """Remove the attachment and everything that ADD made for it."""
     teardown.reap(attachment)
     return exits.DONE

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..state.attachments import Attachment
 
 SOON = 10.0
-"""Seconds. A control plane that can be asked again within them is asked by the supervisor without backing off."""
+"""Seconds. If the control plane can be asked again within this time, the supervisor retries without growing delays."""
 
 
 def run(attachment: Attachment, deleted: bool) -> int:  # noqa: FBT001
@@ -35,5 +35,5 @@ def run(attachment: Attachment, deleted: bool) -> int:  # noqa: FBT001
 
 
 def _complain(e: errors.Error) -> None:
-    """Write to the node's log."""
+    """Write an error and its advice to the node's log."""
     sys.stderr.write(f"{e}. {e.advice}\n")

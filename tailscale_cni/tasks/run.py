@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
-    """Replace this process by the supervisor; return only if there is nothing to run."""
-    # A SIGHUP for the supervisor must not end the process that is about to become it.
+    """Replace this process with the supervisor. Returns only if there is nothing to run."""
+    # A SIGHUP for the supervisor must not end the process that is about to become the supervisor.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if launch.is_deleted(attachment):
         return exits.GONE
@@ -41,9 +41,9 @@ def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
 
 
 def _start_line(attachment: Attachment) -> bytes:
-    """The start line that an ADD offers, or one that needs no control plane.
+    """The start line that an ADD offers, or a start line that needs no call to the control plane.
 
-    A node that starts without the key that it needs makes the supervisor ask for one, ever less often.
+    If a node starts without a key and needs one, the supervisor requests it with growing delays.
     """
     try:
         return launch.take_start_line(attachment) or start.line_at_hand(attachment)

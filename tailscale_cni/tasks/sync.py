@@ -1,4 +1,4 @@
-"""``sync``: give the pod's interface what the node has by now."""
+"""``sync``: give the pod's interface the node's current addresses and routes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def run(attachment: Attachment, _deleted: bool) -> int:  # noqa: FBT001
-    """Configure addresses and routes, unless the node is to be another one."""
+    """Configure addresses and routes, unless the record names another node or build."""
     current = handover.apply_assignment(attachment)
     if current is None:
         return exits.GONE
     if current.lost or not launch.matches_record(current):
-        assign.prepare(current)  # the node still runs as what it was, so no pod waits for the control plane
+        assign.prepare(current)  # the old node still runs, so no pod waits for this
         return exits.MOVED
     node = LocalApi.of(attachment).node(peers=attachment.routes_per_peer)
     if node.addressed:

@@ -1,4 +1,4 @@
-"""CNI's five verbs, each a story on one page that composes the rooms below."""
+"""CNI's five verbs. Each verb is one short module that calls the other packages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MODULES = {"ADD": "add", "DEL": "delete", "CHECK": "check", "GC": "gc", "STATUS"
 
 
 def load(command: str) -> Callable[[Request], Mapping[str, Any] | None]:
-    """Import and return the verb of a CNI_COMMAND. No call pays for another verb's imports."""
+    """Import and return the verb of a CNI_COMMAND. Other verbs are not imported."""
     verb: Callable[[Request], Mapping[str, Any] | None] = import_module(f".{MODULES[command]}", __name__).run
 
     def run(request: Request) -> Mapping[str, Any] | None:
-        from ..state import records  # which the verb has imported
+        from ..state import records  # the verb has imported it already
 
         records.warn_through(request.warn)
         return verb(request)

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> None:
-    """Make the pod a node if it should be one. The answer is prevResult in any case.
+    """Make the pod a node if it should be a node. The result is always prevResult.
 
-    An error is something that a person has to mend before the pod can start, or a reason for the runtime to try again. A control plane
-    that is down is neither, unless the pod is annotated ``tailscale.com/required``.
+    An error means that a person has to fix something before the pod can start, or that the runtime should try again. A control plane
+    that is down is not an error, unless the pod is annotated ``tailscale.com/required``.
     """
     config, intent = resolve(request)
     if keep_in_step(config):
         raise errors.NetworkChanged(pod=f"pod {request.pod or request.container_id}")
     if intent is None:
         return
-    select.start_early(select.configured(config))  # imports while the call does something else
+    select.start_early(select.configured(config))  # the child imports meanwhile
     deadline = time.monotonic() + config.ready_timeout
     with pod_netns(request.netns) as netns:
         teardown.end_stale(request, config, intent, netns)

@@ -1,4 +1,4 @@
-"""CHECK: verify that the pod's node is as ADD left it."""
+"""CHECK: verify that the pod's node is still as ADD configured it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> None:
-    """Verify what ADD recorded, whatever the configuration is by now.
+    """Verify the node against ADD's record. Later changes of the configuration do not matter.
 
-    CRI-O calls this straight after ADD, so a pending address is no failure. Raises UnknownContainer for a pod that should be a node and
-    was never added, CheckFailed with everything that is wrong.
+    CRI-O calls this directly after ADD, so a pending address is not a failure. Raises UnknownContainer for a pod that should be a node and
+    was never added; CheckFailed with everything that is wrong.
     """
     store = Attachments(load_for_cleanup(request.config).state_dir)
     attachment = store.get(request.network, request.container_id, request.ifname)

@@ -1,4 +1,4 @@
-"""DEL: the pod is no longer a node, and nothing of it is left."""
+"""DEL: remove the pod's node and everything that ADD made for it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> None:
-    """Remove what ADD recorded, whatever the configuration is by now. If nothing is recorded, nothing is removed."""
+    """Remove everything that ADD recorded. Later changes of the configuration do not matter. Without a record, nothing is removed."""
     config = load_for_cleanup(request.config)
     store = Attachments(config.state_dir)
-    with store.locked(request.container_id):  # an ADD that is running has recorded the attachment by then
+    with store.locked(request.container_id):  # wait until a running ADD has recorded it
         attachments = store.of_container(request.container_id, request.ifname)
     exact = [attachment for attachment in attachments if attachment.network == request.network]
     for attachment in exact or attachments:

@@ -1,4 +1,4 @@
-"""GC: remove what the runtime no longer knows of."""
+"""GC: remove the attachments that the runtime no longer lists as valid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> None:
-    """Remove this network's attachments that are not valid any more. One that cannot be removed does not stop the others.
+    """Remove this network's attachments that are no longer valid. If one attachment cannot be removed, the others still are.
 
     Without ``cni.dev/valid-attachments``, nothing is removed: a missing list does not mean that none is valid.
     """

@@ -1,7 +1,7 @@
-"""STATUS: tell whether a pod can be enrolled on this host.
+"""STATUS: report whether a pod can be enrolled on this host.
 
-containerd asks every 5 s, and an error makes the Kubernetes node NotReady, which in the end costs it all of its pods. So a control plane
-that is down is not an error, and neither is a mistake in ``config.yaml``: that stops only the pods that ask to be nodes.
+containerd calls this every 5 s. An error makes the Kubernetes Node NotReady, which eventually evicts all of its pods. So a control plane
+that is down is not an error. A mistake in ``config.yaml`` is not an error either, because it only affects pods that ask to be nodes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> None:
-    """Raise NotAvailable, which says what to do."""
+    """Raise NotAvailable, which says what to do, if no pod can be enrolled."""
     try:
         # With an entry that cannot be parsed, every ADD fails.
         config = load_config({**request.config, "configFile": os.devnull})
