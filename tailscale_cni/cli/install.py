@@ -80,6 +80,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the configuration file (default: %(default)s)",
     )
     parser.add_argument(
+        "--no-upgrade",
+        action="store_true",
+        help="do not upgrade running nodes; 'upgrade' does this later",
+    )
+    _add_settings(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that become settings of ``config.yaml``, or secrets beside it."""
+    parser.add_argument(
         "--control-url",
         metavar="URL",
         help="the URL of a control plane other than Tailscale's, such as your Headscale",
@@ -99,16 +110,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a kubeconfig (0600) for the cluster's API; the file is used in place, not copied",
     )
-    parser.add_argument(
-        "--no-upgrade",
-        action="store_true",
-        help="do not upgrade running nodes; 'upgrade' does this later",
-    )
     secrets = parser.add_mutually_exclusive_group()
     for row in CREDENTIALS:
         about = f"a file (0600) with {row.what}, or - for standard input; the secret is copied"
         secrets.add_argument(row.option, metavar="FILE", help=about)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,10 +13,11 @@ import select
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .. import linux
 from .answer import NoAnswer, distrust, parse, redact
+from .tls import HOST_TLS, Tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,24 +41,6 @@ TOO_LATE: dict[str, dict[str, Any]] = {
     "sent": {"reason": "its answer did not come: timed out", "reached": True},
 }
 """The failure at the deadline, by the last stage that the child reported."""
-
-
-class Tls(NamedTuple):
-    """The certificate authorities that an HTTPS client trusts, and the client's own certificate and key. All are PEM."""
-
-    authority: str = ""
-    """Certificates of authorities; empty means those that the host trusts."""
-    certificate: bytes = b""
-    key: bytes = b""
-    strict: bool = True
-    """Whether authorities must fully conform to RFC 5280, as is Python 3.13's default. Those of clusters often do not."""
-
-    def __repr__(self) -> str:
-        """Without the key."""
-        return "Tls(…)"
-
-
-HOST_TLS = Tls()
 
 
 _early: dict[tuple[str, int, Tls, str], _Child] = {}

@@ -29,7 +29,7 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .client import Tls
+    from .tls import Tls
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to try each address of a name, so that a host without IPv6 soon tries an IPv4 address."""

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ..policy import PodIntent
     from .secret_store import Holder, Taken
 
-API_TIMEOUT = 5.0
-"""Seconds that an ADD waits for the Kubernetes API, within its ``readyTimeout``."""
+API_SHARE = 0.5
+"""The part of ``readyTimeout`` that an ADD waits for the Kubernetes API: 5 s by default."""
 
 MIN_API_TIMEOUT = 2.0
 """Seconds that an ADD waits even if ``readyTimeout`` is shorter, because an answer that comes later is wasted."""
@@ -127,7 +127,7 @@ def _unreleased(
         numbers = sorted(name.all_kept()) if intent.number is None else [intent.number]
         idle = [(number, name.kept(number)) for number in numbers if number not in taken]
     ours = [(number, key) for number, key in idle if key and Identity.load(config.state_dir, key).kubeconfig]
-    tries = [(0.0, *one) for one in ours] + [(API_TIMEOUT, *one) for one in ours[:1]]
+    tries = [(0.0, *one) for one in ours] + [(_api_timeout(config), *one) for one in ours[:1]]
     for seconds, number, key in tries:
         with contextlib.ExitStack() as attempt:
             hold = releases.hold(key, min(seconds, linux.seconds_left(deadline)))
@@ -175,7 +175,7 @@ def _take(
             taken = sorted(name.holders())
         data = linux.run_bounded(
             lambda: _answer(config, pod, intent, key, taken).encode(),
-            min(API_TIMEOUT, linux.seconds_left(deadline, MIN_API_TIMEOUT)),
+            min(_api_timeout(config), linux.seconds_left(deadline, MIN_API_TIMEOUT)),
             CHILD_TIMEOUT,
             keep=(hold,),
         )
@@ -197,11 +197,16 @@ def _without_lease(request: Request, config: Config, intent: PodIntent, answer: 
     if answer.host_only:
         request.warn(f"the identity is stored on this host only: {answer.host_only}")
         return intent
-    why = answer.failure or f"the Kubernetes API did not respond within {API_TIMEOUT:g} s"
+    why = answer.failure or f"the Kubernetes API did not respond within {_api_timeout(config):g} s"
     if intent.stateful or intent.required:
         raise errors.IdentityUnknown(pod=f"pod {request.pod}", reason=why, kubeconfig=config.kubeconfig)
     request.warn(f"the pod got a new ephemeral node instead of its identity: {why}")
     return intent._replace(ephemeral=True)
+
+
+def _api_timeout(config: Config) -> float:
+    """The seconds that an ADD waits for the Kubernetes API."""
+    return max(MIN_API_TIMEOUT, API_SHARE * config.ready_timeout)
 
 
 def announce(releases: Releases, release: Release) -> int:

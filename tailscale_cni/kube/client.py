@@ -119,7 +119,8 @@ class Api:
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Send a request; return any answer. A redirect is not followed, so that the token goes to no other server."""
         from ..http.answer import NoAnswer
-        from ..http.client import Client, Tls
+        from ..http.client import Client
+        from ..http.tls import Tls
 
         access = self.access
         tls = Tls(access.authority, access.certificate, access.key, strict=False)

@@ -62,6 +62,10 @@ def _network_findings(attachment: Attachment, node: Node) -> list[str]:
     from ..net import pod
 
     network, tailnet = pod_network(attachment), as_tailnet(node)
+    if not launch.is_configured_by_this_build(
+        attachment
+    ):  # its firewall may have other rules until the next sync
+        network = network._replace(anti_spoofing=False)
     with recorded_netns(attachment) as netns:
         if netns is None:
             return ["the pod's network namespace is gone"]

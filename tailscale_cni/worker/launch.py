@@ -13,6 +13,7 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .. import errors, linux
+from ..build import artefact
 from ..state import files
 from . import cgroup
 
@@ -108,7 +109,13 @@ def note_configured(attachment: Attachment, asked: int, addresses: Iterable[str]
 
     Every notification of the node from before ``asked`` is thereby handled.
     """
+    files.write_volatile(f"{attachment.worker_dir}/configured-by", artefact.build_id().encode())
     files.write_volatile(f"{attachment.worker_dir}/configured", " ".join((str(asked), *addresses)).encode())
+
+
+def is_configured_by_this_build(attachment: Attachment) -> bool:
+    """Whether this build configured the pod's network. After an upgrade, that is so from the node's next ``sync`` on."""
+    return files.read(f"{attachment.worker_dir}/configured-by") == artefact.build_id()
 
 
 def configured(attachment: Attachment) -> tuple[str, ...]:
@@ -200,7 +207,7 @@ def _running_identity(attachment: Attachment) -> tuple[str, ...]:
 
 def forget_notes(attachment: Attachment) -> None:
     """Remove the notes about the node, because the attachment is about to get another node."""
-    for note in ("was-running", "was-online", "configured"):
+    for note in ("was-running", "was-online", "configured", "configured-by"):
         files.remove(f"{attachment.worker_dir}/{note}")
 
 

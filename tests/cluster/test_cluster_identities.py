@@ -233,7 +233,7 @@ def test_a_host_that_is_cut_off_keeps_its_identities(hosts: Hosts, control: Cont
         assert set(addresses(control, "mysql-0-1")).isdisjoint(before)
         assert addresses(control, "mysql-0") == before
         assert (
-            f"host {SECOND} has the identity tailscale-cni/default.mysql-0.0, and is not Ready"
+            f"host {SECOND} has the identity tailscale-cni/default.mysql-0.0 and is not Ready"
             in hosts.log(cluster)
         )
         assert holder(cluster, "default.mysql-0.0") == SECOND

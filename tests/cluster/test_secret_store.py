@@ -309,6 +309,10 @@ def test_hosts_that_come_at_once_share_nothing(
     api: Api, places: tuple[Place, Place], control: ControlPlane
 ) -> None:
     """Pods with the same workload name that start at the same time on two hosts all get different numbers, keys and addresses."""
+    for place in places:
+        place.host.configure(
+            readyTimeout="60s"
+        )  # the API gets half of it to answer eight calls at once on a busy machine
     pods = [(place, api.place(replica("crowd"), place.node)) for place in places for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         sandboxes = list(pool.map(lambda pair: pair[0].host.start(pair[1]), pods))

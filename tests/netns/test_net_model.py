@@ -109,7 +109,8 @@ def test_purposes_tell_filters_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["net", "net.model", "verbs.namespace", "verbs.joining", "verbs.leaving", "verbs.check"]
+    "module",
+    ["net", "net.model", "node.netns", "node.start", "node.configure", "node.teardown", "verbs.check"],
 )
 def test_pyroute2_is_imported_by_those_who_use_it(module: str) -> None:
     """Importing the values, or the modules that call ``pod`` and ``host``, does not import pyroute2."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tailscale_cni.http.answer import Answer, Distrusted, NoAnswer
-from tailscale_cni.http.client import Client, Tls, start_early
+from tailscale_cni.http.client import Client, start_early
+from tailscale_cni.http.tls import Tls
 
 from .kubernetes import certificate
 
