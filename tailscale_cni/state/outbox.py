@@ -31,9 +31,9 @@ class Deletion(NamedTuple):
     api_url: str
     headscale_user: str = ""
     auth_key_seconds: int = 600
-    proxy_url: str = ""
     who: str = "a node"
     """The pod or container of the node, for messages."""
+    proxy_url: str = ""
     version: int = records.VERSION
     unknown: str = ""
     """Fields of a newer version that this version does not know (``records``)."""

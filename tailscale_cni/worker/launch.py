@@ -109,13 +109,16 @@ def note_configured(attachment: Attachment, asked: int, addresses: Iterable[str]
 
     Every notification of the node from before ``asked`` is thereby handled.
     """
-    files.write_volatile(f"{attachment.worker_dir}/configured-by", artefact.build_id().encode())
+    files.write_volatile(f"{attachment.worker_dir}/configured-by", f"{asked} {artefact.build_id()}".encode())
     files.write_volatile(f"{attachment.worker_dir}/configured", " ".join((str(asked), *addresses)).encode())
 
 
 def is_configured_by_this_build(attachment: Attachment) -> bool:
     """Whether this build configured the pod's network. After an upgrade, that is so from the node's next ``sync`` on."""
-    return files.read(f"{attachment.worker_dir}/configured-by") == artefact.build_id()
+    asked = files.read(f"{attachment.worker_dir}/configured").split()[
+        :1
+    ]  # a build that knows no such note changes this one
+    return files.read(f"{attachment.worker_dir}/configured-by").split() == [*asked, artefact.build_id()]
 
 
 def configured(attachment: Attachment) -> tuple[str, ...]:
