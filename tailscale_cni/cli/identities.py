@@ -20,7 +20,7 @@ from ..state.releases import Releases
 from .status import API_VERSION, table
 
 if TYPE_CHECKING:
-    from ..identity.retained import Kept
+    from ..identity.retained import Retained
 
 HEADERS = ("NAMESPACE", "NAME", "NODE", "IP", "POD", "LAST-USED")
 
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _row(one: Kept) -> dict[str, Any]:
+def _row(one: Retained) -> dict[str, Any]:
     namespace, _, name = one.node.partition("/")
     return {
         "namespace": namespace,

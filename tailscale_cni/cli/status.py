@@ -71,7 +71,7 @@ class Row:
             )
         note = ""
         if launch.is_deleted(attachment):
-            state, deleted = "Deleted", errors.NodeDeleted(pod=attachment.who)
+            state, deleted = "Deleted", errors.NodeDeleted(pod=attachment.display_name)
             note = f"{deleted}. {deleted.advice}"
         path = "direct" if "direct" in paths else "relay" if paths else "idle"
         never = handshake.startswith("0001") or not handshake

@@ -112,14 +112,14 @@ def _end_nodes(state_dir: str) -> int:
         try:
             teardown.end(attachment)
         except (errors.Error, OSError) as e:
-            _say(f"{attachment.who}: {e}")
+            _say(f"{attachment.display_name}: {e}")
             left += 1
         else:
-            _say(f"{attachment.who} is no longer a node")
+            _say(f"{attachment.display_name} is no longer a node")
     return left
 
 
-def _forget(state_dir: str, installed: Installation | None) -> list[retained.Kept]:
+def _forget(state_dir: str, installed: Installation | None) -> list[retained.Retained]:
     """Forget all identities that this host retains. Returns those whose nodes stay in the tailnet."""
     host = config.load_for_cleanup(installed.entry if installed else {})
     stay = []
@@ -132,7 +132,7 @@ def _forget(state_dir: str, installed: Installation | None) -> list[retained.Kep
     return stay
 
 
-def _report_remaining(state_dir: str, stay: list[retained.Kept]) -> None:
+def _report_remaining(state_dir: str, stay: list[retained.Retained]) -> None:
     """Deliver pending deletions, and report the nodes that stay in the tailnet (``stay`` among them)."""
     deletions.deliver(state_dir)
     unsaid = [deletion.who for deletion in Outbox(state_dir).all()]

@@ -39,7 +39,7 @@ def upgrade_all(state_dir: str) -> int:
         for number, attachment in enumerate(outdated, 1):
             try:
                 if upgrade.upgrade(attachment):
-                    _say(f"{attachment.who} is upgraded ({number} of {len(outdated)})")
+                    _say(f"{attachment.display_name} is upgraded ({number} of {len(outdated)})")
             except errors.AnotherVersion as e:  # this does not concern the other nodes
                 _say(f"{e}. {e.advice}")
                 left = 1

@@ -9,7 +9,7 @@ from .. import errors
 from ..control import Refused, Unavailable
 from ..policy import tailed
 from ..state import identities
-from ..state.hostnames import Name
+from ..state.hostnames import Hostname
 from ..state.identities import Identity
 from .lookup import SECONDS, plane_of
 
@@ -61,7 +61,7 @@ def make_way(attachment: Attachment) -> None:
 
     Without an API, the retained device keeps the name, and the control plane gives the ephemeral node a number.
     """
-    kept = Name.of(attachment).kept(attachment.number)
+    kept = Hostname.of(attachment).retained(attachment.number)
     if not kept:
         return
     known = Identity.load(attachment.state_dir, kept)

@@ -15,8 +15,8 @@ from .. import errors, linux
 from ..devices import deletions
 from ..policy import numbered
 from ..state import identities
-from ..state.attachments import LOCK_SECONDS, Attachments
-from ..state.hostnames import Name
+from ..state.attachments import LOCK_TIMEOUT, Attachments
+from ..state.hostnames import Hostname
 from ..state.identities import Identity
 from ..worker import launch
 from . import release
@@ -37,7 +37,7 @@ def take_number(attachment: Attachment, reservation: Reservation | None = None) 
 
     The attachment must be on disk, and its container's lock held. Raises Busy if another pod was first.
     """
-    name = Name.of(attachment)
+    name = Hostname.of(attachment)
     with name.locked():
         if reservation:
             return _take_reserved(name, attachment, reservation)
@@ -45,19 +45,19 @@ def take_number(attachment: Attachment, reservation: Reservation | None = None) 
         attachment = _with_number(attachment, number)
         if attachment.ephemeral:
             return attachment
-        kept = name.kept(number)
+        kept = name.retained(number)
         # Without a reservation, keys that are also in the cluster are not this host's: they are being released.
         if not kept or Identity.load(attachment.state_dir, kept).kubeconfig:
-            name.keep(number, attachment.nonce)
-        return attachment._replace(identity=name.kept(number))
+            name.retain(number, attachment.nonce)
+        return attachment._replace(identity=name.retained(number))
 
 
-def _take_reserved(name: Name, attachment: Attachment, reservation: Reservation) -> Attachment:
+def _take_reserved(name: Hostname, attachment: Attachment, reservation: Reservation) -> Attachment:
     number, key = reservation.number, reservation.key
     if number in name.holders():
         raise errors.Busy(what=f"the name {numbered(attachment.name, number)}", seconds=0)
-    kept = name.kept(number)
-    name.keep(number, key)
+    kept = name.retained(number)
+    name.retain(number, key)
     name.give(number, attachment)
     former = (kept,) if kept and kept != key else ()
     return _with_number(attachment, number)._replace(
@@ -90,15 +90,15 @@ def hand_over(attachment: Attachment) -> None:
     """Give up the attachment's numbers at its end, each to its heir if there is one. Keys stay retained if the node was ever registered."""
     if not attachment.name:  # the record cannot be read; a number whose record is gone is free
         return
-    name, woken = Name.of(attachment), []
+    name, woken = Hostname.of(attachment), []
     with name.locked():
         heirs = {number: _heir(name, attachment, number) for number in name.held_by(attachment)}
         for number, heir in heirs.items():
             if heir is None or heir.ephemeral:
                 _queue_release(name, attachment, number)
-        kept = name.kept(attachment.number)
+        kept = name.retained(attachment.number)
         if kept == attachment.identity and not identities.is_registered(attachment.state_dir, kept):
-            name.drop(attachment.number)
+            name.stop_retaining(attachment.number)
         for number, heir in heirs.items():
             if heir:
                 name.give(number, heir)
@@ -109,13 +109,13 @@ def hand_over(attachment: Attachment) -> None:
         wake(heir)
 
 
-def _queue_release(name: Name, leaver: Attachment, number: int) -> None:
+def _queue_release(name: Hostname, leaver: Attachment, number: int) -> None:
     """Queue the release of the cluster's identity for a number, which no pod of this host has any more."""
-    kept = name.kept(number)
+    kept = name.retained(number)
     if kept == leaver.identity and _is_stopgap(leaver, number):
         known = Identity.load(leaver.state_dir, kept)
         release.queue_deletion(leaver, known._replace(kubeconfig=leaver.kubeconfig))
-        name.drop(number)
+        name.stop_retaining(number)
     elif kept == leaver.identity:  # the identity's own record may be gone
         release.queue(leaver, kept, "" if leaver.lost else leaver.kubeconfig)
     else:
@@ -131,7 +131,7 @@ def _is_stopgap(leaver: Attachment, number: int) -> bool:
     return bool(leaver.kubeconfig) and not leaver.lost and not is_wanted and _is_deletable(leaver)
 
 
-def _heir(name: Name, leaver: Attachment, number: int) -> Attachment | None:
+def _heir(name: Hostname, leaver: Attachment, number: int) -> Attachment | None:
     """The pod of the hostname that gets the number: of the pods that want it and may still move, the pod with the worst number.
 
     That is the pod that was added last. It moves once, and no other pod has to move.
@@ -154,14 +154,14 @@ def _is_better(attachment: Attachment, number: int, than: int) -> bool:
     return number < than if attachment.wanted is None else number == attachment.wanted
 
 
-def _may_have(name: Name, heir: Attachment, number: int) -> bool:
+def _may_have(name: Hostname, heir: Attachment, number: int) -> bool:
     """Whether the heir may have the number. An heir with an identity in the cluster needs another one from the cluster at the number.
 
     The cluster's identity of one number never moves to another number.
     """
     if not heir.kubeconfig:
         return True
-    return not heir.lost and bool(Identity.load(heir.state_dir, name.kept(number)).kubeconfig)
+    return not heir.lost and bool(Identity.load(heir.state_dir, name.retained(number)).kubeconfig)
 
 
 def may_move(attachment: Attachment) -> bool:
@@ -195,11 +195,11 @@ def wake(attachment: Attachment) -> None:
 
 def wake_if_reassigned(attachment: Attachment) -> None:
     """Wake the supervisor of a pod that inherited a number before its supervisor ran."""
-    if len(Name.of(attachment).held_by(attachment)) > 1:
+    if len(Hostname.of(attachment).held_by(attachment)) > 1:
         wake(attachment)
 
 
-def apply_assignment(attachment: Attachment, patience: float = LOCK_SECONDS) -> Attachment | None:
+def apply_assignment(attachment: Attachment, patience: float = LOCK_TIMEOUT) -> Attachment | None:
     """Give the attachment the best of its numbers. Returns the current attachment; None if it is gone.
 
     Its processes keep the hostname and the keys that they started with. If the record has others, the processes must restart.
@@ -210,7 +210,7 @@ def apply_assignment(attachment: Attachment, patience: float = LOCK_SECONDS) -> 
         current = store.current(attachment)
         if current is None:
             return None
-        name = Name.of(current)
+        name = Hostname.of(current)
         with name.locked():
             held = name.held_by(current)
             number = current.wanted if current.wanted in held else min(held, default=current.number)
@@ -227,32 +227,32 @@ def apply_assignment(attachment: Attachment, patience: float = LOCK_SECONDS) -> 
     return current
 
 
-def _move(name: Name, attachment: Attachment, number: int) -> Attachment:
+def _move(name: Hostname, attachment: Attachment, number: int) -> Attachment:
     """The attachment with another number, and with the keys that are retained for that number, or else its own keys."""
     moved = _with_number(attachment, number)
     if attachment.ephemeral:
         return moved
-    known = Identity.load(attachment.state_dir, name.kept(number))
+    known = Identity.load(attachment.state_dir, name.retained(number))
     if not known.uid:
-        name.keep(number, attachment.identity)
+        name.retain(number, attachment.identity)
         return moved
     return moved._replace(identity=known.key, uid=known.uid, port=known.port, kubeconfig=known.kubeconfig)
 
 
 def _give_up(
-    store: Attachments, name: Name, attachment: Attachment, number: int
+    store: Attachments, name: Hostname, attachment: Attachment, number: int
 ) -> tuple[Attachment, Attachment | None]:
     """Give up a number that the attachment does not need. Returns the changed attachment and the heir of the number.
 
     Keys that no pod should have are recorded in ``former``, until the processes that use them have ended (``dispose_of_former``).
     """
-    heir, key = _heir(name, attachment, number), name.kept(number)
+    heir, key = _heir(name, attachment, number), name.retained(number)
     if key and key == attachment.identity:
-        name.drop(number)  # the keys are retained for the better number now
+        name.stop_retaining(number)  # the keys are retained for the better number now
     elif key and (key in attachment.former or not _stays(attachment, key, heir)):
         attachment = attachment._replace(former=tuple(dict.fromkeys((*attachment.former, key))))
         store.save(attachment)
-        name.drop(number)
+        name.stop_retaining(number)
     if heir:
         name.give(number, heir)
     else:

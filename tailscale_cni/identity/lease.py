@@ -18,7 +18,7 @@ from ..json_fields import as_dict, as_list, as_text
 from ..state import identities
 from ..state.attachments import Attachments
 from ..state.host import host_id
-from ..state.hostnames import Name
+from ..state.hostnames import Hostname
 from ..state.identities import Identity
 from ..state.releases import Release, Releases
 from . import release
@@ -105,7 +105,7 @@ def reserved(
     if pod is None or pod.namespace in config.exclude_namespaces:  # these must start without an API
         yield intent, None
         return
-    name = Name(Attachments(config.state_dir), pod.namespace, intent.name)
+    name = Hostname(Attachments(config.state_dir), pod.namespace, intent.name)
     with contextlib.ExitStack() as holds:  # no other process may release it
         reservation = _unreleased(config, pod, name, intent, deadline, holds)
         if reservation is None:
@@ -114,7 +114,7 @@ def reserved(
 
 
 def _unreleased(
-    config: Config, pod: Pod, name: Name, intent: PodIntent, deadline: float, holds: contextlib.ExitStack
+    config: Config, pod: Pod, name: Hostname, intent: PodIntent, deadline: float, holds: contextlib.ExitStack
 ) -> Reservation | None:
     """An identity that this host has queued for release and still holds. If another process is just releasing it, wait for that.
 
@@ -124,8 +124,8 @@ def _unreleased(
     releases = Releases(config.state_dir)
     with name.locked():
         taken = name.holders()
-        numbers = sorted(name.all_kept()) if intent.number is None else [intent.number]
-        idle = [(number, name.kept(number)) for number in numbers if number not in taken]
+        numbers = sorted(name.all_retained()) if intent.number is None else [intent.number]
+        idle = [(number, name.retained(number)) for number in numbers if number not in taken]
     ours = [(number, key) for number, key in idle if key and Identity.load(config.state_dir, key).kubeconfig]
     tries = [(0.0, *one) for one in ours] + [(_api_timeout(config), *one) for one in ours[:1]]
     for seconds, number, key in tries:
@@ -143,15 +143,15 @@ def _unreleased(
     return None
 
 
-def _whose(config: Config, pod: Pod, name: Name, number: int, key: str) -> bytes:
+def _whose(config: Config, pod: Pod, name: Hostname, number: int, key: str) -> bytes:
     """In the child: OURS or ANOTHERS for an identity on this disk; empty if the API does not say which Node this host is."""
-    from .secret_store import Vault
+    from .secret_store import SecretStore
 
     api = release.cluster_api(config.kubeconfig)
     ours = own_holder(api, config.state_dir, pod.namespace, pod.name, pod.uid or "", key)
     if ours is None:
         return b""
-    entry = Vault(api, name.namespace, name.name).entry(number)
+    entry = SecretStore(api, name.namespace, name.name).entry(number)
     held = entry.holder if entry else None
     return OURS if held and held.node == ours.node and held.is_same(ours) else ANOTHERS
 
@@ -160,7 +160,7 @@ def _take(
     request: Request,
     config: Config,
     intent: PodIntent,
-    name: Name,
+    name: Hostname,
     deadline: float,
     holds: contextlib.ExitStack,
 ) -> tuple[PodIntent, Reservation | None]:
@@ -220,7 +220,7 @@ def announce(releases: Releases, release: Release) -> int:
 
 def _answer(config: Config, pod: Pod, intent: PodIntent, key: str, taken: list[int]) -> Answer:
     """In the child: take a lease."""
-    from .secret_store import Vault
+    from .secret_store import SecretStore
 
     try:
         api = release.cluster_api(config.kubeconfig)
@@ -228,8 +228,10 @@ def _answer(config: Config, pod: Pod, intent: PodIntent, key: str, taken: list[i
         if holder is None:
             return Answer(host_only=f"pod {pod} does not exist in the Kubernetes API")
         release.deliver_of_hostname(config.state_dir, pod.namespace, intent.name)
-        has = partial(release.is_known, Name(Attachments(config.state_dir), pod.namespace, intent.name))
-        return Answer.of(Vault(api, pod.namespace, intent.name).take(holder, intent.number, taken, has=has))
+        has = partial(release.is_known, Hostname(Attachments(config.state_dir), pod.namespace, intent.name))
+        return Answer.of(
+            SecretStore(api, pod.namespace, intent.name).take(holder, intent.number, taken, has=has)
+        )
     except (errors.KubernetesForbids, errors.BadKubeconfig) as e:
         return Answer(host_only=str(e))
     except errors.Error as e:
@@ -251,19 +253,21 @@ def as_identity(key: str, record: dict[str, Any], kubeconfig: str) -> Identity:
     return Identity(key, 0, 0, record["control_url"], tags, record["node_id"], record["node_key"], kubeconfig)
 
 
-def adopt(state_dir: str, name: Name, number: int, identity: Identity, contents: dict[str, bytes]) -> None:
+def adopt(
+    state_dir: str, name: Hostname, number: int, identity: Identity, contents: dict[str, bytes]
+) -> None:
     """Write an identity from the cluster to this disk. If it has no keys yet, an identity that was only on this disk is used for it."""
-    from ..state import vault_files
+    from ..state import node_files
 
     with name.locked():
-        kept = name.kept(number)
+        kept = name.retained(number)
         known = Identity.load(state_dir, kept) if kept else Identity("")
         is_ours = kept and not known.kubeconfig and number not in name.holders()
         if is_ours and not contents and identities.is_registered(state_dir, kept):
             ours = known._replace(key=identity.key, kubeconfig=identity.kubeconfig)
             identities.rename(state_dir, known, ours)  # if this call is killed here, both are released
-            name.keep(number, identity.key)
+            name.retain(number, identity.key)
             return
     if contents:
-        vault_files.write(identities.directory(state_dir, identity.key), contents)
+        node_files.write(identities.directory(state_dir, identity.key), contents)
     identity.save(state_dir)

@@ -17,7 +17,7 @@ from ..devices import deletions, delivery
 from ..devices.delivery import DELIVERY_TIMEOUT
 from ..state import identities
 from ..state.attachments import Attachments
-from ..state.hostnames import Name
+from ..state.hostnames import Hostname
 from ..state.identities import Identity
 from ..state.outbox import Outbox
 from ..state.releases import Release, Releases
@@ -166,56 +166,57 @@ def make(state_dir: str, release: Release) -> Outcome:
     return Outcome.DONE
 
 
-def _name(state_dir: str, release: Release) -> Name:
-    return Name(Attachments(state_dir), release.namespace, release.name)
+def _name(state_dir: str, release: Release) -> Hostname:
+    return Hostname(Attachments(state_dir), release.namespace, release.name)
 
 
-def _is_in_use(name: Name, key: str) -> bool:
+def _is_in_use(name: Hostname, key: str) -> bool:
     """Whether a pod of this host has the identity. Then the release is from an ADD that was killed after it had recorded the pod."""
     with name.locked():
         return any(holder.identity == key for holder in name.holders().values())
 
 
-def is_known(name: Name, key: str) -> bool:
+def is_known(name: Hostname, key: str) -> bool:
     """Whether a pod of this host has an identity or is about to, or its release is queued."""
     if Releases(name.store.state_dir).is_there(key):  # the release is removed when the pod is recorded
         return True
     with name.locked():
         return any(
-            key in (name.kept(number), one.identity, *one.former) for number, one in name.holders().items()
+            key in (name.retained(number), one.identity, *one.former)
+            for number, one in name.holders().items()
         )
 
 
-def _tell_cluster(name: Name, release: Release, identity: Identity) -> bool:
+def _tell_cluster(name: Hostname, release: Release, identity: Identity) -> bool:
     """Save the newest keys to the cluster and drop this host as their holder. An identity that another host holds is left alone.
 
     Returns whether no host holds it now. Raises KubernetesFailed, also while other hosts change the Secret all the time.
     """
     from ..kube.client import Conflict
-    from ..state import vault_files
+    from ..state import node_files
     from ..state.host import host_id
-    from .secret_store import TRIES, Holder, Vault, held_as
+    from .secret_store import TRIES, Holder, SecretStore, held_as
 
     state_dir = name.store.state_dir
-    vault = Vault(cluster_api(release.kubeconfig), release.namespace, release.name)
+    store = SecretStore(cluster_api(release.kubeconfig), release.namespace, release.name)
     ours = Holder("", "", host_id(state_dir), "", release.key)
     identity_id = release.deletion.node_id if release.deletion else ""
     for _ in range(TRIES):
-        entries = vault.entries()
+        entries = store.entries()
         entry = held_as(entries, ours)
-        if entry and entry.holder and is_copy(vault.api, entry.holder):
+        if entry and entry.holder and is_copy(store.api, entry.holder):
             entry = None
         _take_out_of_reach(name, release.key)
         if entry is None:  # it was released before, or another host holds it
             return not any(one is None or one.record.node_id == identity_id for one in entries.values())
-        local = vault_files.read(identities.directory(state_dir, release.key))
+        local = node_files.read(identities.directory(state_dir, release.key))
         if local:
             entry = entry._replace(files=local, record=secret_record(identity))
         with contextlib.suppress(Conflict):
             if release.delete or not entry.files:
-                vault.delete(entry)
+                store.delete(entry)
             else:
-                vault.save(entry._replace(holder=None, released_by=entry.holder))
+                store.save(entry._replace(holder=None, released_by=entry.holder))
             return True
     raise errors.KubernetesFailed(
         reason=f"an identity of {release.name} was changed by others during {TRIES} attempts"
@@ -238,12 +239,12 @@ def is_copy(api: Api, holder: Holder) -> bool:
     return True
 
 
-def _take_out_of_reach(name: Name, key: str) -> None:
+def _take_out_of_reach(name: Hostname, key: str) -> None:
     """Stop retaining the identity for pods of this host, because it may be another host's after a lost answer."""
     with name.locked():
-        for number, kept in name.all_kept().items():
+        for number, kept in name.all_retained().items():
             if kept == key:
-                name.drop(number)
+                name.stop_retaining(number)
 
 
 def secret_record(identity: Identity) -> Record:

@@ -13,7 +13,7 @@ from ..state import identities
 from ..state.attachments import Attachments
 from ..state.claims import Claims
 from ..state.host import host_id
-from ..state.hostnames import Name
+from ..state.hostnames import Hostname
 from ..state.identities import Identity
 from ..state.releases import Release, Releases
 from . import handover, release
@@ -22,7 +22,7 @@ from .lease import adopt, announce, as_identity, own_holder
 if TYPE_CHECKING:
     from ..kube.client import Api
     from ..state.attachments import Attachment
-    from .secret_store import Entry, Vault
+    from .secret_store import Entry, SecretStore
 
 
 RETRY_AFTER_FAILURE = 60.0
@@ -48,7 +48,7 @@ def renew(attachment: Attachment) -> float | None:
         if _may_improve(attachment) and _improve(api, attachment):
             return None
     except errors.Error as e:
-        sys.stderr.write(f"{attachment.who}: {e}. {e.advice}\n")
+        sys.stderr.write(f"{attachment.display_name}: {e}. {e.advice}\n")
         return RETRY_AFTER_FAILURE
     return _until_next_look(attachment) if _may_improve(attachment) else RENEW_INTERVAL
 
@@ -66,10 +66,10 @@ def _may_improve(attachment: Attachment) -> bool:
     return better and handover.may_move(attachment)
 
 
-def _vault(api: Api, attachment: Attachment) -> Vault:
-    from .secret_store import Vault
+def _secret_store(api: Api, attachment: Attachment) -> SecretStore:
+    from .secret_store import SecretStore
 
-    return Vault(api, attachment.namespace, attachment.name)
+    return SecretStore(api, attachment.namespace, attachment.name)
 
 
 def _confirm(api: Api, attachment: Attachment) -> bool:
@@ -77,9 +77,9 @@ def _confirm(api: Api, attachment: Attachment) -> bool:
     from ..kube.client import Conflict
     from .secret_store import TRIES
 
-    vault = _vault(api, attachment)
+    store = _secret_store(api, attachment)
     for _ in range(TRIES):
-        known = vault.entry(attachment.number)
+        known = store.entry(attachment.number)
         entry = known or _recreated(api, attachment)
         if entry is None or entry.holder is None:
             return entry is None  # None: the pod is gone, so nothing can be confirmed
@@ -90,12 +90,12 @@ def _confirm(api: Api, attachment: Attachment) -> bool:
         entry = _with_local_state(api, attachment, entry)
         try:
             if entry != known:
-                vault.save(entry)
+                store.save(entry)
         except Conflict:
             continue
         return True
     raise errors.KubernetesFailed(
-        reason=f"the Secret {vault.shown(attachment.number)} was changed by others during each attempt"
+        reason=f"the Secret {store.shown(attachment.number)} was changed by others during each attempt"
     )
 
 
@@ -112,7 +112,7 @@ def _recreated(api: Api, attachment: Attachment) -> Entry | None:
 
 def _with_local_state(api: Api, attachment: Attachment, entry: Entry) -> Entry:
     """The entry with this host's current Node and boot, and with the keys and the record of this disk."""
-    from ..state import vault_files
+    from ..state import node_files
 
     holder = entry.holder
     assert holder is not None  # noqa: S101 - for types
@@ -120,7 +120,7 @@ def _with_local_state(api: Api, attachment: Attachment, entry: Entry) -> Entry:
     entry = entry._replace(
         holder=holder._replace(node_uid=node.uid if node else holder.node_uid, boot=linux.boot_id())
     )
-    local = vault_files.read(attachment.identity_dir)
+    local = node_files.read(attachment.identity_dir)
     if not local:
         return entry
     return entry._replace(
@@ -131,8 +131,8 @@ def _with_local_state(api: Api, attachment: Attachment, entry: Entry) -> Entry:
 def _note_lost(attachment: Attachment) -> None:
     """Record that nothing may run with this identity on this host. The supervisor then ends the node and restarts (``discard_lost``)."""
     sys.stderr.write(
-        f"{attachment.who}: another host has taken over the identity {attachment.hostname}, because this host's Node object was deleted "
-        "or tainted out-of-service. The node is stopped on this host\n"
+        f"{attachment.display_name}: another host has taken over the identity {attachment.hostname}, because this host's Node object was "
+        "deleted or tainted out-of-service. The node is stopped on this host\n"
     )
     store = Attachments(attachment.state_dir)
     with store.locked(attachment.container_id):
@@ -143,17 +143,17 @@ def _note_lost(attachment: Attachment) -> None:
 
 def discard_lost(attachment: Attachment) -> None:
     """Remove the keys of a lost identity. Its processes must have ended."""
-    name = Name.of(attachment)
+    name = Hostname.of(attachment)
     with name.locked():
-        if name.kept(attachment.number) == attachment.identity:
-            name.drop(attachment.number)
+        if name.retained(attachment.number) == attachment.identity:
+            name.stop_retaining(attachment.number)
     identities.forget(attachment.state_dir, Identity.load(attachment.state_dir, attachment.identity))
 
 
 def _improve(api: Api, attachment: Attachment) -> bool:
     """Take the identity of a better number if one was released. Returns whether the attachment now has that identity."""
     releases, key = Releases(attachment.state_dir), os.urandom(8).hex()
-    name, wanted = Name.of(attachment), attachment.wanted
+    name, wanted = Hostname.of(attachment), attachment.wanted
     holder = own_holder(
         api, attachment.state_dir, attachment.namespace, attachment.pod, attachment.pod_uid, key
     )
@@ -165,7 +165,7 @@ def _improve(api: Api, attachment: Attachment) -> bool:
             local = sorted(name.holders())
         below = attachment.number if wanted is None else 0
         has = partial(release.is_known, name)
-        taken = _vault(api, attachment).take(holder, wanted, local, below=below, has=has)
+        taken = _secret_store(api, attachment).take(holder, wanted, local, below=below, has=has)
         if taken is None:
             releases.done(key)
             return False
@@ -177,7 +177,7 @@ def _improve(api: Api, attachment: Attachment) -> bool:
 def _move_to(attachment: Attachment, key: str, entry: Entry) -> bool:
     """Give the attachment the number and the identity of an entry. After a crash in between, the queued release returns the identity."""
     state_dir, number = attachment.state_dir, entry.number
-    name = Name.of(attachment)
+    name = Hostname.of(attachment)
     adopt(
         state_dir,
         name,
@@ -197,7 +197,7 @@ def _move_to(attachment: Attachment, key: str, entry: Entry) -> bool:
         with name.locked():
             if number in name.holders():
                 return False
-            name.keep(number, key)
+            name.retain(number, key)
             name.give(number, current)
         Releases(state_dir).done(key)
     return True

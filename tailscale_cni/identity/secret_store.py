@@ -1,4 +1,4 @@
-"""The vault: identities in the cluster's Secrets, so that a node can move to another host with its pod.
+"""Identities in the cluster's Secrets, so that a node can move to another host with its pod.
 
 There is a Secret per namespace, name and number. It has the node's keys, the record of their registration, and the host that holds them.
 A change of a Secret names the version that was read (``resourceVersion``), so if two hosts want an identity, one of them gets it. An
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import errors
 from ..json_fields import as_dict, as_list, as_text, as_texts, as_word
 from ..kube import client
-from ..state import node_keys, vault_files
-from ..state.hostnames import MOST
+from ..state import node_files, node_keys
+from ..state.hostnames import MAX_NUMBERS
 from ..tailnet import is_tag
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ KIND = "tailscale.com/identity"
 """The type of the Secrets. Kubernetes does not let it be changed."""
 
 RECORD = "record.json"
-LARGEST_RECORD = 16 * 2**10
+MAX_RECORD = 16 * 2**10
 
 TRIES = 5
 """How often a change is tried if other hosts change the Secret at the same time."""
@@ -68,7 +68,7 @@ class Record(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An identity in the vault."""
+    """An identity in the secret store."""
 
     number: int
     holder: Holder | None
@@ -94,7 +94,7 @@ class Held(Exception):
     """An identity cannot be taken. The message is for a person; it is empty if nothing is wrong."""
 
 
-class Vault:
+class SecretStore:
     """The identities of one name of a namespace. Every call raises KubernetesFailed, KubernetesForbids."""
 
     def __init__(self, api: client.Api, namespace: str, name: str) -> None:
@@ -144,7 +144,7 @@ class Vault:
         host changes first is not free. ``has`` is whether the holder's host knows a key. Returns None if no identity is free.
         """
         entries, refusals = self.entries(), list[str]()
-        wanted = range(MOST if below is None else below)
+        wanted = range(MAX_NUMBERS if below is None else below)
         for candidate in itertools.chain([] if number is None else [number], wanted):
             is_anothers = number not in (None, candidate) and candidate in entries
             if candidate in taken or is_anothers or (below is not None and candidate not in entries):
@@ -263,15 +263,15 @@ def _entry(number: int, secret: Mapping[str, Any]) -> Entry | None:
     try:
         if secret.get("type") not in (None, KIND):
             return None
-        files = {name: _decoded(data[name]) for name in vault_files.NAMES if name in data}
-        if not all(vault_files.is_sound(name, content) for name, content in files.items()):
+        files = {name: _decoded(data[name]) for name in node_files.NAMES if name in data}
+        if not all(node_files.is_sound(name, content) for name, content in files.items()):
             return None
         document = _record_of(data)
         if document.get("version") != 1:
             return None
         holder, released_by = _holder(document["holder"]), _holder(document["releasedBy"])
         known = record(document)
-        if known.node_key != node_keys.in_state(files.get(vault_files.STATE, b"")):
+        if known.node_key != node_keys.in_state(files.get(node_files.STATE, b"")):
             known = known._replace(node_id="", node_key="")  # so that this device is never tagged or deleted
         return Entry(number, holder, released_by, known, files, secret)
     except (ValueError, KeyError, RecursionError):
@@ -281,12 +281,12 @@ def _entry(number: int, secret: Mapping[str, Any]) -> Entry | None:
 def _record_of(data: Mapping[str, Any]) -> dict[str, Any]:
     """The record in a Secret's data; empty if there is none or it cannot be read."""
     try:
-        return as_dict(json.loads(_decoded(data.get(RECORD), LARGEST_RECORD)))
+        return as_dict(json.loads(_decoded(data.get(RECORD), MAX_RECORD)))
     except (ValueError, RecursionError):
         return {}
 
 
-def _decoded(value: object, largest: int = vault_files.LARGEST) -> bytes:
+def _decoded(value: object, largest: int = node_files.MAX_FILE) -> bytes:
     """Decode base64. Raises ValueError, also for a text of more than twice ``largest``."""
     if not isinstance(value, str) or len(value) > 2 * largest:
         raise ValueError("not base64, or too long")

@@ -98,11 +98,11 @@ def explained(attachment: Attachment) -> Iterator[None]:
         yield
     except Refused as e:
         raise errors.ControlRefused(
-            pod=attachment.who, url=attachment.api_url, reason=e.reason, advice=e.advice
+            pod=attachment.display_name, url=attachment.api_url, reason=e.reason, advice=e.advice
         ) from None
     except Unavailable as e:
         raise errors.ControlUnavailable(
-            pod=attachment.who,
+            pod=attachment.display_name,
             url=attachment.api_url,
             reason=e.reason,
             advice=e.advice

@@ -36,7 +36,7 @@ def when_addressed(attachment: Attachment, seconds: float, deadline: float) -> N
     elif attachment.required:
         advice = authkeys.why_not_connected(attachment, node.state if node else "")
         state = node.state if node else "it does not answer"
-        raise errors.NotConnected(pod=attachment.who, seconds=seconds, state=state, advice=advice)
+        raise errors.NotConnected(pod=attachment.display_name, seconds=seconds, state=state, advice=advice)
 
 
 def _await_address(attachment: Attachment, deadline: float) -> Node | None:
@@ -63,7 +63,7 @@ def _check_not_deleted(attachment: Attachment) -> None:
     store = Attachments(attachment.state_dir)
     current = store.current(attachment)
     if current is None:
-        raise errors.DeletedMeanwhile(pod=attachment.who)
+        raise errors.DeletedMeanwhile(pod=attachment.display_name)
 
 
 def synchronise(attachment: Attachment, node: Node) -> None:
@@ -74,10 +74,10 @@ def synchronise(attachment: Attachment, node: Node) -> None:
     with store.locked(attachment.container_id):
         current = store.current(attachment)
         if current is None:
-            raise errors.DeletedMeanwhile(pod=attachment.who)
+            raise errors.DeletedMeanwhile(pod=attachment.display_name)
         with recorded_netns(current) as netns:
             if netns is None:
-                raise errors.DeletedMeanwhile(pod=attachment.who)
+                raise errors.DeletedMeanwhile(pod=attachment.display_name)
             with linux.in_netns(netns):
                 pod.apply(pod_network(current), as_tailnet(node))
         launch.note_configured(current, node.asked, map(str, node.addresses))

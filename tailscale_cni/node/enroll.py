@@ -65,7 +65,7 @@ def record(
             remove(store, attachment)
             attachment = None
         if attachment and launch.is_deleted(attachment):
-            raise errors.NodeDeleted(pod=attachment.who)
+            raise errors.NodeDeleted(pod=attachment.display_name)
         if attachment is None:
             _refuse_a_second(store, request)
             attachment = _record(store, _new(request, config, intent, netns), config, reservation)
@@ -76,7 +76,7 @@ def _refuse_a_second(store: Attachments, request: Request) -> None:
     """Raise AlreadyNode for a second attachment of the pod. Both would share one interface, and the first DEL would remove it."""
     for other in store.in_container(request.container_id):
         if other.ifname != request.ifname and other.pod_uid == pod_uid(request):
-            raise errors.AlreadyNode(pod=other.who, ifname=other.ifname)
+            raise errors.AlreadyNode(pod=other.display_name, ifname=other.ifname)
 
 
 def _is_whole(attachment: Attachment, request: Request, netns: int) -> bool:

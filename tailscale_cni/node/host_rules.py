@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .. import linux
 from ..state import files
-from ..state.attachments import LOCK_SECONDS
+from ..state.attachments import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
     from ..state.attachments import Attachment, Attachments
@@ -27,7 +27,7 @@ def ensure(store: Attachments, attachment: Attachment) -> None:
         return
     from ..net import host
 
-    with files.locked(store.root, LOCK_SECONDS, "the host's rules", create=False, shared=True):
+    with files.locked(store.root, LOCK_TIMEOUT, "the host's rules", create=False, shared=True):
         host.ensure_uid_rule(*attachment.worker_uids)
         files.write_volatile(_note(attachment), _text(attachment).encode())
 

@@ -13,7 +13,7 @@ from ..build import artefact, binaries
 from ..devices import assign
 from ..identity import handover
 from ..state import identities
-from ..state.attachments import LOCK_SECONDS, Attachment, Attachments
+from ..state.attachments import LOCK_TIMEOUT, Attachment, Attachments
 from ..worker import launch
 from . import authkeys, host_rules
 from .netns import pod_network
@@ -51,7 +51,7 @@ def restart(
     netns: int,
     held: contextlib.ExitStack,
     line: bytes = NO_KEY,
-    patience: float = LOCK_SECONDS,
+    patience: float = LOCK_TIMEOUT,
 ) -> None:
     """Start the processes of an attachment if they do not run. A node that needs a key and does not get one in ``line`` requests it later.
 

@@ -13,8 +13,8 @@ from .. import errors, linux
 from ..devices import deletions, known
 from ..identity import handover, release
 from ..state import files, identities
-from ..state.attachments import LOCK_SECONDS, Attachments
-from ..state.hostnames import Name
+from ..state.attachments import LOCK_TIMEOUT, Attachments
+from ..state.hostnames import Hostname
 from ..state.identities import Identity
 from ..state.roots import make_roots
 from ..worker import cgroup, launch
@@ -43,7 +43,7 @@ def end_stale(request: Request, config: Config, intent: PodIntent, netns: int) -
     if former and not is_same_pod(former, request, netns):
         end(former)
     make_roots(config.state_dir, config.run_dir)
-    name = Name(store, request.pod.namespace if request.pod else "", intent.name)
+    name = Hostname(store, request.pod.namespace if request.pod else "", intent.name)
     with name.locked():
         holders = name.holders().values()
     for holder in holders:
@@ -53,7 +53,7 @@ def end_stale(request: Request, config: Config, intent: PodIntent, netns: int) -
             end(holder)
 
 
-def end(attachment: Attachment, patience: float = LOCK_SECONDS) -> None:
+def end(attachment: Attachment, patience: float = LOCK_TIMEOUT) -> None:
     """Log out, and remove everything that ADD made for an attachment.
 
     Raises Busy if another call holds the container's lock for longer than ``patience``, in seconds.
@@ -70,7 +70,7 @@ def end(attachment: Attachment, patience: float = LOCK_SECONDS) -> None:
 
 def _clean_up_host(store: Attachments, last: Attachment) -> None:
     """After the last node of a host, remove what the nodes shared."""
-    with files.locked(store.root, LOCK_SECONDS, "the host's rules", create=False) as there:
+    with files.locked(store.root, LOCK_TIMEOUT, "the host's rules", create=False) as there:
         if not there or any(store.all()):
             return
         files.remove(f"{last.state_dir}/run")

@@ -92,7 +92,7 @@ def _check_artefact(attachment: Attachment) -> None:
     """Raise AnotherVersion if the supervisor would restart with another build, because the artefact at its path is another one."""
     path = launch.executable(attachment)
     if path and not interpreter.has_build_id(path, artefact.build_id()):
-        raise errors.AnotherVersion(pod=attachment.who, path=path)
+        raise errors.AnotherVersion(pod=attachment.display_name, path=path)
 
 
 def _await(attachment: Attachment, condition: Callable[[], bool]) -> None:
@@ -100,7 +100,7 @@ def _await(attachment: Attachment, condition: Callable[[], bool]) -> None:
     end = time.monotonic() + RUNNING_TIMEOUT
     while not condition():
         if time.monotonic() > end:
-            raise errors.NotUpgraded(pod=attachment.who, seconds=RUNNING_TIMEOUT, log=attachment.log)
+            raise errors.NotUpgraded(pod=attachment.display_name, seconds=RUNNING_TIMEOUT, log=attachment.log)
         time.sleep(POLL_INTERVAL)
 
 

@@ -19,7 +19,7 @@ from . import files, records
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOCK_SECONDS = 30.0
+LOCK_TIMEOUT = 30.0
 """How long a call waits for another call of the same container."""
 
 CHOICES = {
@@ -65,7 +65,7 @@ class Attachment(NamedTuple):
     identity: str = ""
     """The key of the retained identity; empty if the node's keys belong to this attachment."""
     kubeconfig: str = ""
-    """The kubeconfig of the cluster that also stores the identity (``state.vault``); empty if the identity is only on this disk."""
+    """The kubeconfig of the cluster that also stores the identity (``identity.secret_store``); empty if only this disk has it."""
     seeks_name: bool = False
     """Whether a pod on another host may have the name for a while, as in a rolling update. The node is ephemeral then."""
     lost: bool = False
@@ -115,7 +115,7 @@ class Attachment(NamedTuple):
         return identify(self.network, self.container_id, self.ifname)
 
     @property
-    def who(self) -> str:
+    def display_name(self) -> str:
         """The pod or container, as messages name it."""
         return f"pod {self.namespace}/{self.pod}" if self.pod else f"container {self.container_id}"
 
@@ -216,7 +216,7 @@ class Attachments:
 
     @contextlib.contextmanager
     def locked(
-        self, container_id: str, *, create: bool = False, seconds: float = LOCK_SECONDS
+        self, container_id: str, *, create: bool = False, seconds: float = LOCK_TIMEOUT
     ) -> Iterator[bool]:
         """Hold a container's lock; yield whether the container has a directory. Raises Busy after ``seconds``.
 

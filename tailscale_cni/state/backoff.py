@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors, linux
 from . import files, records
-from .attachments import LOCK_SECONDS
+from .attachments import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +115,7 @@ class Backoff:
             files.remove(f"{self.root}/{_name(who)}")
 
     def _locked(self) -> AbstractContextManager[bool]:
-        return files.locked(self.root, LOCK_SECONDS, "the requests to the control plane", create=True)
+        return files.locked(self.root, LOCK_TIMEOUT, "the requests to the control plane", create=True)
 
     def _load(self, name: str) -> Entry:
         """The entry of this boot. A file that cannot be read is removed and counts as no entry."""

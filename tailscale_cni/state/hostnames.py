@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from . import files
-from .attachments import LOCK_SECONDS, Attachment, Attachments
+from .attachments import LOCK_TIMEOUT, Attachment, Attachments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST = 10_000
-KEPT = ".keys"
+MAX_NUMBERS = 10_000
+KEYS_SUFFIX = ".keys"
 
 
-def every(store: Attachments) -> list[Name]:
+def every(store: Attachments) -> list[Hostname]:
     """All names of which a pod has a number, or for which an identity is retained."""
     root = f"{store.state_dir}/names"
     found = (
         directory.partition(".") for directory in sorted(os.listdir(root) if os.path.isdir(root) else [])
     )
-    return [Name(store, namespace, name) for namespace, _, name in found]
+    return [Hostname(store, namespace, name) for namespace, _, name in found]
 
 
-class Name:
+class Hostname:
     """One name of a namespace, on this host. Callers use every method within ``with name.locked():``."""
 
     def __init__(self, store: Attachments, namespace: str, name: str) -> None:
@@ -41,14 +41,14 @@ class Name:
         self.root = f"{store.state_dir}/names/{namespace}.{name}"
 
     @classmethod
-    def of(cls, attachment: Attachment) -> Name:
+    def of(cls, attachment: Attachment) -> Hostname:
         """The name that an attachment wants."""
         return cls(Attachments(attachment.state_dir), attachment.namespace, attachment.name)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock. Callers must not hold it while they wait for the network. Raises Busy."""
-        with files.locked(self.root, LOCK_SECONDS, f"the name {os.path.basename(self.root)}", create=True):
+        with files.locked(self.root, LOCK_TIMEOUT, f"the name {os.path.basename(self.root)}", create=True):
             try:
                 yield
             finally:
@@ -62,12 +62,12 @@ class Name:
         """
         taken, wanted = set(self.holders()), attachment.wanted
         if wanted is not None:
-            taken |= set(self.all_kept()) - {wanted}
-        for number in itertools.chain([] if wanted is None else [wanted], range(MOST)):
+            taken |= set(self.all_retained()) - {wanted}
+        for number in itertools.chain([] if wanted is None else [wanted], range(MAX_NUMBERS)):
             if number not in taken:
                 self.give(number, attachment)
                 return number
-        raise errors.NothingFree(what="numbers", first=0, last=MOST - 1, key="hostnameTemplate")
+        raise errors.NothingFree(what="numbers", first=0, last=MAX_NUMBERS - 1, key="hostnameTemplate")
 
     def give(self, number: int, attachment: Attachment) -> None:
         """Give the attachment a number, even if another attachment has the number."""
@@ -86,23 +86,23 @@ class Name:
         found = {n: self.store.at(record) for n, record in self._records().items()}
         return {n: attachment for n, attachment in found.items() if attachment}
 
-    def kept(self, number: int) -> str:
+    def retained(self, number: int) -> str:
         """The key of the identity that is retained for a number; empty if there is none."""
-        key = files.read_link(f"{self.root}/{number}{KEPT}", "")
+        key = files.read_link(f"{self.root}/{number}{KEYS_SUFFIX}", "")
         return key if key.isalnum() else ""  # it becomes part of a path
 
-    def all_kept(self) -> dict[int, str]:
+    def all_retained(self) -> dict[int, str]:
         """The keys of the retained identities, by number."""
-        found = (entry.removesuffix(KEPT) for entry in self._entries() if entry.endswith(KEPT))
-        return {int(number): self.kept(int(number)) for number in found if number.isdecimal()}
+        found = (entry.removesuffix(KEYS_SUFFIX) for entry in self._entries() if entry.endswith(KEYS_SUFFIX))
+        return {int(number): self.retained(int(number)) for number in found if number.isdecimal()}
 
-    def keep(self, number: int, identity: str) -> None:
+    def retain(self, number: int, identity: str) -> None:
         """Retain an identity for a number. The next pods with that number use the identity."""
-        self._link(f"{number}{KEPT}", identity)
+        self._link(f"{number}{KEYS_SUFFIX}", identity)
 
-    def drop(self, number: int) -> None:
+    def stop_retaining(self, number: int) -> None:
         """Stop retaining an identity for a number. A power cut does not undo this."""
-        files.remove(f"{self.root}/{number}{KEPT}")
+        files.remove(f"{self.root}/{number}{KEYS_SUFFIX}")
         files.sync_directory(self.root)
 
     def _records(self) -> dict[int, str]:

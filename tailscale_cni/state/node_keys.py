@@ -10,7 +10,7 @@ import json
 from binascii import a2b_base64
 
 from ..json_fields import as_dict, as_text
-from . import vault_files
+from . import node_files
 
 PRIME = 2**255 - 19
 BASE_POINT = 9
@@ -18,7 +18,7 @@ BASE_POINT = 9
 
 def of(directory: str) -> str:
     """The node key, ``nodekey:…``, of the node whose state is in a directory; empty if there is none."""
-    return in_state(vault_files.read(directory).get(vault_files.STATE, b""))
+    return in_state(node_files.read(directory).get(node_files.STATE, b""))
 
 
 def in_state(content: bytes) -> str:

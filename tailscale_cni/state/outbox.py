@@ -50,7 +50,7 @@ class Deletion(NamedTuple):
             headscale_user=attachment.headscale_user,
             auth_key_seconds=attachment.auth_key_seconds,
             proxy_url=attachment.proxy_url,
-            who=attachment.who,
+            who=attachment.display_name,
         )
 
     def document(self) -> dict[str, Any]:

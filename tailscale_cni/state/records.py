@@ -27,7 +27,7 @@ VERSION = 1
 """The version that is written. A field never changes its meaning. The version grows when a new field replaces an old one."""
 
 UNKNOWN = "unknown"
-LARGEST_NUMBER = 2**64
+NUMBER_LIMIT = 2**64
 """An upper limit for numbers in records: the cookie of a network namespace has 64 bits."""
 
 
@@ -85,7 +85,7 @@ def decode(cls: type[R], document: object, *, parsers: Parsers | None = None, le
 
 def _version(document: dict[str, Any], *, lenient: bool) -> int:
     version = document.get("version", VERSION)
-    if isinstance(version, int) and not isinstance(version, bool) and 0 < version < LARGEST_NUMBER:
+    if isinstance(version, int) and not isinstance(version, bool) and 0 < version < NUMBER_LIMIT:
         return version
     if lenient:
         return VERSION
@@ -160,12 +160,12 @@ def _flag(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> float:
-    if isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER:
+    if isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < NUMBER_LIMIT:
         return float(value)  # neither infinite nor NaN
     raise ValueError("no number, or too large")
 
 
-_whole = number(-LARGEST_NUMBER, LARGEST_NUMBER)
+_whole = number(-NUMBER_LIMIT, NUMBER_LIMIT)
 
 PLAIN: Mapping[type, Callable[[Any], Any]] = {
     str: _text,

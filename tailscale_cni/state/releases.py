@@ -1,4 +1,4 @@
-"""Releases: identities in the cluster (``state.vault``) that this host has not released yet.
+"""Releases: identities in the cluster (``identity.secret_store``) that this host has not released yet.
 
 ``stateDir/releases`` has a file per identity. The file is on disk before the host leases an identity from the cluster, and before the
 record of a pod with an identity is removed. The file is removed when the identity's pod is recorded, or when the cluster has been told. A

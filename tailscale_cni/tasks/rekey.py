@@ -20,7 +20,7 @@ SOON = 10.0
 def run(attachment: Attachment, deleted: bool) -> int:  # noqa: FBT001
     """Print the worker's next start line: ``key KEY``, or ``new-key KEY`` for a node that the control plane has ``deleted``."""
     if deleted and teardown.accept_deletion(attachment):
-        _complain(errors.NodeDeleted(pod=attachment.who))
+        _complain(errors.NodeDeleted(pod=attachment.display_name))
         return exits.GONE
     if attachment.ephemeral:
         assign.make_way(attachment)

@@ -32,12 +32,12 @@ def run(request: Request) -> None:
         return
     findings = _findings(attachment)
     if findings:
-        raise errors.CheckFailed(pod=attachment.who, findings="; ".join(findings))
+        raise errors.CheckFailed(pod=attachment.display_name, findings="; ".join(findings))
 
 
 def _findings(attachment: Attachment) -> list[str]:
     if launch.is_deleted(attachment):
-        deleted = errors.NodeDeleted(pod=attachment.who)
+        deleted = errors.NodeDeleted(pod=attachment.display_name)
         return [f"{deleted}. {deleted.advice}"]
     if not launch.supervised(attachment):
         return ["the node's supervisor is not running"]

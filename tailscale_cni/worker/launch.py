@@ -70,7 +70,7 @@ def start(
         else:
             held.callback(os.close, _offer_start_line(attachment, start_line))
     except OSError as e:
-        raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
+        raise errors.WorkerFailed(pod=attachment.display_name, reason=e, log=attachment.log) from None
     finally:
         os.close(tun)
     if attachment.launcher == "systemd":
@@ -83,9 +83,11 @@ def _start_unit(attachment: Attachment, executable: str) -> None:
     argv = [executable, "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
     loopback = tuple(_loopback_addresses(attachment.control_url, attachment.api_url))
     try:
-        systemd.start(attachment.unit, f"Tailscale node of {attachment.who}", argv, loopback=loopback)
+        systemd.start(
+            attachment.unit, f"Tailscale node of {attachment.display_name}", argv, loopback=loopback
+        )
     except OSError as e:
-        raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
+        raise errors.WorkerFailed(pod=attachment.display_name, reason=e, log=attachment.log) from None
 
 
 def _record(attachment: Attachment, pid: int) -> None:
@@ -164,7 +166,7 @@ def end(attachment: Attachment) -> None:
         try:
             systemd.stop(attachment.unit)
         except OSError as e:
-            raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
+            raise errors.WorkerFailed(pod=attachment.display_name, reason=e, log=attachment.log) from None
     supervisor = supervisor_of(attachment)
     if supervisor:
         supervisor.end(STOP_TIMEOUT)
@@ -252,7 +254,7 @@ def become_supervisor(
         _renumber(descriptors)
         os.execve(programs.supervisor, argv, ENVIRONMENT)  # noqa: S606 - without a shell on purpose
     except OSError as e:
-        raise errors.WorkerFailed(pod=attachment.who, reason=e, log=attachment.log) from None
+        raise errors.WorkerFailed(pod=attachment.display_name, reason=e, log=attachment.log) from None
 
 
 def _supervisor_flags(attachment: Attachment, executable: str, inode: int) -> list[str]:
@@ -301,7 +303,7 @@ def open_tun(attachment: Attachment, netns: int) -> int:
         with linux.in_netns(netns):
             return linux.open_tun(attachment.interface, attachment.uid, attachment.mtu, ATTACH_TIMEOUT)
     except OSError as e:
-        raise errors.NoTun(pod=attachment.who, reason=e.strerror) from None
+        raise errors.NoTun(pod=attachment.display_name, reason=e.strerror) from None
 
 
 def _open_listener(attachment: Attachment) -> int:

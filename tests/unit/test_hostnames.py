@@ -13,7 +13,7 @@ from tailscale_cni import linux
 from tailscale_cni.identity import handover
 from tailscale_cni.state import files, identities
 from tailscale_cni.state.attachments import Attachment, Attachments
-from tailscale_cni.state.hostnames import Name
+from tailscale_cni.state.hostnames import Hostname
 from tailscale_cni.state.identities import Identity
 from tailscale_cni.state.releases import Releases
 
@@ -183,7 +183,7 @@ def test_the_one_that_is_worst_off_has_it(host: Host) -> None:
     host.delete(old)
     assert host.settled(younger).number == 0
     assert host.settled(elder).number == 1
-    assert Name.of(elder).held_by(elder) == [1]
+    assert Hostname.of(elder).held_by(elder) == [1]
 
 
 def test_what_an_heir_does_not_need_goes_to_who_waits_for_it(host: Host) -> None:
@@ -216,7 +216,7 @@ def test_what_nobody_waits_for_is_left_behind(host: Host) -> None:
     assert (now.hostname, now.key) == ("web", first.key)
     assert set(now.former) == {second.key, heir.key}
     assert host.settled(now) == now
-    assert Name.of(now).kept(1) == ""
+    assert Hostname.of(now).retained(1) == ""
 
 
 def test_keys_that_moved_along_are_at_one_number(host: Host) -> None:
@@ -240,7 +240,7 @@ def test_an_heir_that_ends_before_it_moves_hands_on_all_that_it_has(host: Host) 
     host.delete(heir)
     now = host.settled(last)
     assert (now.number, now.key) == (0, old.key)
-    assert Name.of(now).held_by(now) == [0]
+    assert Hostname.of(now).held_by(now) == [0]
 
 
 def test_a_pod_with_a_number_of_its_own_has_that_one(host: Host) -> None:
@@ -349,11 +349,11 @@ def test_an_ephemeral_heir_has_the_number_and_not_the_identity(host: Host) -> No
 
 def test_a_pod_that_ends_before_it_has_moved_gives_back_both(host: Host) -> None:
     """If a pod ends before it moves to a better number, both its identities are released."""
-    one, name = kept_in_cluster(host, handover_window=0.0), Name(host.store, "default", "web")
+    one, name = kept_in_cluster(host, handover_window=0.0), Hostname(host.store, "default", "web")
     better = Identity("better", 77, 77, kubeconfig="/kubeconfig")
     better.save(str(host.root))
     with name.locked():
-        name.keep(5, "better")
+        name.retain(5, "better")
         name.give(5, one)
     host.delete(one)
     assert owed(host) == {one.identity: False, "better": False}

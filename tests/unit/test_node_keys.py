@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailscale_cni.devices import deletions, known
-from tailscale_cni.state import node_keys, vault_files
+from tailscale_cni.state import node_files, node_keys
 from tailscale_cni.state.outbox import Outbox
 from tailscale_cni.worker.localapi import Node
 
@@ -33,7 +33,7 @@ def state(secret: str) -> bytes:
 def test_a_node_key_is_that_of_the_nodes_own_state(tmp_path: Path) -> None:
     """The node key is derived from the private key in the state. The keys are the example of RFC 7748."""
     assert node_keys.of(str(tmp_path)) == ""
-    (tmp_path / vault_files.STATE).write_bytes(state(f"privkey:{PRIVATE}"))
+    (tmp_path / node_files.STATE).write_bytes(state(f"privkey:{PRIVATE}"))
     assert node_keys.of(str(tmp_path)) == f"nodekey:{PUBLIC}"
 
 
@@ -62,7 +62,7 @@ def test_a_worker_has_nobody_elses_device_deleted(tmp_path: Path) -> None:
     host = Host(tmp_path)
     one = host.add()
     Path(one.worker_dir).mkdir(parents=True)
-    Path(one.identity_dir, vault_files.STATE).write_bytes(state(f"privkey:{PRIVATE}"))
+    Path(one.identity_dir, node_files.STATE).write_bytes(state(f"privkey:{PRIVATE}"))
     own = Node("Running", "web.tail", (), online=True, tags=(), node_id="n1", node_key=f"nodekey:{PUBLIC}")
     known.note(one, own._replace(node_id="laptop", node_key="nodekey:of-a-laptop"))
     deletions.queue(one)

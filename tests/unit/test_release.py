@@ -18,13 +18,13 @@ from tailscale_cni.cni.request import Pod
 from tailscale_cni.config import load_config
 from tailscale_cni.identity import handover, lease, release, renew, retained
 from tailscale_cni.identity.reservation import Reservation
-from tailscale_cni.identity.secret_store import Holder, Vault
+from tailscale_cni.identity.secret_store import Holder, SecretStore
 from tailscale_cni.node import teardown
 from tailscale_cni.policy import PodIntent
-from tailscale_cni.state import identities, vault_files
+from tailscale_cni.state import identities, node_files
 from tailscale_cni.state.attachments import Attachment
 from tailscale_cni.state.host import host_id
-from tailscale_cni.state.hostnames import Name
+from tailscale_cni.state.hostnames import Hostname
 from tailscale_cni.state.identities import Identity
 from tailscale_cni.state.outbox import Outbox
 from tailscale_cni.state.releases import Release, Releases
@@ -53,19 +53,19 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return cluster
 
 
-def vault_of(cluster: Cluster) -> Vault:
+def vault_of(cluster: Cluster) -> SecretStore:
     """Returns the identities of the hostname ``web`` in the cluster."""
-    return Vault(cluster, "default", "web")
+    return SecretStore(cluster, "default", "web")
 
 
 def registered(host: Host, cluster: Cluster, boot: str = "", **more: Any) -> Attachment:
     """Add a pod whose node and keys are in the cluster. The lease is from the boot ``boot``, by default the current one."""
     one = kept_in_cluster(host, **more)
-    Path(one.identity_dir, vault_files.STATE).write_bytes(STATE)
+    Path(one.identity_dir, node_files.STATE).write_bytes(STATE)
     holder = Holder("node1", "uid1", host_id(str(host.root)), boot or one.boot_id, one.identity)
     taken = vault_of(cluster).take(holder, one.number, ())
     assert taken
-    vault_of(cluster).save(taken.entry._replace(files={vault_files.STATE: STATE}))
+    vault_of(cluster).save(taken.entry._replace(files={node_files.STATE: STATE}))
     return one
 
 
@@ -73,7 +73,7 @@ def reservation(host: Host, cluster: Cluster, node: str = "node1") -> Reservatio
     """Returns the reservation of an unreleased identity for the hostname's next pod on the host of this Node, or None."""
     cluster.pods["web-x"] = node
     settings = {"stateDir": str(host.root), "configFile": os.devnull, "kubeconfig": "/kubeconfig"}
-    name = Name(host.store, "default", "web")
+    name = Hostname(host.store, "default", "web")
     with ExitStack() as holds:
         return lease._unreleased(
             load_config(settings), Pod("default", "web-x", "u"), name, LASTING, time.monotonic() + 5, holds
@@ -141,8 +141,8 @@ def with_a_node(host: Host, cluster: Cluster) -> Attachment:
     entry = vault.entry(0)
     assert entry
     vault.save(entry._replace(record=release.secret_record(known)))
-    with Name.of(one).locked():
-        Name.of(one).drop(one.number)
+    with Hostname.of(one).locked():
+        Hostname.of(one).stop_retaining(one.number)
     return one._replace(identity="better", former=(one.identity,))
 
 
@@ -188,10 +188,10 @@ def test_forgetting_leaves_alone_what_another_host_runs(host: Host, cluster: Clu
     cluster.nodes["node1"] = "uid of a later one"
     assert vault_of(cluster).take(ELSEWHERE, 0, ())
     (key,) = one.former
-    name = Name.of(one)
+    name = Hostname.of(one)
     with name.locked():
         name.free(0)
-        name.keep(0, key)
+        name.retain(0, key)
     host.store.forget(one)
     Releases(str(host.root)).post(Release(key, "/kubeconfig", "default", "web"))
     (stale,) = retained.every(str(host.root))
@@ -210,7 +210,7 @@ def test_what_is_lost_is_gone_with_its_pod(host: Host, cluster: Cluster) -> None
     host.store.save(one)
     with host.store.locked(one.container_id):
         teardown._remove_files(host.store, one)
-    assert Name.of(one).all_kept() == {}
+    assert Hostname.of(one).all_retained() == {}
     assert not Path(one.identity_dir).exists()
     assert list(Releases(str(host.root)).all()) == []
 
@@ -218,7 +218,7 @@ def test_what_is_lost_is_gone_with_its_pod(host: Host, cluster: Cluster) -> None
 def test_a_host_knows_what_its_pods_have(host: Host, cluster: Cluster) -> None:
     """A host knows the identities that its pods have or are about to have, and those that are queued for release."""
     one = registered(host, cluster)
-    name = Name.of(one)
+    name = Hostname.of(one)
     assert release.is_known(name, one.identity)
     assert not release.is_known(name, "other")
     assert not release.is_known(name, "../attachments")
@@ -234,14 +234,16 @@ def test_keys_that_become_the_clusters_survive_a_crash(
     host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If ADD is killed while it moves keys to the cluster, they are still retained for their number or in the Secret."""
-    for step in ("rename", "keep"):
+    for step in ("rename", "retain"):
         one = host.add(ephemeral=False)
-        Path(one.identity_dir, vault_files.STATE).write_bytes(STATE)
+        Path(one.identity_dir, node_files.STATE).write_bytes(STATE)
         host.delete(one)
         _adopted_to(host, cluster, monkeypatch, step)
         assert release.deliver(str(host.root), 0) == 0
-        name = Name.of(one)
-        with_keys = [key for key in name.all_kept().values() if identities.is_registered(str(host.root), key)]
+        name = Hostname.of(one)
+        with_keys = [
+            key for key in name.all_retained().values() if identities.is_registered(str(host.root), key)
+        ]
         entry = vault_of(cluster).entry(0)
         assert with_keys or (entry and entry.files)
         monkeypatch.undo()
@@ -257,11 +259,11 @@ def _adopted_to(host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, s
     holder = Holder("node1", "uid1", host_id(str(host.root)), "boot1", f"new-{step}")
     assert vault_of(cluster).take(holder, 0, ())
     Releases(str(host.root)).post(Release(holder.key, "/kubeconfig", "default", "web"))
-    place: object = identities if step == "rename" else Name
+    place: object = identities if step == "rename" else Hostname
     monkeypatch.setattr(place, step, killed)
     identity = Identity(holder.key, kubeconfig="/kubeconfig")
     with pytest.raises(KeyboardInterrupt):
-        lease.adopt(str(host.root), Name(host.store, "default", "web"), 0, identity, {})
+        lease.adopt(str(host.root), Hostname(host.store, "default", "web"), 0, identity, {})
 
 
 def test_a_secret_is_not_made_again_for_what_a_pod_was(

@@ -19,10 +19,10 @@ from tailscale_cni import errors
 from tailscale_cni.cni import request
 from tailscale_cni.config import load_config
 from tailscale_cni.identity import lease
-from tailscale_cni.identity.secret_store import Entry, Holder, Record, Vault, held_as
+from tailscale_cni.identity.secret_store import Entry, Holder, Record, SecretStore, held_as
 from tailscale_cni.kube import client
 from tailscale_cni.policy import PodIntent
-from tailscale_cni.state import files, vault_files
+from tailscale_cni.state import files, node_files
 from tailscale_cni.state.host import host_id
 from tailscale_cni.state.releases import Release, Releases
 
@@ -88,25 +88,25 @@ def cluster() -> Cluster:
 
 
 @pytest.fixture
-def vault(cluster: Cluster) -> Vault:
+def vault(cluster: Cluster) -> SecretStore:
     """The identities of the hostname ``web``."""
-    return Vault(cluster, "default", "web")
+    return SecretStore(cluster, "default", "web")
 
 
-def take(vault: Vault, holder: Holder, **more: Any) -> int | None:
+def take(vault: SecretStore, holder: Holder, **more: Any) -> int | None:
     """Lease an identity. Returns its number, or None."""
     taken = vault.take(holder, more.pop("number", None), more.pop("taken", ()), **more)
     return taken.entry.number if taken else None
 
 
-def release(vault: Vault, holder: Holder) -> None:
+def release(vault: SecretStore, holder: Holder) -> None:
     """Release the identity of a holder."""
     entry = held_as(vault.entries(), holder)
     assert entry
-    vault.save(entry._replace(holder=None, released_by=holder, files={vault_files.STATE: STATE}))
+    vault.save(entry._replace(holder=None, released_by=holder, files={node_files.STATE: STATE}))
 
 
-def test_everybody_gets_the_lowest_number_that_nobody_has(vault: Vault) -> None:
+def test_everybody_gets_the_lowest_number_that_nobody_has(vault: SecretStore) -> None:
     """A lease is for the lowest free number. A released identity is leased with its keys."""
     assert take(vault, ONE) == 0
     assert take(vault, TWO) == 1
@@ -114,11 +114,11 @@ def test_everybody_gets_the_lowest_number_that_nobody_has(vault: Vault) -> None:
     release(vault, ONE)
     taken = vault.take(TWO._replace(key="heir"), None, ())
     assert taken
-    assert (taken.entry.number, taken.entry.files) == (0, {vault_files.STATE: STATE})
+    assert (taken.entry.number, taken.entry.files) == (0, {node_files.STATE: STATE})
 
 
 def test_an_identity_is_taken_from_a_host_that_is_gone_and_from_no_other(
-    cluster: Cluster, vault: Vault
+    cluster: Cluster, vault: SecretStore
 ) -> None:
     """Another host can lease an identity if the holder's Node is gone, has another UID or is tainted out-of-service."""
     assert take(vault, ONE) == 0
@@ -131,7 +131,7 @@ def test_an_identity_is_taken_from_a_host_that_is_gone_and_from_no_other(
     assert take(vault, TWO._replace(key="d")) == 0
 
 
-def test_a_host_takes_back_what_it_knows_nothing_of(vault: Vault) -> None:
+def test_a_host_takes_back_what_it_knows_nothing_of(vault: SecretStore) -> None:
     """A host can lease again what an aborted call of its own holds. If its disk is a copy from another Node, it cannot."""
     assert take(vault, ONE) == 0
     assert take(vault, ONE._replace(key="twin"), has=lambda key: key == "key1") == 1
@@ -141,7 +141,7 @@ def test_a_host_takes_back_what_it_knows_nothing_of(vault: Vault) -> None:
     assert take(vault, ONE._replace(key="again"), has=lambda key: key != "key1") == 0
 
 
-def test_a_host_that_has_lost_its_disk_takes_back_what_it_had(vault: Vault) -> None:
+def test_a_host_that_has_lost_its_disk_takes_back_what_it_had(vault: SecretStore) -> None:
     """A host that lost its disk can lease its identities again after a reboot. Before that, a node may still run, and a message says so."""
     assert take(vault, ONE) == 0
     anew = ONE._replace(host="another", key="anew")
@@ -154,7 +154,7 @@ def test_a_host_that_has_lost_its_disk_takes_back_what_it_had(vault: Vault) -> N
 
 
 @pytest.mark.parametrize("node", ["..", "a/b", "node1/../node9"])
-def test_whoever_cannot_be_asked_about_is_not_nobody(cluster: Cluster, vault: Vault, node: str) -> None:
+def test_whoever_cannot_be_asked_about_is_not_nobody(cluster: Cluster, vault: SecretStore, node: str) -> None:
     """A Secret whose holder has an impossible Node name is invalid and cannot be leased."""
     assert take(vault, ONE._replace(node=node)) == 0
     assert take(vault, TWO) == 1
@@ -162,7 +162,7 @@ def test_whoever_cannot_be_asked_about_is_not_nobody(cluster: Cluster, vault: Va
     assert vault.entries() == {0: None}
 
 
-def test_a_secret_has_one_name(cluster: Cluster, vault: Vault) -> None:
+def test_a_secret_has_one_name(cluster: Cluster, vault: SecretStore) -> None:
     """The Secret of a number has exactly one name: 00 is not number 0."""
     assert take(vault, ONE) == 0
     odd = copy.deepcopy(cluster.secrets["default.web.0"])
@@ -173,7 +173,7 @@ def test_a_secret_has_one_name(cluster: Cluster, vault: Vault) -> None:
 
 
 def test_of_two_that_want_one_the_quicker_has_it(
-    cluster: Cluster, vault: Vault, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, vault: SecretStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If two hosts want the same free identity, the first change wins and the other host gets the next number."""
     assert take(vault, ONE) == 0
@@ -184,7 +184,7 @@ def test_of_two_that_want_one_the_quicker_has_it(
     assert take(vault, TWO) == 1
 
 
-def test_a_better_number_is_one_that_is_there(vault: Vault) -> None:
+def test_a_better_number_is_one_that_is_there(vault: SecretStore) -> None:
     """A search for a better number creates no identity and takes no worse number."""
     assert take(vault, ONE) == 0
     assert take(vault, TWO) == 1
@@ -194,7 +194,7 @@ def test_a_better_number_is_one_that_is_there(vault: Vault) -> None:
     assert take(vault, TWO._replace(key="c"), number=7, below=0) is None
 
 
-def test_the_worst_off_has_the_better_number(cluster: Cluster, vault: Vault) -> None:
+def test_the_worst_off_has_the_better_number(cluster: Cluster, vault: SecretStore) -> None:
     """A better number goes to the pod with the highest number. If that pod's host is not Ready, another pod can take it."""
     for n in range(2):
         assert take(vault, ONE._replace(key=str(n))) == n
@@ -208,7 +208,7 @@ def test_the_worst_off_has_the_better_number(cluster: Cluster, vault: Vault) -> 
     assert take(vault, TWO._replace(key="worst"), below=2) == 1
 
 
-def test_a_pod_with_a_number_of_its_own_is_nobody_else_meanwhile(vault: Vault) -> None:
+def test_a_pod_with_a_number_of_its_own_is_nobody_else_meanwhile(vault: SecretStore) -> None:
     """A StatefulSet pod whose number is held gets a new number, not the identity of another pod that moves between hosts."""
     assert [take(vault, ONE._replace(key=str(n)), number=n) for n in range(3)] == [0, 1, 2]
     release(vault, ONE._replace(key="0"))
@@ -216,7 +216,7 @@ def test_a_pod_with_a_number_of_its_own_is_nobody_else_meanwhile(vault: Vault) -
     assert take(vault, TWO._replace(key="db-0"), number=0) == 0
 
 
-def test_what_is_not_ours_in_a_secret_stays(cluster: Cluster, vault: Vault) -> None:
+def test_what_is_not_ours_in_a_secret_stays(cluster: Cluster, vault: SecretStore) -> None:
     """Labels of users in a Secret are kept. Unknown files are removed."""
     take(vault, ONE)
     secret = cluster.secrets["default.web.0"]
@@ -224,10 +224,10 @@ def test_what_is_not_ours_in_a_secret_stays(cluster: Cluster, vault: Vault) -> N
     secret["data"]["../../etc/passwd"] = "eA=="
     release(vault, ONE)
     assert cluster.secrets["default.web.0"]["metadata"]["labels"]["mine"] == "yes"
-    assert set(cluster.secrets["default.web.0"]["data"]) == {"record.json", vault_files.STATE}
+    assert set(cluster.secrets["default.web.0"]["data"]) == {"record.json", node_files.STATE}
 
 
-def test_what_a_newer_version_has_in_a_record_stays(cluster: Cluster, vault: Vault) -> None:
+def test_what_a_newer_version_has_in_a_record_stays(cluster: Cluster, vault: SecretStore) -> None:
     """Unknown fields of a newer version in a Secret are kept, because hosts are upgraded one after the other."""
     assert take(vault, ONE) == 0
     data = cluster.secrets["default.web.0"]["data"]
@@ -251,15 +251,15 @@ def test_what_a_newer_version_has_in_a_record_stays(cluster: Cluster, vault: Vau
         {"record.json": {"holder": {**ONE._asdict(), "key": ""}}},
         {"record.json": {"holder": "node1"}},
         {"record.json": {"version": 2}},
-        {vault_files.STATE: b"[]"},
-        {vault_files.STATE: b'{"a":1}'},
-        {vault_files.STATE: b"{" * 10_000},
-        {vault_files.STATE: b'{"a":"' + b"x" * vault_files.LARGEST + b'"}'},
+        {node_files.STATE: b"[]"},
+        {node_files.STATE: b'{"a":1}'},
+        {node_files.STATE: b"{" * 10_000},
+        {node_files.STATE: b'{"a":"' + b"x" * node_files.MAX_FILE + b'"}'},
         {"settings.json": b"null"},
     ],
 )
 def test_a_secret_that_is_not_as_we_write_it_is_nobodys(
-    cluster: Cluster, vault: Vault, data: dict[str, Any]
+    cluster: Cluster, vault: SecretStore, data: dict[str, Any]
 ) -> None:
     """An invalid Secret is not leased, read or changed. The pod gets the next number, and a message names the Secret."""
     record = {"version": 1, **Record()._asdict(), "holder": None, "releasedBy": None}
@@ -301,11 +301,11 @@ def test_whatever_a_secret_is_reading_it_raises_nothing(record: Any, secret: Any
         "b": secret,
         "c": {"metadata": {"name": "default.web.1"}, "data": secret},
     }
-    entries = Vault(cluster, "default", "web").entries()
+    entries = SecretStore(cluster, "default", "web").entries()
     assert all(entry is None or isinstance(entry, Entry) for entry in entries.values())
 
 
-def test_an_identity_does_not_show_its_keys(vault: Vault) -> None:
+def test_an_identity_does_not_show_its_keys(vault: SecretStore) -> None:
     """The representation of an identity shows no keys, for example in a traceback or log."""
     assert take(vault, ONE) == 0
     release(vault, ONE)
@@ -317,29 +317,29 @@ def test_files_are_read_without_following_anybody(tmp_path: Path) -> None:
     secret, place = tmp_path / "secret", tmp_path / "node"
     secret.write_bytes(STATE)
     place.mkdir()
-    (place / vault_files.STATE).symlink_to(secret)
-    assert vault_files.read(str(place)) == {}
-    (place / vault_files.STATE).unlink()
-    os.mkfifo(place / vault_files.STATE)
-    assert vault_files.read(str(place)) == {}
-    (place / vault_files.STATE).unlink()
-    (place / vault_files.STATE).write_bytes(b" " * vault_files.LARGEST + STATE)
-    assert vault_files.read(str(place)) == {}
-    (place / vault_files.STATE).write_bytes(STATE)
+    (place / node_files.STATE).symlink_to(secret)
+    assert node_files.read(str(place)) == {}
+    (place / node_files.STATE).unlink()
+    os.mkfifo(place / node_files.STATE)
+    assert node_files.read(str(place)) == {}
+    (place / node_files.STATE).unlink()
+    (place / node_files.STATE).write_bytes(b" " * node_files.MAX_FILE + STATE)
+    assert node_files.read(str(place)) == {}
+    (place / node_files.STATE).write_bytes(STATE)
     (place / "settings.json").symlink_to(secret)
-    assert vault_files.read(str(place)) == {vault_files.STATE: STATE}
+    assert node_files.read(str(place)) == {node_files.STATE: STATE}
     (tmp_path / "link").symlink_to(place)
-    assert vault_files.read(str(tmp_path / "link")) == {}
+    assert node_files.read(str(tmp_path / "link")) == {}
 
 
 def test_files_are_written_where_nothing_was(tmp_path: Path) -> None:
     """The files of a node are written into a new directory that only root can access, under known names only."""
     place = tmp_path / "node"
     place.mkdir()
-    (place / vault_files.STATE).symlink_to(tmp_path / "target")
-    vault_files.write(str(place), {vault_files.STATE: STATE, "../escaped": b"x"})
-    assert [path.name for path in place.iterdir()] == [vault_files.STATE]
-    assert (place / vault_files.STATE).stat().st_mode & 0o777 == 0o600
+    (place / node_files.STATE).symlink_to(tmp_path / "target")
+    node_files.write(str(place), {node_files.STATE: STATE, "../escaped": b"x"})
+    assert [path.name for path in place.iterdir()] == [node_files.STATE]
+    assert (place / node_files.STATE).stat().st_mode & 0o777 == 0o600
     assert place.stat().st_mode & 0o777 == 0o700
     assert sorted(path.name for path in tmp_path.iterdir()) == ["node"]
 

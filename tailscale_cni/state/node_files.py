@@ -19,7 +19,7 @@ STATE = "tailscaled.state"
 NAMES = (STATE, "settings.json")
 """The node's keys and profile (2 KiB; tsnet writes them when it registers, and when its key changes), and its preferences."""
 
-LARGEST = 128 * 2**10
+MAX_FILE = 128 * 2**10
 """The largest file, in bytes. A Secret has at most 1 MiB."""
 
 
@@ -29,7 +29,7 @@ def is_sound(name: str, content: bytes) -> bool:
         document = json.loads(content)
     except (ValueError, RecursionError):
         return False
-    if not isinstance(document, dict) or len(content) > LARGEST:
+    if not isinstance(document, dict) or len(content) > MAX_FILE:
         return False
     return name != STATE or all(isinstance(value, str) for value in document.values())
 
@@ -64,5 +64,5 @@ def _read(place: int, name: str) -> bytes:
     except OSError:
         return b""
     with os.fdopen(fd, "rb") as f:
-        is_small_file = stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_size <= LARGEST
-        return f.read(LARGEST + 1) if is_small_file else b""
+        is_small_file = stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_size <= MAX_FILE
+        return f.read(MAX_FILE + 1) if is_small_file else b""
