@@ -33,7 +33,7 @@ BUILDS: Final[dict[str, tuple[Build, ...]]] = {
         *COMMON,
     ),
     "hosts": (rootfs.debian, *COMMON),
-    "netns": COMMON,
+    "netns": (tools.previous, *COMMON),
     "unit": (*(partial(builds.zipapp, goarch) for goarch in ("amd64", "arm64")), tools.apiclient, *COMMON),
 }
 """What each suite uses, what takes longest first. What is built already costs nothing."""

@@ -11,10 +11,10 @@ SUITES = {
     "venv": ["python3-venv"],
     "patch": ["patch"],
     "unit": ["openssl", "shellcheck", "strace"],
-    "netns": ["iproute2", "iputils-ping", "nftables", "procps"],
+    "netns": ["git", "iproute2", "iputils-ping", "nftables", "procps"],
     "hosts": ["iproute2", "mmdebstrap", "systemd-container"],
     "cluster": ["iproute2", "nftables"],
-    "bench": ["iperf3", "iproute2", "iptables", "nftables"],
+    "bench": ["git", "iperf3", "iproute2", "iptables", "nftables"],
 }
 
 

@@ -81,7 +81,8 @@ def _start_unit(attachment: Attachment, executable: str) -> None:
     from . import systemd
 
     argv = [executable, "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
-    loopback = tuple(_loopback_addresses(attachment.control_url, attachment.api_url))
+    urls = (attachment.control_url, attachment.api_url, attachment.proxy_url)
+    loopback = tuple(_loopback_addresses(*urls))
     try:
         systemd.start(
             attachment.unit, f"Tailscale node of {attachment.display_name}", argv, loopback=loopback

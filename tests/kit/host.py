@@ -164,8 +164,14 @@ class Host(Actor):
 
     def addresses(self, sandbox: Sandbox) -> list[str]:
         """Wait until a pod's node is Running, and return its addresses, IPv4 first."""
-        wait_until(lambda: self.running(sandbox), what=f"{sandbox.pod.name} on the tailnet")
-        addresses: list[str] = self.node(sandbox)["TailscaleIPs"]
+        return wait_until(lambda: self._running_addresses(sandbox), what=f"{sandbox.pod.name} on the tailnet")
+
+    def _running_addresses(self, sandbox: Sandbox) -> list[str]:
+        """The addresses of a node that is Running, by one answer of it: a node that is handed over starts anew between two. Else none."""
+        node = self.node(sandbox)
+        if node.get("BackendState") != "Running" or not self.addressed(sandbox):
+            return []
+        addresses: list[str] = node.get("TailscaleIPs") or []
         return addresses
 
     def ports(self, sandbox: Sandbox) -> set[int]:

@@ -29,7 +29,6 @@ def programs(scratch: Path) -> Path:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("module", "package"), PACKAGES)
 def test_the_go_programs_pass_their_own_tests(module: Path, package: str, programs: Path) -> None:
     """``go test`` of each package passes, with the features that are linked into the artefact."""

@@ -255,7 +255,7 @@ def test_an_unquoted_flag_is_the_annotation(tmp_path: Path) -> None:
         ("all", "false", "all"),
     ],
 )
-def test_the_door_learns_that_a_namespace_enrols(
+def test_the_fast_path_learns_that_a_namespace_enrols(
     tmp_path: Path, enroll: str, word: str | None, view: str
 ) -> None:
     """The fast path lets pods without annotations pass only if no namespace in the configuration can enrol them."""
@@ -302,7 +302,7 @@ def test_cleanup_needs_no_valid_configuration(tmp_path: Path) -> None:
     assert load_for_cleanup(entry).state_dir == "/elsewhere"
 
 
-def test_what_the_door_knows_changes_with_the_file(tmp_path: Path) -> None:
+def test_what_the_fast_path_knows_changes_with_the_file(tmp_path: Path) -> None:
     """If the file is created, changed or removed, the fast path's record differs, and the fast path does not answer."""
     file = tmp_path / "config.yaml"
     missing = config.fastpath_note(load(tmp_path))["watch"]
@@ -325,7 +325,7 @@ def test_what_the_runtime_puts_into_an_entry_is_no_key_of_ours(tmp_path: Path) -
     assert load(tmp_path, **extra) == load(tmp_path)
 
 
-def test_the_door_learns_of_a_change_that_came_after_the_file_was_read(tmp_path: Path) -> None:
+def test_the_fast_path_learns_of_a_change_that_came_after_the_file_was_read(tmp_path: Path) -> None:
     """The fast path's record is of the file as it was read. A change during a long ADD is noticed."""
     host = load(tmp_path, "enroll: annotated\n")
     (tmp_path / "config.yaml").write_text("enroll: all\n")

@@ -403,7 +403,6 @@ def test_does_not_trust_a_note_that_is_odd(host: Host, text: str) -> None:
     assert host.fast_path() is None
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
 def test_does_not_wait_for_a_note_that_is_no_file(host: Host, make: Callable[[Path], None]) -> None:
     """If a record is a FIFO or a directory, the fast path neither waits nor answers."""

@@ -92,7 +92,7 @@ def test_shellcheck() -> None:
     check(["shellcheck", *scripts])
 
 
-def test_shellcheck_of_the_stub() -> None:
+def test_shellcheck_of_the_launcher() -> None:
     """The launcher, with its placeholders filled in, is portable sh."""
     launcher = (ROOT / "packaging" / "front" / "launcher.sh").read_text(encoding="utf-8")
     for name, text in {"PYTHONS": " ".join(PYTHONS), "FASTPATH": "pass", "BOOTSTRAP": "pass"}.items():

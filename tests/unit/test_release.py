@@ -53,7 +53,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return cluster
 
 
-def vault_of(cluster: Cluster) -> SecretStore:
+def secret_store_of(cluster: Cluster) -> SecretStore:
     """Returns the identities of the hostname ``web`` in the cluster."""
     return SecretStore(cluster, "default", "web")
 
@@ -63,9 +63,9 @@ def registered(host: Host, cluster: Cluster, boot: str = "", **more: Any) -> Att
     one = kept_in_cluster(host, **more)
     Path(one.identity_dir, node_files.STATE).write_bytes(STATE)
     holder = Holder("node1", "uid1", host_id(str(host.root)), boot or one.boot_id, one.identity)
-    taken = vault_of(cluster).take(holder, one.number, ())
+    taken = secret_store_of(cluster).take(holder, one.number, ())
     assert taken
-    vault_of(cluster).save(taken.entry._replace(files={node_files.STATE: STATE}))
+    secret_store_of(cluster).save(taken.entry._replace(files={node_files.STATE: STATE}))
     return one
 
 
@@ -128,7 +128,7 @@ def test_what_another_host_has_by_now_is_not_at_hand(host: Host, cluster: Cluste
     one = registered(host, cluster)
     host.delete(one)
     cluster.nodes["node1"] = "uid of a later one"
-    assert vault_of(cluster).take(ELSEWHERE, 0, ())
+    assert secret_store_of(cluster).take(ELSEWHERE, 0, ())
     assert reservation(host, cluster) is None
 
 
@@ -137,7 +137,7 @@ def with_a_node(host: Host, cluster: Cluster) -> Attachment:
     one = registered(host, cluster)
     known = Identity.load(str(host.root), one.identity)._replace(node_id="n7", node_key=NODE_KEY)
     known.save(str(host.root))
-    vault = vault_of(cluster)
+    vault = secret_store_of(cluster)
     entry = vault.entry(0)
     assert entry
     vault.save(entry._replace(record=release.secret_record(known)))
@@ -165,7 +165,7 @@ def test_a_node_that_another_host_runs_by_now_is_not_deleted(host: Host, cluster
     """If another host has leased the former identity, neither its Secret nor its device is deleted."""
     one = with_a_node(host, cluster)
     cluster.nodes["node1"] = "uid of a later one"
-    assert vault_of(cluster).take(ELSEWHERE, 0, ())
+    assert secret_store_of(cluster).take(ELSEWHERE, 0, ())
     handover.dispose_of_former(host.store, one)
     assert release.deliver(str(host.root), 0) == 0
     assert said(host) == []
@@ -186,7 +186,7 @@ def test_forgetting_leaves_alone_what_another_host_runs(host: Host, cluster: Clu
     """Forgetting a stale copy of an identity that another host runs removes only the copy."""
     one = with_a_node(host, cluster)
     cluster.nodes["node1"] = "uid of a later one"
-    assert vault_of(cluster).take(ELSEWHERE, 0, ())
+    assert secret_store_of(cluster).take(ELSEWHERE, 0, ())
     (key,) = one.former
     name = Hostname.of(one)
     with name.locked():
@@ -244,7 +244,7 @@ def test_keys_that_become_the_clusters_survive_a_crash(
         with_keys = [
             key for key in name.all_retained().values() if identities.is_registered(str(host.root), key)
         ]
-        entry = vault_of(cluster).entry(0)
+        entry = secret_store_of(cluster).entry(0)
         assert with_keys or (entry and entry.files)
         monkeypatch.undo()
 
@@ -257,7 +257,7 @@ def _adopted_to(host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, s
 
     monkeypatch.setattr(release, "cluster_api", lambda _: cluster)
     holder = Holder("node1", "uid1", host_id(str(host.root)), "boot1", f"new-{step}")
-    assert vault_of(cluster).take(holder, 0, ())
+    assert secret_store_of(cluster).take(holder, 0, ())
     Releases(str(host.root)).post(Release(holder.key, "/kubeconfig", "default", "web"))
     place: object = identities if step == "rename" else Hostname
     monkeypatch.setattr(place, step, killed)
@@ -308,7 +308,7 @@ def test_after_a_reboot_what_was_had_before_is_given_back(
     assert Path(one.identity_dir).exists()
     cluster.boots["node1"] = one.boot_id
     assert release.deliver(str(host.root), 0) == 0
-    entry = vault_of(cluster).entry(0)
+    entry = secret_store_of(cluster).entry(0)
     assert entry
     assert entry.holder is None
 

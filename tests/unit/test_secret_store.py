@@ -88,153 +88,153 @@ def cluster() -> Cluster:
 
 
 @pytest.fixture
-def vault(cluster: Cluster) -> SecretStore:
+def store(cluster: Cluster) -> SecretStore:
     """The identities of the hostname ``web``."""
     return SecretStore(cluster, "default", "web")
 
 
-def take(vault: SecretStore, holder: Holder, **more: Any) -> int | None:
+def take(store: SecretStore, holder: Holder, **more: Any) -> int | None:
     """Lease an identity. Returns its number, or None."""
-    taken = vault.take(holder, more.pop("number", None), more.pop("taken", ()), **more)
+    taken = store.take(holder, more.pop("number", None), more.pop("taken", ()), **more)
     return taken.entry.number if taken else None
 
 
-def release(vault: SecretStore, holder: Holder) -> None:
+def release(store: SecretStore, holder: Holder) -> None:
     """Release the identity of a holder."""
-    entry = held_as(vault.entries(), holder)
+    entry = held_as(store.entries(), holder)
     assert entry
-    vault.save(entry._replace(holder=None, released_by=holder, files={node_files.STATE: STATE}))
+    store.save(entry._replace(holder=None, released_by=holder, files={node_files.STATE: STATE}))
 
 
-def test_everybody_gets_the_lowest_number_that_nobody_has(vault: SecretStore) -> None:
+def test_everybody_gets_the_lowest_number_that_nobody_has(store: SecretStore) -> None:
     """A lease is for the lowest free number. A released identity is leased with its keys."""
-    assert take(vault, ONE) == 0
-    assert take(vault, TWO) == 1
-    assert take(vault, TWO._replace(key="more"), taken=(2,)) == 3
-    release(vault, ONE)
-    taken = vault.take(TWO._replace(key="heir"), None, ())
+    assert take(store, ONE) == 0
+    assert take(store, TWO) == 1
+    assert take(store, TWO._replace(key="more"), taken=(2,)) == 3
+    release(store, ONE)
+    taken = store.take(TWO._replace(key="heir"), None, ())
     assert taken
     assert (taken.entry.number, taken.entry.files) == (0, {node_files.STATE: STATE})
 
 
 def test_an_identity_is_taken_from_a_host_that_is_gone_and_from_no_other(
-    cluster: Cluster, vault: SecretStore
+    cluster: Cluster, store: SecretStore
 ) -> None:
     """Another host can lease an identity if the holder's Node is gone, has another UID or is tainted out-of-service."""
-    assert take(vault, ONE) == 0
-    assert take(vault, TWO, number=0) == 1
+    assert take(store, ONE) == 0
+    assert take(store, TWO, number=0) == 1
     cluster.nodes["node1"] = "uid of a later one"
-    assert take(vault, TWO._replace(key="b")) == 0
+    assert take(store, TWO._replace(key="b")) == 0
     cluster.tainted.add("node2")
-    assert take(vault, ONE._replace(key="c")) == 0
+    assert take(store, ONE._replace(key="c")) == 0
     del cluster.nodes["node1"]
-    assert take(vault, TWO._replace(key="d")) == 0
+    assert take(store, TWO._replace(key="d")) == 0
 
 
-def test_a_host_takes_back_what_it_knows_nothing_of(vault: SecretStore) -> None:
+def test_a_host_takes_back_what_it_knows_nothing_of(store: SecretStore) -> None:
     """A host can lease again what an aborted call of its own holds. If its disk is a copy from another Node, it cannot."""
-    assert take(vault, ONE) == 0
-    assert take(vault, ONE._replace(key="twin"), has=lambda key: key == "key1") == 1
+    assert take(store, ONE) == 0
+    assert take(store, ONE._replace(key="twin"), has=lambda key: key == "key1") == 1
     copy = ONE._replace(node="node2", node_uid="uid2", boot="later", key="copy")
-    assert take(vault, copy, has=lambda _: False) == 2
-    assert take(vault, ONE._replace(boot="later", key="before-a-reboot")) == 3
-    assert take(vault, ONE._replace(key="again"), has=lambda key: key != "key1") == 0
+    assert take(store, copy, has=lambda _: False) == 2
+    assert take(store, ONE._replace(boot="later", key="before-a-reboot")) == 3
+    assert take(store, ONE._replace(key="again"), has=lambda key: key != "key1") == 0
 
 
-def test_a_host_that_has_lost_its_disk_takes_back_what_it_had(vault: SecretStore) -> None:
+def test_a_host_that_has_lost_its_disk_takes_back_what_it_had(store: SecretStore) -> None:
     """A host that lost its disk can lease its identities again after a reboot. Before that, a node may still run, and a message says so."""
-    assert take(vault, ONE) == 0
+    assert take(store, ONE) == 0
     anew = ONE._replace(host="another", key="anew")
-    taken = vault.take(anew, None, ())
+    taken = store.take(anew, None, ())
     assert taken
     assert taken.entry.number == 1
     assert "before its state directory was removed" in taken.refusals[0]
-    assert take(vault, anew._replace(node_uid="of a later one", boot="later", key="other")) == 2
-    assert take(vault, anew._replace(boot="later")) == 0
+    assert take(store, anew._replace(node_uid="of a later one", boot="later", key="other")) == 2
+    assert take(store, anew._replace(boot="later")) == 0
 
 
 @pytest.mark.parametrize("node", ["..", "a/b", "node1/../node9"])
-def test_whoever_cannot_be_asked_about_is_not_nobody(cluster: Cluster, vault: SecretStore, node: str) -> None:
+def test_whoever_cannot_be_asked_about_is_not_nobody(cluster: Cluster, store: SecretStore, node: str) -> None:
     """A Secret whose holder has an impossible Node name is invalid and cannot be leased."""
-    assert take(vault, ONE._replace(node=node)) == 0
-    assert take(vault, TWO) == 1
+    assert take(store, ONE._replace(node=node)) == 0
+    assert take(store, TWO) == 1
     del cluster.secrets["default.web.1"]
-    assert vault.entries() == {0: None}
+    assert store.entries() == {0: None}
 
 
-def test_a_secret_has_one_name(cluster: Cluster, vault: SecretStore) -> None:
+def test_a_secret_has_one_name(cluster: Cluster, store: SecretStore) -> None:
     """The Secret of a number has exactly one name: 00 is not number 0."""
-    assert take(vault, ONE) == 0
+    assert take(store, ONE) == 0
     odd = copy.deepcopy(cluster.secrets["default.web.0"])
     odd["metadata"]["name"] = "default.web.00"
     cluster.secrets["default.web.00"] = odd
-    release(vault, ONE)
-    assert take(vault, TWO) == 0
+    release(store, ONE)
+    assert take(store, TWO) == 0
 
 
 def test_of_two_that_want_one_the_quicker_has_it(
-    cluster: Cluster, vault: SecretStore, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, store: SecretStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If two hosts want the same free identity, the first change wins and the other host gets the next number."""
-    assert take(vault, ONE) == 0
-    release(vault, ONE)
-    seen = vault.entries()
-    assert take(vault, ONE._replace(key="quicker")) == 0
-    monkeypatch.setattr(vault, "entries", lambda: seen)
-    assert take(vault, TWO) == 1
+    assert take(store, ONE) == 0
+    release(store, ONE)
+    seen = store.entries()
+    assert take(store, ONE._replace(key="quicker")) == 0
+    monkeypatch.setattr(store, "entries", lambda: seen)
+    assert take(store, TWO) == 1
 
 
-def test_a_better_number_is_one_that_is_there(vault: SecretStore) -> None:
+def test_a_better_number_is_one_that_is_there(store: SecretStore) -> None:
     """A search for a better number creates no identity and takes no worse number."""
-    assert take(vault, ONE) == 0
-    assert take(vault, TWO) == 1
-    assert take(vault, TWO._replace(key="b"), below=1) is None
-    release(vault, ONE)
-    assert take(vault, TWO._replace(key="b"), below=1) == 0
-    assert take(vault, TWO._replace(key="c"), number=7, below=0) is None
+    assert take(store, ONE) == 0
+    assert take(store, TWO) == 1
+    assert take(store, TWO._replace(key="b"), below=1) is None
+    release(store, ONE)
+    assert take(store, TWO._replace(key="b"), below=1) == 0
+    assert take(store, TWO._replace(key="c"), number=7, below=0) is None
 
 
-def test_the_worst_off_has_the_better_number(cluster: Cluster, vault: SecretStore) -> None:
+def test_the_worst_off_has_the_better_number(cluster: Cluster, store: SecretStore) -> None:
     """A better number goes to the pod with the highest number. If that pod's host is not Ready, another pod can take it."""
     for n in range(2):
-        assert take(vault, ONE._replace(key=str(n))) == n
-    assert take(vault, TWO) == 2
-    release(vault, ONE._replace(key="0"))
-    assert take(vault, ONE._replace(key="middle"), below=1) is None
+        assert take(store, ONE._replace(key=str(n))) == n
+    assert take(store, TWO) == 2
+    release(store, ONE._replace(key="0"))
+    assert take(store, ONE._replace(key="middle"), below=1) is None
     cluster.unwell.add("node2")
-    assert take(vault, ONE._replace(key="middle"), below=1) == 0
+    assert take(store, ONE._replace(key="middle"), below=1) == 0
     cluster.unwell.clear()
-    release(vault, ONE._replace(key="1"))
-    assert take(vault, TWO._replace(key="worst"), below=2) == 1
+    release(store, ONE._replace(key="1"))
+    assert take(store, TWO._replace(key="worst"), below=2) == 1
 
 
-def test_a_pod_with_a_number_of_its_own_is_nobody_else_meanwhile(vault: SecretStore) -> None:
+def test_a_pod_with_a_number_of_its_own_is_nobody_else_meanwhile(store: SecretStore) -> None:
     """A StatefulSet pod whose number is held gets a new number, not the identity of another pod that moves between hosts."""
-    assert [take(vault, ONE._replace(key=str(n)), number=n) for n in range(3)] == [0, 1, 2]
-    release(vault, ONE._replace(key="0"))
-    assert take(vault, TWO, number=2) == 3
-    assert take(vault, TWO._replace(key="db-0"), number=0) == 0
+    assert [take(store, ONE._replace(key=str(n)), number=n) for n in range(3)] == [0, 1, 2]
+    release(store, ONE._replace(key="0"))
+    assert take(store, TWO, number=2) == 3
+    assert take(store, TWO._replace(key="db-0"), number=0) == 0
 
 
-def test_what_is_not_ours_in_a_secret_stays(cluster: Cluster, vault: SecretStore) -> None:
+def test_what_is_not_ours_in_a_secret_stays(cluster: Cluster, store: SecretStore) -> None:
     """Labels of users in a Secret are kept. Unknown files are removed."""
-    take(vault, ONE)
+    take(store, ONE)
     secret = cluster.secrets["default.web.0"]
     secret["metadata"]["labels"]["mine"] = "yes"
     secret["data"]["../../etc/passwd"] = "eA=="
-    release(vault, ONE)
+    release(store, ONE)
     assert cluster.secrets["default.web.0"]["metadata"]["labels"]["mine"] == "yes"
     assert set(cluster.secrets["default.web.0"]["data"]) == {"record.json", node_files.STATE}
 
 
-def test_what_a_newer_version_has_in_a_record_stays(cluster: Cluster, vault: SecretStore) -> None:
+def test_what_a_newer_version_has_in_a_record_stays(cluster: Cluster, store: SecretStore) -> None:
     """Unknown fields of a newer version in a Secret are kept, because hosts are upgraded one after the other."""
-    assert take(vault, ONE) == 0
+    assert take(store, ONE) == 0
     data = cluster.secrets["default.web.0"]["data"]
     record = json.loads(base64.b64decode(data["record.json"]))
     data["record.json"] = base64.b64encode(json.dumps({**record, "later": [1]}).encode()).decode()
-    release(vault, ONE)
-    assert take(vault, TWO) == 0
+    release(store, ONE)
+    assert take(store, TWO) == 0
     now = json.loads(base64.b64decode(cluster.secrets["default.web.0"]["data"]["record.json"]))
     assert (now["later"], now["holder"]["key"]) == ([1], TWO.key)
 
@@ -259,7 +259,7 @@ def test_what_a_newer_version_has_in_a_record_stays(cluster: Cluster, vault: Sec
     ],
 )
 def test_a_secret_that_is_not_as_we_write_it_is_nobodys(
-    cluster: Cluster, vault: SecretStore, data: dict[str, Any]
+    cluster: Cluster, store: SecretStore, data: dict[str, Any]
 ) -> None:
     """An invalid Secret is not leased, read or changed. The pod gets the next number, and a message names the Secret."""
     record = {"version": 1, **Record()._asdict(), "holder": None, "releasedBy": None}
@@ -275,13 +275,13 @@ def test_a_secret_that_is_not_as_we_write_it_is_nobodys(
     secret = {"metadata": {"name": "default.web.0", "resourceVersion": "1"}, "type": "tailscale.com/identity"}
     cluster.secrets["default.web.0"] = {**secret, "data": {**whole, **content}}
     before = copy.deepcopy(cluster.secrets["default.web.0"])
-    taken = vault.take(ONE, None, ())
+    taken = store.take(ONE, None, ())
     assert taken
     assert taken.entry.number == 1
     assert "has an invalid format" in taken.refusals[0]
     assert cluster.secrets["default.web.0"] == before
     with pytest.raises(errors.UnreadableState):
-        vault.entry(0)
+        store.entry(0)
 
 
 JSON = st.recursive(
@@ -305,11 +305,11 @@ def test_whatever_a_secret_is_reading_it_raises_nothing(record: Any, secret: Any
     assert all(entry is None or isinstance(entry, Entry) for entry in entries.values())
 
 
-def test_an_identity_does_not_show_its_keys(vault: SecretStore) -> None:
+def test_an_identity_does_not_show_its_keys(store: SecretStore) -> None:
     """The representation of an identity shows no keys, for example in a traceback or log."""
-    assert take(vault, ONE) == 0
-    release(vault, ONE)
-    assert "cHJpdmtleQ" not in repr(vault.entries()) + repr(vault.take(ONE, None, ()))
+    assert take(store, ONE) == 0
+    release(store, ONE)
+    assert "cHJpdmtleQ" not in repr(store.entries()) + repr(store.take(ONE, None, ()))
 
 
 def test_files_are_read_without_following_anybody(tmp_path: Path) -> None:
