@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..config import STATE_DIR
-from ..control import expiry
+from ..control import expiry, select
 from ..node import credentials
 from ..state.attachments import Attachment, Attachments
 from ..worker import launch
@@ -123,9 +123,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print one row per node, then notes on standard error. Returns 1 if a node is not running."""
     wanted = [a for a in Attachments(arguments.state_dir).all() if arguments.namespace in (None, a.namespace)]
+    apis = credentials.in_use(arguments.state_dir)
+    for api in apis:  # imports what a process that is forked beside other threads must not wait for
+        select.control_plane(api, CONTROL_SECONDS)
     with ThreadPoolExecutor(max_workers=32) as pool:
-        ask = partial(expiry.ask, seconds=CONTROL_SECONDS)
-        asked = pool.map(ask, credentials.in_use(arguments.state_dir))
+        asked = pool.map(partial(expiry.ask, seconds=CONTROL_SECONDS), apis)
         rows = sorted(pool.map(Row.of, wanted), key=lambda row: (row.namespace, row.pod))
         ends = list(asked)
     if arguments.output == "json":

@@ -70,7 +70,7 @@ def _delete(deletion: Deletion) -> bool:
         plane = plane_of(deletion, deletion, SECONDS)
         if plane:
             plane.delete(deletion.node_id)
-    except (Refused, Unavailable, errors.NoAuthKey) as e:
+    except (Refused, Unavailable, errors.NoAuthKey, ValueError) as e:  # a URL of the record can be invalid
         os.write(2, f"{deletion.who}: node {deletion.node_id} cannot be deleted: {e}\n".encode())
         return False
     return True

@@ -26,6 +26,8 @@ def note(attachment: Attachment, node: Node) -> None:
         files.write_volatile(note_path(attachment), words.encode())
     if attachment.identity:
         known = Identity.load(attachment.state_dir, attachment.key)
+        if known.is_blank:
+            known = Identity.of(attachment)._replace(kubeconfig=attachment.kubeconfig)
         now = known._replace(
             node_id=node.node_id,
             node_key=node.node_key,

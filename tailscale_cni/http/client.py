@@ -44,6 +44,8 @@ TOO_LATE: dict[str, dict[str, Any]] = {
 
 
 _early: dict[tuple[str, int, Tls, str], _Child] = {}
+# A detached child of ours must not take over a child of its parent, whose socket it closes.
+os.register_at_fork(after_in_child=_early.clear)
 
 
 def start_early(base: str, proxy: str = "") -> None:
@@ -64,11 +66,11 @@ class Client:
 
         No proxy is used for a loopback address.
         """
+        self._child: _Child | None = None
         self.base = base
         self.max_answer = max_answer
         self.tls = tls
         self.proxy = "" if _is_loopback(base) else proxy
-        self._child: _Child | None = None
 
     def start(self) -> None:
         """Start the child, unless it is running."""
@@ -177,6 +179,7 @@ class _Child:
     """A child process that answers requests over a socket, one at a time."""
 
     def __init__(self, serve: Callable[[socket.socket], None]) -> None:
+        self._owner = os.getpid()
         self._socket, theirs = socket.socketpair()
         number = theirs.fileno()
 
@@ -235,7 +238,9 @@ class _Child:
         self._rest += part
 
     def end(self) -> None:
-        """Kill the child. It has no state to save."""
+        """Kill the child. It has no state to save. A process that has inherited it leaves it to its parent."""
+        if os.getpid() != self._owner:
+            return
         self._socket.close()
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.pid, signal.SIGKILL)

@@ -70,7 +70,7 @@ def dispose_of_former(store: Attachments, attachment: Attachment) -> Attachment:
     if not attachment.former:
         return attachment
     for key in attachment.former:
-        identity = Identity.load(store.state_dir, key)
+        identity = _loaded(attachment, key)
         in_cluster, deletable = bool(identity.kubeconfig), _is_deletable(attachment)
         what = disposition(in_cluster=in_cluster, deletable=deletable, successor=Successor.NONE)
         if what is Disposition.RELEASE:
@@ -119,7 +119,13 @@ def _queue_release(name: Hostname, leaver: Attachment, number: int) -> None:
     elif kept == leaver.identity:  # the identity's own record may be gone
         release.queue(leaver, kept, "" if leaver.lost else leaver.kubeconfig)
     else:
-        release.queue(leaver, kept, Identity.load(leaver.state_dir, kept).kubeconfig)
+        release.queue(leaver, kept, _loaded(leaver, kept).kubeconfig)
+
+
+def _loaded(attachment: Attachment, key: str) -> Identity:
+    """An identity that the attachment had. If its record was lost, the cluster that keeps the attachment's identities keeps it, too."""
+    identity = Identity.load(attachment.state_dir, key)
+    return identity._replace(kubeconfig=attachment.kubeconfig) if identity.is_blank else identity
 
 
 def _is_stopgap(leaver: Attachment, number: int) -> bool:

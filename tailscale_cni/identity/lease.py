@@ -42,8 +42,8 @@ MIN_API_TIMEOUT = 2.0
 CONFIRM_TIMEOUT = 2.0
 """Seconds that an ADD waits for the API to confirm that an identity on this disk is not another host's now."""
 
-CHILD_TIMEOUT = 20
-"""Seconds after which a child that asks the API for an ADD is ended."""
+MIN_CHILD_TIMEOUT = 20
+"""Seconds after which a child that asks the API for an ADD is ended, or four times what the ADD waits for it."""
 
 OURS, ANOTHERS = b"ours", b"another's"
 
@@ -135,7 +135,7 @@ def _unreleased(
                 continue
             attempt.callback(os.close, hold)
             whose = linux.run_bounded(
-                partial(_whose, config, pod, name, number, key), CONFIRM_TIMEOUT, CHILD_TIMEOUT
+                partial(_whose, config, pod, name, number, key), CONFIRM_TIMEOUT, MIN_CHILD_TIMEOUT
             )
             if whose != ANOTHERS:
                 holds.enter_context(attempt.pop_all())
@@ -176,7 +176,7 @@ def _take(
         data = linux.run_bounded(
             lambda: _answer(config, pod, intent, key, taken).encode(),
             min(_api_timeout(config), linux.seconds_left(deadline, MIN_API_TIMEOUT)),
-            CHILD_TIMEOUT,
+            max(MIN_CHILD_TIMEOUT, int(4 * _api_timeout(config))),
             keep=(hold,),
         )
         answer = Answer.decode(data)

@@ -17,6 +17,7 @@ from ..devices import deletions, delivery
 from ..devices.delivery import DELIVERY_TIMEOUT
 from ..state import identities
 from ..state.attachments import Attachments
+from ..state.claims import Claims
 from ..state.hostnames import Hostname
 from ..state.identities import Identity
 from ..state.outbox import Outbox
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..kube.client import Api
     from ..state.attachments import Attachment
-    from .secret_store import Holder, Record
+    from .secret_store import Entry, Holder, Record
 
 
 API_TIMEOUT = 5.0
@@ -148,8 +149,9 @@ def make(state_dir: str, release: Release) -> Outcome:
         if _is_in_use(name, release.key):
             releases.done(release.key)
             return Outcome.DONE
-        if identity.uid and linux.is_uid_in_use(identity.uid):
-            raise errors.Busy(what=f"user ID {identity.uid}", seconds=0)
+        for uid in [identity.uid] if identity.uid else Claims(state_dir, "uid").held_by(release.key):
+            if linux.is_uid_in_use(uid):
+                raise errors.Busy(what=f"user ID {uid}", seconds=0)
         is_free = _tell_cluster(name, release, identity)
         if release.deletion and is_free:
             Outbox(state_dir).add(release.deletion)
@@ -211,7 +213,7 @@ def _tell_cluster(name: Hostname, release: Release, identity: Identity) -> bool:
             return not any(one is None or one.record.node_id == identity_id for one in entries.values())
         local = node_files.read(identities.directory(state_dir, release.key))
         if local:
-            entry = entry._replace(files=local, record=secret_record(identity))
+            entry = entry._replace(files=local, record=updated_record(entry, identity))
         with contextlib.suppress(Conflict):
             if release.delete or not entry.files:
                 store.delete(entry)
@@ -245,6 +247,11 @@ def _take_out_of_reach(name: Hostname, key: str) -> None:
         for number, kept in name.all_retained().items():
             if kept == key:
                 name.stop_retaining(number)
+
+
+def updated_record(entry: Entry, identity: Identity) -> Record:
+    """What the cluster should know of an identity: what this disk knows, or what the cluster knew if the disk's record was lost."""
+    return entry.record if identity.is_blank else secret_record(identity)
 
 
 def secret_record(identity: Identity) -> Record:

@@ -123,9 +123,8 @@ def _with_local_state(api: Api, attachment: Attachment, entry: Entry) -> Entry:
     local = node_files.read(attachment.identity_dir)
     if not local:
         return entry
-    return entry._replace(
-        files=local, record=release.secret_record(Identity.load(attachment.state_dir, attachment.key))
-    )
+    identity = Identity.load(attachment.state_dir, attachment.key)
+    return entry._replace(files=local, record=release.updated_record(entry, identity))
 
 
 def _note_lost(attachment: Attachment) -> None:

@@ -33,14 +33,20 @@ def others(state_dir: str, *, but: str = "") -> None:
         name = identify(*place)
         if name == but or launch.supervisor_at(f"{run_dir}/{name}"):
             continue
-        attachment = store.get(*place)
-        if attachment is None or launch.supervisor_of(attachment):
-            continue
-        with contextlib.suppress(errors.Error, OSError), recorded_netns(attachment) as netns:
-            if netns is None:
-                teardown.end(attachment, DO_NOT_WAIT)
-            elif attachment.launcher == "session" and launch.was_started(attachment):
-                with contextlib.ExitStack() as held:
-                    start.restart(attachment, netns, held, patience=DO_NOT_WAIT)
+        with contextlib.suppress(errors.Error, OSError):  # a record on a bad block is its own pod's problem
+            _repair(store, place)
     deletions.deliver_soon(state_dir)
     release.deliver_soon(state_dir)
+
+
+def _repair(store: Attachments, place: tuple[str, str, str]) -> None:
+    """Remove an attachment whose namespace is gone, or start its processes. ``place`` is network, container ID and interface."""
+    attachment = store.get(*place)
+    if attachment is None or launch.supervisor_of(attachment):
+        return
+    with recorded_netns(attachment) as netns:
+        if netns is None:
+            teardown.end(attachment, DO_NOT_WAIT)
+        elif attachment.launcher == "session" and launch.was_started(attachment):
+            with contextlib.ExitStack() as held:
+                start.restart(attachment, netns, held, patience=DO_NOT_WAIT)

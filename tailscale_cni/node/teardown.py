@@ -130,6 +130,7 @@ def _remove_files(store: Attachments, attachment: Attachment) -> None:
     ):
         identities.forget(attachment.state_dir, Identity.of(attachment))
     else:
+        launch.remove_proxy(attachment)
         identities.note_use(attachment.state_dir, attachment.key)
     handover.dispose_of_former(store, attachment)
     handover.hand_over(attachment)

@@ -60,6 +60,10 @@ class Claims:
             os.symlink(heir, temporary)
             os.rename(temporary, f"{self.root}/{number}")
 
+    def held_by(self, holder: str) -> list[int]:
+        """The numbers that a holder has claimed."""
+        return sorted(number for number in self._numbers() if self._holder(number) == holder)
+
     def _holder(self, number: int) -> str | None:
         return files.read_link(f"{self.root}/{number}", "") or None
 

@@ -66,6 +66,11 @@ class Identity(NamedTuple):
         """The identity of an attachment, from the attachment's own fields."""
         return cls(attachment.key, attachment.uid, attachment.port, attachment.control_url, attachment.tags)
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing is known of it: its record was never written, or could not be read."""
+        return not (self.uid or self.control_url or self.node_id)
+
     def save(self, state_dir: str) -> None:
         """Write the identity to disk."""
         files.write(_record(state_dir, self.key), records.encode(self))

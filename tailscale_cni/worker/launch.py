@@ -18,7 +18,7 @@ from ..state import files
 from . import cgroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from ..state.attachments import Attachment
 
@@ -30,6 +30,9 @@ ATTACH_TIMEOUT = 5.0
 
 START_LINE_PIPE = "start"
 """The named pipe, in ``runDir/<id>``, from which a unit's process reads its start line."""
+
+PROXY_FILE = "proxy"
+"""The file with the worker's proxy, in the directory of the node's keys."""
 
 DELETED = "deleted"
 """The note, in the same directory, that the node was deleted from the tailnet and must not register again."""
@@ -82,7 +85,7 @@ def _start_unit(attachment: Attachment, executable: str) -> None:
 
     argv = [executable, "worker", "run", "--state-dir", attachment.state_dir, attachment.id]
     urls = (attachment.control_url, attachment.api_url, attachment.proxy_url)
-    loopback = tuple(_loopback_addresses(*urls))
+    loopback = tuple(systemd.loopback_addresses(*urls))
     try:
         systemd.start(
             attachment.unit, f"Tailscale node of {attachment.display_name}", argv, loopback=loopback
@@ -317,10 +320,15 @@ def _open_listener(attachment: Attachment) -> int:
     return listener.detach()
 
 
+def remove_proxy(attachment: Attachment) -> None:
+    """Remove the worker's proxy, or whatever the worker has put in its place: no password outlives its use."""
+    files.clear(f"{attachment.identity_dir}/{PROXY_FILE}")
+
+
 def _place_proxy(attachment: Attachment) -> None:
     """Write the worker's proxy to a file that only the worker can read, because the URL may have a password. No file without a proxy."""
-    path = f"{attachment.identity_dir}/proxy"
-    files.remove(path)
+    remove_proxy(attachment)
+    path = f"{attachment.identity_dir}/{PROXY_FILE}"
     if attachment.proxy_url:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as f:
@@ -380,18 +388,3 @@ def _renumber(descriptors: list[int]) -> None:
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in descriptors]
     for number, fd in enumerate(high, 3):
         os.dup2(fd, number, inheritable=True)
-
-
-def _loopback_addresses(*urls: str) -> Iterator[str]:
-    """The loopback addresses that a node with its socket in the host's namespace needs: of resolvers, and of ``urls``."""
-    import ipaddress
-    from urllib.parse import urlsplit
-
-    candidates = [urlsplit(url).hostname or "" for url in urls]
-    candidates += ["127.0.0.1", "::1"] if "localhost" in candidates else []
-    with contextlib.suppress(OSError), open("/etc/resolv.conf", encoding="utf-8", errors="replace") as f:
-        candidates += [words[1] for words in map(str.split, f) if len(words) > 1 and words[0] == "nameserver"]
-    for text in candidates:
-        with contextlib.suppress(ValueError):
-            if ipaddress.ip_address(text).is_loopback:
-                yield text

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from typing import TYPE_CHECKING
 
 from .. import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SLICE = "tailscale_cni.slice"
 """The slice of all nodes. With a dash instead of the underscore, systemd would nest it in ``tailscale.slice``."""
@@ -116,3 +121,18 @@ def _execute(command: list[str]) -> subprocess.CompletedProcess[str]:
         )
     except subprocess.TimeoutExpired:
         raise OSError(f"{command[0]} has not answered within {COMMAND_TIMEOUT:.0f} s") from None
+
+
+def loopback_addresses(*urls: str) -> Iterator[str]:
+    """The loopback addresses that a node with its socket in the host's namespace needs: of resolvers, and of ``urls``."""
+    import ipaddress
+    from urllib.parse import urlsplit
+
+    candidates = [urlsplit(url).hostname or "" for url in urls]
+    candidates += ["127.0.0.1", "::1"] if "localhost" in candidates else []
+    with contextlib.suppress(OSError), open("/etc/resolv.conf", encoding="utf-8", errors="replace") as f:
+        candidates += [words[1] for words in map(str.split, f) if len(words) > 1 and words[0] == "nameserver"]
+    for text in candidates:
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(text).is_loopback:
+                yield text

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tailscale_cni import linux
 from tailscale_cni.http.answer import Answer, Distrusted, NoAnswer
 from tailscale_cni.http.client import Client, start_early
 from tailscale_cni.http.tls import Tls
@@ -247,3 +248,12 @@ def test_an_early_start_is_used_once_and_by_its_server() -> None:
         for child in children:
             with pytest.raises(ProcessLookupError):
                 os.kill(child or -1, 0)
+
+
+def test_a_forked_process_leaves_the_early_child_to_its_parent() -> None:
+    """A detached child, which closes all descriptors, starts a child of its own. The parent's early child serves the parent."""
+    with Server() as server:
+        start_early(server.url)
+        answer = linux.run_bounded(lambda: b"%d" % ask(Client(server.url)).status, 20, 30)
+        assert answer == b"200"
+        assert ask(Client(server.url)).ok

@@ -18,11 +18,12 @@ from tailscale_cni.cni.request import Pod
 from tailscale_cni.config import load_config
 from tailscale_cni.identity import handover, lease, release, renew, retained
 from tailscale_cni.identity.reservation import Reservation
-from tailscale_cni.identity.secret_store import Holder, SecretStore
+from tailscale_cni.identity.secret_store import Holder, Record, SecretStore
 from tailscale_cni.node import teardown
 from tailscale_cni.policy import PodIntent
 from tailscale_cni.state import identities, node_files
 from tailscale_cni.state.attachments import Attachment
+from tailscale_cni.state.claims import Claims
 from tailscale_cni.state.host import host_id
 from tailscale_cni.state.hostnames import Hostname
 from tailscale_cni.state.identities import Identity
@@ -357,3 +358,38 @@ def test_what_is_to_end_is_not_given_back_by_who_has_read_of_it_before(host: Hos
     Releases(str(host.root)).post(before._replace(delete=True))
     assert release.make(str(host.root), before) is release.Outcome.DONE
     assert cluster.secrets == {}
+
+
+@pytest.mark.parametrize("while_running", [False, True])
+def test_a_lost_record_does_not_replace_what_the_cluster_knows(
+    host: Host, cluster: Cluster, *, while_running: bool
+) -> None:
+    """If the disk's record of an identity cannot be read, the cluster keeps the record that it has."""
+    one = registered(host, cluster)
+    entry = secret_store_of(cluster).entry(0)
+    assert entry
+    known = Record("https://control.example.com", ("tag:a",), "n1", NODE_KEY, 21641)
+    secret_store_of(cluster).save(entry._replace(record=known))
+    (host.root / "identities" / f"{one.identity}.json").write_text("{")
+    if while_running:
+        assert renew._confirm(cluster, one)
+    else:
+        host.delete(one)
+        assert release.make(str(host.root), only(Releases(str(host.root)))) is release.Outcome.DONE
+    after = secret_store_of(cluster).entry(0)
+    assert after
+    assert (after.record, after.files) == (known, {node_files.STATE: STATE})
+
+
+def test_a_lost_record_does_not_hide_a_process(
+    host: Host, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a process has the user ID that an identity has claimed, the identity is not released, even if its record is lost."""
+    one = registered(host, cluster)
+    host.delete(one)
+    Claims(str(host.root), "uid").take(one.identity, (4711, 4711), "uidBase", lambda _: True)
+    (host.root / "identities" / f"{one.identity}.json").write_text("{")
+    monkeypatch.setattr(linux, "is_uid_in_use", lambda uid: uid == 4711)
+    assert release.make(str(host.root), only(Releases(str(host.root)))) is release.Outcome.LATER
+    monkeypatch.setattr(linux, "is_uid_in_use", lambda _: False)
+    assert release.make(str(host.root), only(Releases(str(host.root)))) is release.Outcome.DONE
