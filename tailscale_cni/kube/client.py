@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..http.answer import Answer
+    from ..http.client import Client
     from .kubeconfig import Access
 
 MAX_ANSWER = 8 * 2**20
@@ -53,6 +54,7 @@ class Api:
         """Does not connect yet."""
         self.access = access
         self.seconds = seconds
+        self._client: Client | None = None  # its process imports requests once for all calls
 
     def namespace_annotations(self, name: str) -> dict[str, str] | None:
         """A namespace's annotations; None if there is no such namespace. ``name`` is a DNS label."""
@@ -123,14 +125,14 @@ class Api:
         from ..http.tls import Tls
 
         access = self.access
-        tls = Tls(access.authority, access.certificate, access.key, strict=False)
-        client = Client(access.base, max_answer=MAX_ANSWER, tls=tls)
+        if self._client is None:
+            tls = Tls(access.authority, access.certificate, access.key, strict=False)
+            self._client = Client(access.base, max_answer=MAX_ANSWER, tls=tls)
+        deadline = time.monotonic() + self.seconds
         try:
-            return client.ask(method, path, time.monotonic() + self.seconds, token=access.token, body=body)
+            return self._client.ask(method, path, deadline, token=access.token, body=body)
         except NoAnswer as e:
             raise errors.KubernetesFailed(reason=f"{access.base}: {e.reason}") from None
-        finally:
-            client.close()
 
 
 def _strings(value: object) -> dict[str, str]:
