@@ -12,8 +12,12 @@ from ..tailnet import is_label, is_tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from urllib.parse import SplitResult
 
     from ..tailnet import Network
+
+UID_COUNT = 65536
+"""The number of user IDs, from ``uidBase`` on, that nodes may use."""
 
 MAX_RUN_DIR = 80
 """Bytes of ``runDir``."""
@@ -242,36 +246,30 @@ def ports(value: Any) -> tuple[int, int]:
 
 def url(value: Any) -> str:
     """Parse an http or https URL without user and password. A final slash is removed."""
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(string(value))
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
-        _ = parts.port
-    except ValueError:
-        valid = False
-    if not valid or any(c.isspace() for c in value):
-        raise Expected("an http or https URL without a user name, as in https://headscale.example.com")
-    return str(value).rstrip("/")
-
-
-UID_COUNT = 65536
-"""The number of user IDs, from ``uidBase`` on, that nodes may use."""
+    expected = "an http or https URL without a user name, as in https://headscale.example.com"
+    return _http_url(value, expected, lambda parts: "@" not in parts.netloc)
 
 
 def proxy(value: Any) -> str:
-    """An http or https URL of a proxy, which may have a user name and a password. It has no path."""
+    """Parse an http or https URL of a proxy, which may have a user name and a password, and no path. A final slash is removed."""
+    expected = "an http or https URL without a path, as in http://proxy.example.com:3128"
+    return _http_url(
+        value, expected, lambda parts: parts.path in ("", "/") and not (parts.query or parts.fragment)
+    )
+
+
+def _http_url(value: Any, expected: str, is_valid: Callable[[SplitResult], bool]) -> str:
+    """Parse an http or https URL with a host, and more that ``is_valid`` asks of its parts."""
     from urllib.parse import urlsplit
 
     try:
         parts = urlsplit(string(value))
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.path in ("", "/")
-        valid = valid and not (parts.query or parts.fragment)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and is_valid(parts)
         _ = parts.port
     except ValueError:
         valid = False
     if not valid or any(c.isspace() for c in value):
-        raise Expected("an http or https URL without a path, as in http://proxy.example.com:3128")
+        raise Expected(expected)
     return str(value).rstrip("/")
 
 
