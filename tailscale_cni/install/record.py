@@ -16,7 +16,7 @@ class Installation(NamedTuple):
     entry: dict[str, Any]
     version: int = records.VERSION
     unknown: str = ""
-    """What a newer version wrote and this one does not know (``records``)."""
+    """Fields of a newer version that this version does not know (``records``)."""
 
     @classmethod
     def load(cls, state_dir: str) -> Installation | None:
